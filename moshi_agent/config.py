@@ -1,0 +1,399 @@
+"""What a model is, as frozen dataclasses.
+
+`from_dict` reads the dictionaries that published checkpoints carry (`config.json`, or the keyword
+arguments of Kyutai's loaders) and refuses any key it does not know; `to_dict` writes them back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from moshi_agent.errors import ConfigError
+
+Norm = Literal["layer_norm", "layer_norm_f32", "rms_norm", "rms_norm_f32"]
+PositionalEmbedding = Literal["rope", "rope_concat", "sin", "sin_rope", "none"]
+
+_NORMS = ("layer_norm", "layer_norm_f32", "rms_norm", "rms_norm_f32")
+_POSITIONAL_EMBEDDINGS = ("rope", "rope_concat", "sin", "sin_rope", "none")
+_GATINGS = (
+    "none",
+    "silu",
+    "gelu",
+    "relu",
+    "sigmoid",
+    "tanh",
+    "elu",
+    "leaky_relu",
+    "mish",
+    "softsign",
+    "identity",
+)
+
+
+def refuse_unknown_keys(given: Iterable[str], accepted: Iterable[str], where: str) -> None:
+    """Raises ConfigError naming every key of `given` that is not in `accepted`."""
+    accepted = sorted(accepted)
+    unknown = sorted(set(given) - set(accepted))
+    if unknown:
+        raise ConfigError(
+            f"{where}: unknown key {', '.join(map(repr, unknown))}; accepted: {', '.join(accepted)}"
+        )
+
+
+def _require_value(name: str, value: object, accepted: Iterable[object]) -> None:
+    if value not in accepted:
+        raise ConfigError(f"{name}={value!r}; accepted: {', '.join(map(str, accepted))}")
+
+
+def _field_names(cls: type) -> list[str]:
+    return [f.name for f in dataclasses.fields(cls)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """One stack of transformer layers; the same block serves Mimi, the temporal and the depth transformer."""
+
+    dim: int
+    num_heads: int
+    num_layers: int
+    dim_feedforward: int | tuple[int, ...]  # before gating's 2/3 rule; one per weight set where a tuple
+    norm: Norm = "layer_norm"
+    gating: str = "none"  # activation of the gated feed-forward; "none" is a plain GELU one
+    positional_embedding: PositionalEmbedding = "sin"
+    max_period: float = 10_000.0
+    positional_scale: float = 1.0
+    layer_scale: float | None = None  # initial value of the residual scales; None has none
+    context: int | None = None  # positions a query sees, itself included; None is unlimited
+    kv_repeat: int = 1  # query heads that share one key-value head
+    cross_attention: bool = False
+    weights_per_step: int = 0  # steps with weights of their own (depth transformer); 0 shares them
+    weights_per_step_schedule: tuple[int, ...] | None = None  # step -> weight set
+
+    def __post_init__(self) -> None:
+        _require_value("norm", self.norm, _NORMS)
+        _require_value("positional_embedding", self.positional_embedding, _POSITIONAL_EMBEDDINGS)
+        _require_value("gating", self.gating, _GATINGS)
+        if self.dim % self.num_heads:
+            raise ConfigError(f"dim={self.dim} is no multiple of num_heads={self.num_heads}")
+        if self.num_heads % self.kv_repeat:
+            raise ConfigError(f"num_heads={self.num_heads} is no multiple of kv_repeat={self.kv_repeat}")
+        schedule = self.weights_per_step_schedule
+        if schedule is not None and len(schedule) != self.weights_per_step:
+            raise ConfigError(
+                f"a schedule of {len(schedule)} steps for weights_per_step={self.weights_per_step}"
+            )
+        if isinstance(self.dim_feedforward, tuple) and len(self.dim_feedforward) != self.num_weight_sets:
+            raise ConfigError(
+                f"{len(self.dim_feedforward)} values of dim_feedforward for {self.num_weight_sets} weight sets"
+            )
+        if self.weights_per_step and self.gating == "none":
+            raise ConfigError("weights_per_step needs a gated feed-forward (gating other than 'none')")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.num_heads
+
+    @property
+    def num_kv_heads(self) -> int:
+        return self.num_heads // self.kv_repeat
+
+    @property
+    def num_weight_sets(self) -> int:
+        if self.weights_per_step_schedule is not None:
+            return max(self.weights_per_step_schedule) + 1
+        return self.weights_per_step or 1
+
+    def weight_set(self, step: int) -> int:
+        """Which set of weights serves this step."""
+        if self.num_weight_sets == 1:
+            return 0
+        return step if self.weights_per_step_schedule is None else self.weights_per_step_schedule[step]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SEANetConfig:
+    """The convolutional encoder and decoder of Mimi."""
+
+    channels: int = 1
+    dimension: int = 512
+    n_filters: int = 64
+    n_residual_layers: int = 1
+    ratios: tuple[int, ...] = (8, 6, 5, 4)  # decoder order; the encoder uses them reversed
+    kernel_size: int = 7
+    last_kernel_size: int = 3
+    residual_kernel_size: int = 3
+    dilation_base: int = 2
+    compress: int = 2
+    activation: Literal["ELU"] = "ELU"
+    causal: Literal[True] = True
+    norm: Literal["none"] = "none"
+    pad_mode: Literal["constant"] = "constant"
+    true_skip: Literal[True] = True
+    disable_norm_outer_blocks: int = 0
+
+    def __post_init__(self) -> None:
+        # Checkpoints spell these out; nothing else was ever published.
+        _require_value("seanet activation", self.activation, ("ELU",))
+        _require_value("seanet causal", self.causal, (True,))
+        _require_value("seanet norm", self.norm, ("none",))
+        _require_value("seanet pad_mode", self.pad_mode, ("constant",))
+        _require_value("seanet true_skip", self.true_skip, (True,))
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per step of the encoder's output."""
+        hop = 1
+        for ratio in self.ratios:
+            hop *= ratio
+        return hop
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizerConfig:
+    """The split residual quantizer: `n_q_semantic` codebooks on their own, the rest residual among themselves."""
+
+    dimension: int = 256
+    n_q: int = 32
+    n_q_semantic: int = 1
+    bins: int = 2048
+    input_dimension: int = 512
+    output_dimension: int = 512
+
+
+def _mimi_transformer() -> TransformerConfig:
+    return TransformerConfig(
+        dim=512,
+        num_heads=8,
+        num_layers=8,
+        dim_feedforward=2048,
+        layer_scale=0.01,
+        context=250,
+        positional_embedding="rope",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MimiConfig:
+    """The codec. Defaults are those of `kyutai/mimi`."""
+
+    sample_rate: int = 24_000
+    channels: int = 1
+    frame_rate: float = 12.5
+    seanet: SEANetConfig = field(default_factory=SEANetConfig)
+    transformer: TransformerConfig = field(default_factory=_mimi_transformer)
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+
+    def __post_init__(self) -> None:
+        stride = self.sample_rate / self.seanet.hop_length / self.frame_rate
+        if stride != int(stride) or stride < 1:
+            raise ConfigError(
+                f"frame_rate={self.frame_rate} does not divide the encoder's rate "
+                f"{self.sample_rate / self.seanet.hop_length}"
+            )
+
+    @property
+    def frame_size(self) -> int:
+        """Samples in one frame."""
+        return int(self.sample_rate / self.frame_rate)
+
+    @property
+    def resample_stride(self) -> int:
+        """Encoder steps in one frame (25 Hz -> 12.5 Hz is 2)."""
+        return self.frame_size // self.seanet.hop_length
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any] | None) -> Self:
+        """Reads the dictionary form of Kyutai's loaders; None is the published codec.
+
+        Raises:
+            ConfigError: an unknown key, or values that do not fit.
+        """
+        if config is None:
+            return cls()
+        refuse_unknown_keys(config, _field_names(cls), "mimi config")
+        seanet = dict(config.get("seanet", {}))
+        refuse_unknown_keys(seanet, _field_names(SEANetConfig), "mimi config, seanet")
+        if "ratios" in seanet:
+            seanet["ratios"] = tuple(seanet["ratios"])
+        quantizer = dict(config.get("quantizer", {}))
+        refuse_unknown_keys(quantizer, _field_names(QuantizerConfig), "mimi config, quantizer")
+        plain = {key: config[key] for key in ("sample_rate", "channels", "frame_rate") if key in config}
+        return cls(
+            seanet=SEANetConfig(**seanet),
+            quantizer=QuantizerConfig(**quantizer),
+            transformer=_read_mimi_transformer(config.get("transformer")),
+            **plain,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The dictionary form of Kyutai's loaders."""
+        transformer = dataclasses.asdict(self.transformer)
+        transformer["d_model"] = transformer.pop("dim")
+        for key in ("weights_per_step", "weights_per_step_schedule", "cross_attention", "kv_repeat"):
+            transformer.pop(key)
+        dimension = self.seanet.dimension
+        transformer |= {
+            "causal": True,
+            "conv_layout": True,
+            "input_dimension": dimension,
+            "output_dimensions": [dimension],
+        }
+        return {
+            "sample_rate": self.sample_rate,
+            "channels": self.channels,
+            "frame_rate": self.frame_rate,
+            "seanet": dataclasses.asdict(self.seanet) | {"ratios": list(self.seanet.ratios)},
+            "transformer": transformer,
+            "quantizer": dataclasses.asdict(self.quantizer),
+        }
+
+
+def _read_mimi_transformer(config: Mapping[str, Any] | None) -> TransformerConfig:
+    if config is None:
+        return _mimi_transformer()
+    # What the layout of the code fixes and a configuration may only confirm.
+    fixed = {"causal": True, "conv_layout": True}
+    ends = ("input_dimension", "output_dimensions", "d_model")
+    known = [name for name in _field_names(TransformerConfig) if name != "dim"]
+    refuse_unknown_keys(config, [*known, *fixed, *ends], "mimi config, transformer")
+    for key, value in fixed.items():
+        _require_value(f"mimi transformer {key}", config.get(key, value), (value,))
+    values = {key: value for key, value in config.items() if key in known}
+    return TransformerConfig(dim=config["d_model"], **values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditionerConfig:
+    """One conditioner: a lookup table over a text attribute, or a tensor given by the caller."""
+
+    name: str
+    kind: Literal["lut", "tensor"]
+    dim: int
+    n_bins: int = 0
+    possible_values: tuple[str, ...] | None = None
+    init_scale: float = 1.0
+    force_linear: bool = True
+    pad_empty: bool = True
+    learn_padding: bool = True
+
+    def __post_init__(self) -> None:
+        _require_value(f"conditioner {self.name!r}: type", self.kind, ("lut", "tensor"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuserConfig:
+    """How conditions reach the temporal transformer."""
+
+    sum: tuple[str, ...] = ()  # added to every input
+    cross: tuple[str, ...] = ()  # attended to by the cross attention
+    cross_attention_pos_emb: bool = False
+    cross_attention_pos_emb_scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank updates of the linear layers."""
+
+    rank: int = 128
+    scaling: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthConfig:
+    """The depth transformer: one step per generated codebook."""
+
+    transformer: TransformerConfig
+    multi_linear: bool = False  # one projection from the temporal transformer per weight set
+    low_rank_embeddings: int | None = None
+    norm: Norm | None = None  # applied before each codebook's output layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoshiConfig:
+    """The language model: temporal and depth transformer over one text and `n_q` audio streams."""
+
+    temporal: TransformerConfig
+    depth: DepthConfig | None  # None where dep_q is 0
+    delays: tuple[int, ...]  # of the text stream and each codebook, in frames
+    n_q: int = 8
+    dep_q: int = 8
+    card: int = 1024
+    text_card: int = 32_000
+    text_card_out: int | None = None
+    demux_second_stream: bool = False
+    norm_emb: bool = False
+    bias_proj: bool = False
+    text_padding_id: int = 3
+    text_end_padding_id: int = 0
+    extra_heads_num_heads: int = 0
+    extra_heads_dim: int = 6
+    conditioners: tuple[ConditionerConfig, ...] = ()
+    fuser: FuserConfig | None = None
+    quantize: bool = False  # weights stored as int8 with one scale per output row
+    lora: LoraConfig | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.delays) != self.n_q + 1:
+            raise ConfigError(f"{len(self.delays)} delays for one text and n_q={self.n_q} audio streams")
+        if min(self.delays) < 0:
+            raise ConfigError(f"delays={self.delays}; none may be negative")
+        if not 0 <= self.dep_q <= self.n_q:
+            raise ConfigError(f"dep_q={self.dep_q}; accepted: 0 to n_q={self.n_q}")
+        if (self.depth is None) != (self.dep_q == 0):
+            raise ConfigError("a depth transformer exists exactly where dep_q is above 0")
+
+    @property
+    def max_delay(self) -> int:
+        return max(self.delays)
+
+    @property
+    def num_streams(self) -> int:
+        """The text stream and the codebooks."""
+        return self.n_q + 1
+
+    @property
+    def num_user_codebooks(self) -> int:
+        """Codebooks that are given at every step rather than generated."""
+        return self.n_q - self.dep_q
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any] | None) -> Self:
+        """Reads the model part of a published `config.json`; None is the original Moshi 7B.
+
+        Raises:
+            ConfigError: an unknown key, or values that do not fit.
+        """
+        from moshi_agent.kyutai_config import read_moshi_config
+
+        return cls(**read_moshi_config(config))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The model part of a `config.json` as Kyutai's package reads it."""
+        from moshi_agent.kyutai_config import write_moshi_config
+
+        return write_moshi_config(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How tokens are chosen from logits."""
+
+    greedy: bool = False
+    temp: float = 0.8  # audio
+    temp_text: float = 0.7
+    top_k: int = 250  # audio; 0 keeps all
+    top_k_text: int = 25
+    top_p: float = 0.0  # audio; 0 keeps all
+    top_p_text: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temp < 0 or self.temp_text < 0:
+            raise ConfigError(f"temp={self.temp}, temp_text={self.temp_text}; neither may be negative")
+        if self.top_k < 0 or self.top_k_text < 0:
+            raise ConfigError(f"top_k={self.top_k}, top_k_text={self.top_k_text}; neither may be negative")
+        if not (0 <= self.top_p <= 1 and 0 <= self.top_p_text <= 1):
+            raise ConfigError(f"top_p={self.top_p}, top_p_text={self.top_p_text}; accepted: 0 to 1")

@@ -1,0 +1,38 @@
+"""What can go wrong, as types.
+
+    MoshiAgentError
+    ├── ConfigError            a configuration that no model can be built from
+    ├── CheckpointError        weights that are missing, damaged or of the wrong shape
+    ├── AudioError             a file or array that is no usable audio
+    ├── InputError             a tensor of the wrong shape, type or range
+    └── OutputError            a place that cannot be written to
+
+Every message says what was wrong and what is accepted. Those that answer to a built-in type
+are one as well, so that code written for the built-in type keeps working.
+"""
+
+from __future__ import annotations
+
+
+class MoshiAgentError(Exception):
+    """The base of every error that this package raises on purpose."""
+
+
+class ConfigError(MoshiAgentError, ValueError):
+    """A configuration has an unknown key, or values that do not fit together."""
+
+
+class CheckpointError(MoshiAgentError):
+    """A checkpoint is missing, truncated, or does not hold the tensors its configuration asks for."""
+
+
+class AudioError(MoshiAgentError, ValueError):
+    """A file or an array is not audio that can be used."""
+
+
+class InputError(MoshiAgentError, ValueError):
+    """A tensor given to the model has the wrong shape, type or range."""
+
+
+class OutputError(MoshiAgentError, OSError):
+    """A result cannot be written where it was asked to go."""

@@ -1,0 +1,344 @@
+"""Generation, one frame at a time: delays, sampling, forced tokens, guidance.
+
+Every stream is written ahead by its delay into a small ring of tokens; position p of the ring is
+what the temporal transformer reads at step p. A step returns the tokens of `max_delay` frames ago,
+which are the newest for which every codebook is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moshi_agent.config import SamplingConfig
+from moshi_agent.errors import InputError
+from moshi_agent.models.lm import Conditions, LMModel
+from moshi_agent.nn.conditioners import ConditionTensors
+from moshi_agent.nn.embedding import UNGENERATED_TOKEN, ZERO_TOKEN
+from moshi_agent.nn.sampling import Choice, RowSampling, sample
+from moshi_agent.nn.state import State, keep
+from moshi_agent.nn.streaming import Streaming
+from moshi_agent.nn.transformer import TransformerState
+
+Hook = Callable[[Tensor], None]
+
+
+@dataclass
+class LMGenState(State):
+    offset: Tensor  # [B] int64, steps taken
+    tokens: Tensor  # [B, 1 + n_q, max_delay + 2] int64, a ring over positions
+    temporal: TransformerState
+    temporal_null: TransformerState | None  # the same without conditions, for guidance
+
+
+class LMGen(Streaming[LMGenState]):
+    """Generates with a language model, for a batch of streams that need not be in step.
+
+    Args:
+        lm_model: the model, in evaluation mode.
+        use_sampling: False takes the best token everywhere.
+        temp, top_k, top_p: of the audio codes; a top_k or top_p of 0 keeps all.
+        temp_text, top_k_text, top_p_text: of the text.
+        seed: of the random numbers; None draws one.
+        cfg_coef: classifier-free guidance; 1 is none. The conditions then hold the batch twice: as
+            wanted, and as unwanted.
+        condition_tensors: from the model's `condition_provider`.
+        on_text_hook: called with the text tokens, [B], which it may change in place.
+        on_text_logits_hook: called with the text logits, [B, 1, 1, text_card_out], likewise.
+        on_audio_hook: called with the audio tokens, [B, dep_q], likewise.
+        cfg_is_masked_until: per row, the unwanted half sees no tokens up to this step.
+        cfg_is_no_text: the unwanted half sees no text, and the text is not guided.
+        check, support_out_of_sync: accepted for Kyutai's users; both always hold here.
+
+    Raises:
+        InputError: a model in training mode, or guidance without what it needs.
+    """
+
+    def __init__(
+        self,
+        lm_model: LMModel,
+        use_sampling: bool = True,
+        temp: float = 0.8,
+        temp_text: float = 0.7,
+        top_k: int = 250,
+        top_k_text: int = 25,
+        cfg_coef: float = 1.0,
+        check: bool = False,
+        condition_tensors: ConditionTensors | None = None,
+        on_text_hook: Hook | None = None,
+        on_text_logits_hook: Hook | None = None,
+        on_audio_hook: Hook | None = None,
+        support_out_of_sync: bool = True,
+        cfg_is_masked_until: list[int] | None = None,
+        cfg_is_no_text: bool = False,
+        *,
+        top_p: float = 0.0,
+        top_p_text: float = 0.0,
+        seed: int | None = None,
+    ) -> None:
+        if lm_model.training:
+            raise InputError("the model is in training mode; call .eval() first")
+        guided = cfg_coef != 1.0
+        if guided and not (cfg_is_no_text or cfg_is_masked_until or condition_tensors):
+            raise InputError("guidance needs condition tensors, cfg_is_masked_until or cfg_is_no_text")
+        self.lm_model = lm_model
+        self.sampling_config = SamplingConfig(
+            greedy=not use_sampling,
+            temp=temp,
+            temp_text=temp_text,
+            top_k=top_k,
+            top_k_text=top_k_text,
+            top_p=top_p,
+            top_p_text=top_p_text,
+            seed=int(torch.randint(2**62, ())) if seed is None else seed,
+        )
+        self.cfg_coef = cfg_coef if guided else None
+        self.cfg_is_masked_until = cfg_is_masked_until
+        self.cfg_is_no_text = cfg_is_no_text
+        self.conditions, self.null_conditions = _split_conditions(lm_model.fuse(condition_tensors), guided)
+        self.on_text_hook = on_text_hook
+        self.on_text_logits_hook = on_text_logits_hook
+        self.on_audio_hook = on_audio_hook
+        self.max_delay = lm_model.config.max_delay
+        self._delays = torch.tensor(lm_model.config.delays, device=lm_model.device)  # [1 + n_q]
+        self._initial = lm_model.initial_tokens()  # [1 + n_q]
+        self._steps = 0  # since the stream began; no row can have taken more
+        self.sampling: RowSampling | None = None  # the rows' settings while streaming
+        self.last_sampled: Tensor | None = None  # [B, 1 + dep_q] what the model itself chose last
+
+    def init_state(self, rows: int) -> LMGenState:
+        """The state of `rows` streams."""
+        model, device = self.lm_model, self.lm_model.device
+        tokens = torch.zeros(rows, model.num_codebooks, self.max_delay + 2, device=device, dtype=torch.long)
+        null = None if self.cfg_coef is None else model.init_state(rows)
+        return LMGenState(torch.zeros(rows, device=device, dtype=torch.long), tokens, model.init_state(rows), null)
+
+    def streaming_forever(self, batch_size: int) -> None:
+        """Attaches a fresh state for `batch_size` streams."""
+        super().streaming_forever(batch_size)
+        self.sampling = RowSampling(batch_size, self.lm_model.device, self.sampling_config)
+        self._steps = 0
+
+    def reset_streaming(self, reset_mask: Tensor | None = None) -> None:
+        """Takes the rows that are True, [B] bool, back to the beginning; None is all of them."""
+        super().reset_streaming(reset_mask)
+        if reset_mask is None:
+            self._steps = 0
+
+    @torch.no_grad()
+    def step(
+        self,
+        input_tokens: Tensor,
+        depformer_replace_tokens: Tensor | None = None,
+        forced_tokens: Tensor | None = None,
+    ) -> Tensor | None:
+        """The next frame of every row that executes.
+
+        Args:
+            input_tokens: [B, K, 1] codes of the user, K at least `n_q - dep_q`.
+            depformer_replace_tokens: [B, dep_q, 1] audio tokens to take instead of generating any.
+            forced_tokens: [B, 1 + dep_q, 1] text and audio tokens to take where they are not -2.
+
+        Returns:
+            [B, 1 + dep_q, 1], text first, of the frame `max_delay` ago; a row without one yet, or that
+            did not execute, holds -2. None while no row can have one.
+
+        Raises:
+            InputError: another shape or type, or a code out of range.
+        """
+        out, _ = self._step(input_tokens, depformer_replace_tokens, forced_tokens)
+        return out
+
+    @torch.no_grad()
+    def step_with_extra_heads(
+        self, input_tokens: Tensor, depformer_replace_tokens: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]] | None:
+        """As `step`, with the probabilities of each extra head, [B, 1, extra_heads_dim]."""
+        out, hidden = self._step(input_tokens, depformer_replace_tokens, None)
+        if out is None:
+            return None
+        return out, [head(hidden).softmax(-1) for head in self.lm_model.extra_heads]
+
+    def _step(
+        self, user: Tensor, replace: Tensor | None, forced: Tensor | None
+    ) -> tuple[Tensor | None, Tensor]:
+        state = self.streaming_state
+        user = self._check_input(user)
+        forced = self._check_generated(forced, 1 + self.lm_model.dep_q, "forced_tokens")
+        replace = self._check_generated(replace, self.lm_model.dep_q, "depformer_replace_tokens")
+        self._write(state, user, state.offset[:, None] + self._delays[1 + self.lm_model.dep_q :])
+        tokens, is_initial = self._read(state)
+        hidden, hidden_null, text_logits = self._temporal(tokens, is_initial, state)
+        generated = self._generate(hidden, hidden_null, text_logits, state, replace, forced)
+        self._write(state, generated, (state.offset + 1)[:, None].expand_as(generated), first_stream=0)
+        keep(state.offset, state.offset + 1, self._exec_mask)
+        self._steps += 1
+        return self._delayed_output(state), hidden
+
+    def _read(self, state: LMGenState) -> tuple[Tensor, Tensor]:
+        """The tokens to be read now, [B, 1 + n_q], and which of them are initial ones."""
+        ring = state.tokens.shape[2]
+        slot = (state.offset % ring)[:, None, None].expand(-1, state.tokens.shape[1], 1)
+        is_initial = state.offset[:, None] <= self._delays
+        if self._exec_mask is not None:
+            is_initial |= ~self._exec_mask[:, None]
+        return torch.where(is_initial, self._initial, state.tokens.gather(2, slot)[:, :, 0]), is_initial
+
+    def _write(self, state: LMGenState, tokens: Tensor, positions: Tensor, first_stream: int | None = None) -> None:
+        """Writes tokens, [B, K], at positions, [B, K], of K streams; by default the last K."""
+        count = tokens.shape[1]
+        first = state.tokens.shape[1] - count if first_stream is None else first_stream
+        ring = state.tokens[:, first : first + count]
+        slots = (positions % ring.shape[2])[:, :, None]
+        values = tokens[:, :, None]
+        if self._exec_mask is not None:
+            values = torch.where(self._exec_mask[:, None, None], values, ring.gather(2, slots))
+        ring.scatter_(2, slots, values)
+
+    def _temporal(
+        self, tokens: Tensor, is_initial: Tensor, state: LMGenState
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Hidden [B, 1, dim], the same unguided or None, and text logits [B, text_card_out]."""
+        model = self.lm_model
+        hidden, logits = model.temporal(tokens[:, :, None], state.temporal, self._exec_mask, self.conditions)
+        if self.cfg_coef is None:
+            return hidden, None, logits[:, 0]
+        null_tokens = self._null_tokens(tokens, is_initial, state.offset)
+        hidden_null, logits_null = model.temporal(
+            null_tokens[:, :, None], state.temporal_null, self._exec_mask, self.null_conditions
+        )
+        if not self.cfg_is_no_text:
+            logits = logits_null + (logits - logits_null) * self.cfg_coef
+        return hidden, hidden_null, logits[:, 0]
+
+    def _null_tokens(self, tokens: Tensor, is_initial: Tensor, offset: Tensor) -> Tensor:
+        """What the unwanted half of the guidance reads, [B, 1 + n_q]."""
+        if self.cfg_is_masked_until is not None:
+            until = torch.tensor(self.cfg_is_masked_until, device=tokens.device)[:, None] + self._delays
+            tokens = torch.where((offset[:, None] <= until) & ~is_initial, ZERO_TOKEN, tokens)
+        if self.cfg_is_no_text:
+            text = torch.where(is_initial[:, :1], tokens[:, :1], ZERO_TOKEN)
+            tokens = torch.cat([text, tokens[:, 1:]], dim=1)
+        return tokens
+
+    def _generate(
+        self,
+        hidden: Tensor,
+        hidden_null: Tensor | None,
+        text_logits: Tensor,
+        state: LMGenState,
+        replace: Tensor | None,
+        forced: Tensor | None,
+    ) -> Tensor:
+        """The step's own tokens, [B, 1 + dep_q]; `last_sampled` keeps what was chosen before any force."""
+        assert self.sampling is not None
+        if self.on_text_logits_hook is not None:
+            self.on_text_logits_hook(text_logits[:, None, None])
+        chosen = [self._choose(text_logits, self.sampling.text, state.offset, 0)]
+        text = _force(chosen[0], forced, 0)
+        if self.on_text_hook is not None:
+            self.on_text_hook(text)
+        taken = [text]
+        if replace is not None:
+            audio = replace
+        else:
+            audio = self._generate_audio(hidden, hidden_null, state.offset, forced, chosen, taken)
+        if self.on_audio_hook is not None and audio is not None:
+            self.on_audio_hook(audio)
+        self.last_sampled = torch.stack(chosen, dim=1)
+        return text[:, None] if audio is None else torch.cat([text[:, None], audio], dim=1)
+
+    def _generate_audio(
+        self,
+        hidden: Tensor,
+        hidden_null: Tensor | None,
+        offset: Tensor,
+        forced: Tensor | None,
+        chosen: list[Tensor],
+        taken: list[Tensor],
+    ) -> Tensor | None:
+        """One codebook after the other, each knowing what was taken before it. -> [B, dep_q]."""
+        model, batch = self.lm_model, hidden.shape[0]
+        if not model.dep_q:
+            return None
+        assert self.sampling is not None
+        both = hidden if hidden_null is None else torch.cat([hidden, hidden_null])
+        cache = model.new_depth_cache(both.shape[0])
+        for index in range(model.dep_q):
+            previous = taken[-1] if hidden_null is None else taken[-1].repeat(2)
+            logits = model.depth_step(both, previous, index, cache)
+            if self.cfg_coef is not None:
+                logits, null = logits[:batch], logits[batch:]
+                logits = null + (logits - null) * self.cfg_coef
+            chosen.append(self._choose(logits, self.sampling.audio, offset, 1 + index))
+            taken.append(_force(chosen[-1], forced, 1 + index))
+        return torch.stack(taken[1:], dim=1)
+
+    def _choose(self, logits: Tensor, choice: Choice, offset: Tensor, draw: int) -> Tensor:
+        """[B, card] -> [B]."""
+        assert self.sampling is not None
+        if self.sampling.all_greedy:
+            return logits.argmax(-1)
+        candidates = self.sampling.widest(text=draw == 0, card=logits.shape[-1])
+        return sample(logits, choice, self.sampling.seed, offset, draw, candidates)
+
+    def _delayed_output(self, state: LMGenState) -> Tensor | None:
+        """The newest frame whose tokens are all there, [B, 1 + dep_q, 1]."""
+        if self._steps <= self.max_delay:
+            return None
+        ready = state.offset > self.max_delay
+        if not ready.is_cuda and not bool(ready.any()):
+            return None
+        if self._exec_mask is not None:
+            ready = ready & self._exec_mask
+        delays = self._delays[: 1 + self.lm_model.dep_q]
+        slots = (state.offset[:, None] - self.max_delay + delays) % state.tokens.shape[2]
+        out = state.tokens[:, : len(delays)].gather(2, slots[:, :, None])
+        return torch.where(ready[:, None, None], out, UNGENERATED_TOKEN)
+
+    def _check_input(self, tokens: Tensor) -> Tensor:
+        """[B, K, 1] -> the [B, n_q - dep_q] that the model reads."""
+        needed, card = self.lm_model.config.num_user_codebooks, self.lm_model.card
+        shape = list(tokens.shape)
+        if len(shape) != 3 or shape[0] != self._batch_size or shape[1] < needed or shape[2] != 1:
+            raise InputError(
+                f"input_tokens of shape {shape}; accepted: [{self._batch_size}, {needed} or more, 1]"
+            )
+        tokens = tokens[:, :needed, 0]
+        # The initial token, `card`, is what tells some models that the input has ended.
+        if not tokens.is_cuda and tokens.numel() and not (-2 <= int(tokens.min()) and int(tokens.max()) <= card):
+            raise InputError(f"codes from {int(tokens.min())} to {int(tokens.max())}; accepted: 0 to {card - 1}")
+        return tokens
+
+    def _check_generated(self, tokens: Tensor | None, count: int, name: str) -> Tensor | None:
+        """[B, count, 1] -> [B, count]."""
+        if tokens is not None and tokens.shape != (self._batch_size, count, 1):
+            raise InputError(f"{name} of shape {list(tokens.shape)}; accepted: [{self._batch_size}, {count}, 1]")
+        return None if tokens is None else tokens[:, :, 0]
+
+
+def _force(chosen: Tensor, forced: Tensor | None, stream: int) -> Tensor:
+    """chosen: [B], forced: [B, streams] or None -> [B]."""
+    if forced is None:
+        return chosen
+    return torch.where(forced[:, stream] == UNGENERATED_TOKEN, chosen, forced[:, stream])
+
+
+def _split_conditions(conditions: Conditions, guided: bool) -> tuple[Conditions, Conditions]:
+    """Guided conditions hold the wanted rows first and the unwanted ones behind them."""
+    if not guided:
+        return conditions, conditions
+    halves: list[tuple[Tensor | None, Tensor | None]] = []
+    for part in (conditions.sum, conditions.cross):
+        if part is None:
+            halves.append((None, None))
+        elif len(part) % 2:
+            raise InputError(f"guided conditions of {len(part)} rows; accepted: twice the batch")
+        else:
+            wanted, unwanted = part.chunk(2)
+            halves.append((wanted, unwanted))
+    (sum_, sum_null), (cross, cross_null) = halves
+    return Conditions(sum_, cross), Conditions(sum_null, cross_null)

@@ -1,0 +1,307 @@
+"""The language model of Moshi: text and audio codes over time, codebooks within each step.
+
+The temporal transformer reads one token of every stream per step and gives the next text token; the
+depth transformer then gives the codebooks one after the other. Tensor names are those of Kyutai's
+checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from moshi_agent.config import DepthConfig, MoshiConfig
+from moshi_agent.errors import InputError
+from moshi_agent.nn.conditioners import ConditionFuser, ConditionProvider, ConditionTensors
+from moshi_agent.nn.embedding import UNGENERATED_TOKEN, ZERO_TOKEN, PackedEmbeddingSum, TokenEmbedding
+from moshi_agent.nn.linear import Linear
+from moshi_agent.nn.norm import make_norm
+from moshi_agent.nn.packing import PackFormat
+from moshi_agent.nn.transformer import Transformer, TransformerState
+
+
+@dataclass
+class LMOutput:
+    """Logits that stand at the positions of the codes they predict; NaN where `mask` is False."""
+
+    logits: Tensor  # [B, dep_q, T, card]
+    mask: Tensor  # [B, dep_q, T] bool
+    text_logits: Tensor  # [B, 1, T, text_card_out]
+    text_mask: Tensor  # [B, 1, T] bool
+
+
+@dataclass
+class Conditions:
+    """What the temporal transformer is told about the whole conversation."""
+
+    sum: Tensor | None = None  # [B or 1, 1, dim]
+    cross: Tensor | None = None  # [B or 1, S, dim]
+
+
+class LMModel(nn.Module):
+    """Temporal and depth transformer. `LMGen` generates with it."""
+
+    def __init__(self, config: MoshiConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, norm_emb, demux = config.temporal.dim, config.norm_emb, config.demux_second_stream
+        self.emb = nn.ModuleList(TokenEmbedding(config.card + 1, dim, norm=norm_emb) for _ in range(config.n_q))
+        self.text_emb = TokenEmbedding(config.text_card + 1, dim, norm=norm_emb, demux=demux)
+        self.transformer = Transformer(config.temporal)
+        self.out_norm = make_norm(config.temporal.norm, dim)
+        self.text_linear = Linear(dim, config.text_card_out or config.text_card, bias=config.bias_proj)
+        self.extra_heads = nn.ModuleList(
+            Linear(dim, config.extra_heads_dim) for _ in range(config.extra_heads_num_heads)
+        )
+        self.condition_provider = ConditionProvider(config.conditioners, dim) if config.conditioners else None
+        self.fuser = ConditionFuser(config.fuser) if config.fuser else None
+        self._packed_embeddings: PackedEmbeddingSum | None = None
+        if config.depth is not None:
+            self._make_depth(config.depth)
+        self._like: Tensor
+        self.register_buffer("_like", torch.empty(0), persistent=False)
+
+    def _make_depth(self, depth: DepthConfig) -> None:
+        config, dim = self.config, depth.transformer.dim
+        low_rank, norm_emb = depth.low_rank_embeddings, config.norm_emb
+        inputs = _input_sets(depth)
+        self.depformer_in = nn.ModuleList(Linear(config.temporal.dim, dim) for _ in range(inputs))
+        self.depformer_text_emb = TokenEmbedding(
+            config.text_card + 1, dim, low_rank=low_rank, norm=norm_emb, demux=config.demux_second_stream
+        )
+        # The last codebook is never an input.
+        self.depformer_emb = nn.ModuleList(
+            TokenEmbedding(config.card + 1, dim, low_rank=low_rank, norm=norm_emb) for _ in range(config.dep_q - 1)
+        )
+        self.depformer = Transformer(depth.transformer)
+        self.depformer_norms = nn.ModuleList(
+            make_norm(depth.norm, dim) if depth.norm else nn.Identity() for _ in range(config.dep_q)
+        )
+        self.linears = nn.ModuleList(Linear(dim, config.card, bias=config.bias_proj) for _ in range(config.dep_q))
+
+    @property
+    def device(self) -> torch.device:
+        return self._like.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._like.dtype
+
+    @property
+    def n_q(self) -> int:
+        return self.config.n_q
+
+    @property
+    def dep_q(self) -> int:
+        return self.config.dep_q
+
+    @property
+    def card(self) -> int:
+        return self.config.card
+
+    @property
+    def text_card(self) -> int:
+        return self.config.text_card
+
+    @property
+    def delays(self) -> list[int]:
+        return list(self.config.delays)
+
+    @property
+    def num_codebooks(self) -> int:
+        """Streams in all, the text among them."""
+        return self.config.num_streams
+
+    @property
+    def audio_offset(self) -> int:
+        """The first audio stream."""
+        return 1
+
+    @property
+    def zero_token_id(self) -> int:
+        return ZERO_TOKEN
+
+    @property
+    def ungenerated_token_id(self) -> int:
+        return UNGENERATED_TOKEN
+
+    @property
+    def text_padding_token_id(self) -> int:
+        return self.config.text_padding_id
+
+    @property
+    def end_of_text_padding_id(self) -> int:
+        return self.config.text_end_padding_id
+
+    def initial_tokens(self) -> Tensor:
+        """What every stream holds before its first token, [1 + n_q]."""
+        tokens = torch.full((self.num_codebooks,), self.card, device=self.device)
+        tokens[0] = self.text_card
+        return tokens
+
+    def init_state(self, rows: int) -> TransformerState:
+        """The temporal transformer's state of `rows` streams."""
+        return self.transformer.init_state(rows, self.device, self.dtype)
+
+    def forward(self, codes: Tensor, condition_tensors: ConditionTensors | None = None) -> LMOutput:
+        """All logits of a conversation that is known.
+
+        Args:
+            codes: [B, 1 + n_q, T], text first, without delays; -1 is no token.
+
+        Raises:
+            InputError: another shape, or conditions that do not fit the model.
+        """
+        if codes.dim() != 3 or codes.shape[1] != self.num_codebooks:
+            raise InputError(f"codes of shape {list(codes.shape)}; accepted: [B, {self.num_codebooks}, T]")
+        conditions = self.fuse(condition_tensors)
+        delayed = self._delay(codes)  # [B, K, T + 1]
+        hidden, text_logits = self.temporal(delayed[:, :, :-1], conditions=conditions)
+        known, dep_q = codes != ZERO_TOKEN, self.dep_q
+        text_logits, text_mask = self._undelay(text_logits[:, None], (self.config.delays[0],))
+        text_mask = text_mask & known[:, :1]
+        if not dep_q:
+            empty = text_logits.new_zeros(codes.shape[0], 0, codes.shape[2], self.card)
+            return LMOutput(empty, known[:, :0], text_logits, text_mask)
+        logits = self.depth_logits(hidden, delayed[:, : 1 + dep_q, 1:])
+        logits, mask = self._undelay(logits, self.config.delays[1 : 1 + dep_q])
+        return LMOutput(logits, mask & known[:, 1 : 1 + dep_q], text_logits, text_mask)
+
+    def fuse(self, condition_tensors: ConditionTensors | None) -> Conditions:
+        """The conditions as the transformer takes them. Raises InputError where they do not fit."""
+        wanted = set(self.fuser.conditions) if self.fuser is not None else set[str]()
+        given = set(condition_tensors or ())
+        if given != wanted:
+            raise InputError(f"conditions given: {sorted(given)}; the model takes: {sorted(wanted)}")
+        if self.fuser is None or not condition_tensors:
+            return Conditions()
+        parts = self.fuser.get_sum(condition_tensors), self.fuser.get_cross(condition_tensors)
+        return Conditions(*(None if part is None else part.to(self.dtype) for part in parts))
+
+    def temporal(
+        self,
+        tokens: Tensor,
+        state: TransformerState | None = None,
+        exec_mask: Tensor | None = None,
+        conditions: Conditions | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens of all streams, [B, 1 + n_q, S] -> hidden [B, S, dim], text logits [B, S, text_card_out]."""
+        conditions = conditions or Conditions()
+        x = self._embed(tokens)
+        if conditions.sum is not None:
+            x = x + conditions.sum
+        x = self.out_norm(self.transformer(x, state, exec_mask, conditions.cross))
+        return x, self.text_linear(x)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """[B, 1 + n_q, S] -> [B, S, dim]."""
+        if self._packed_embeddings is not None:
+            batch, streams, steps = tokens.shape
+            return self._packed_embeddings(tokens.transpose(1, 2).reshape(-1, streams)).view(batch, steps, -1)
+        x = self.text_emb(tokens[:, 0])
+        for stream, embedding in enumerate(self.emb):
+            x = x + embedding(tokens[:, 1 + stream])
+        return x
+
+    def depth_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Logits of every codebook of every step, the ones before it known.
+
+        Args:
+            hidden: [B, T, dim] of the temporal transformer.
+            tokens: [B, 1 + dep_q, T], text and codes of the step that `hidden` leads to.
+
+        Returns:
+            [B, dep_q, T, card].
+        """
+        inputs = [self._depth_input(hidden, tokens[:, index], index) for index in range(self.dep_q)]
+        stacked = torch.stack(inputs, dim=2).flatten(0, 1)  # [B T, dep_q, C]
+        y = self.depformer(stacked).unflatten(0, hidden.shape[:2])
+        return torch.stack([self._depth_output(y[:, :, index], index) for index in range(self.dep_q)], dim=1)
+
+    def depth_step(self, hidden: Tensor, token: Tensor, index: int, cache: Tensor) -> Tensor:
+        """Logits of one codebook. hidden: [B, 1, dim], token: [B] the one before it -> [B, card]."""
+        x = self._depth_input(hidden, token[:, None], index)
+        return self._depth_output(self.depformer.lockstep(x, cache, index), index)[:, 0]
+
+    def new_depth_cache(self, rows: int) -> Tensor:
+        """What `depth_step` keeps between the codebooks of one step."""
+        return self.depformer.new_cache(rows, self.dep_q, self.device, self.dtype)
+
+    def _depth_input(self, hidden: Tensor, token: Tensor, index: int) -> Tensor:
+        """hidden: [B, T, dim], token: [B, T] -> [B, T, C]."""
+        depth = cast(DepthConfig, self.config.depth)
+        projection = self.depformer_in[_weight_set(depth, index) if depth.multi_linear else 0]
+        embedding = self.depformer_text_emb if index == 0 else self.depformer_emb[index - 1]
+        return projection(hidden) + embedding(token)
+
+    def _depth_output(self, y: Tensor, index: int) -> Tensor:
+        return self.linears[index](self.depformer_norms[index](y))
+
+    def _delay(self, codes: Tensor) -> Tensor:
+        """Shifts each stream by its delay, behind one initial token. [B, K, T] -> [B, K, T + 1]."""
+        batch, streams, steps = codes.shape
+        delayed = self.initial_tokens()[None, :, None].repeat(batch, 1, steps + 1)
+        for stream, delay in enumerate(self.config.delays):
+            if delay < steps:
+                delayed[:, stream, 1 + delay :] = codes[:, stream, : steps - delay]
+        return delayed
+
+    def _undelay(self, logits: Tensor, delays: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Shifts logits, [B, K, T, card], back to the codes they predict, and says where there are any."""
+        aligned = torch.full_like(logits, torch.nan)
+        mask = torch.zeros(logits.shape[:3], dtype=torch.bool, device=logits.device)
+        for stream, delay in enumerate(delays):
+            steps = max(logits.shape[2] - delay, 0)
+            aligned[:, stream, :steps] = logits[:, stream, delay:]
+            mask[:, stream, :steps] = True
+        return aligned, mask
+
+    def init_weights(self) -> None:
+        """Draws all weights anew: truncated normals of deviation 1 / sqrt(inputs), for training from scratch."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                width = module.in_features if isinstance(module, nn.Linear) else module.embedding_dim
+                std = 1 / math.sqrt(width)
+                nn.init.trunc_normal_(module.weight, std=std, a=-3 * std, b=3 * std)
+
+    def pack(self, pack_format: PackFormat = "float32") -> None:
+        """Packs every weight for inference on the CPU, layer by layer; the plain ones are released."""
+        self.transformer.pack(pack_format)
+        if self.config.depth is not None:
+            self.depformer.pack(pack_format)
+        embeddings = [cast(TokenEmbedding, one) for one in (self.text_emb, *self.emb)]
+        if all(embedding.is_plain for embedding in embeddings):
+            self._packed_embeddings = PackedEmbeddingSum(embeddings)
+            for embedding in embeddings:
+                embedding.register_parameter("weight", None)
+        for module in self.modules():
+            if isinstance(module, Linear) and module.product is None and not self._is_condition(module):
+                module.pack(pack_format)
+
+    def _is_condition(self, module: Linear) -> bool:
+        """Whether a layer must stay as it is: conditions are computed once, not at every step."""
+        parts: list[nn.Module] = [layer.cross_attention for layer in self.transformer.layers if layer.config.cross_attention]  # pyright: ignore
+        if self.condition_provider is not None:
+            parts.append(self.condition_provider)
+        return any(module is inner for part in parts for inner in part.modules())
+
+
+def _input_sets(depth: DepthConfig) -> int:
+    if not depth.multi_linear:
+        return 1
+    transformer = depth.transformer
+    return transformer.num_weight_sets if transformer.weights_per_step_schedule else _steps(depth)
+
+
+def _steps(depth: DepthConfig) -> int:
+    assert depth.transformer.weights_per_step, "several inputs go with weights per step"
+    return depth.transformer.weights_per_step
+
+
+def _weight_set(depth: DepthConfig, index: int) -> int:
+    schedule = depth.transformer.weights_per_step_schedule
+    return index if schedule is None else schedule[index]

@@ -1,0 +1,1 @@
+"""Building blocks: modules hold weights, streaming state is passed in."""

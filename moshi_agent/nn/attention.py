@@ -1,0 +1,88 @@
+"""Multi-head attention: over the past, with or without a ring cache, and over given conditions."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from moshi_agent.config import TransformerConfig
+from moshi_agent.nn.linear import Linear
+from moshi_agent.nn.packing import PackFormat
+from moshi_agent.nn.per_step import apply_per_step
+from moshi_agent.nn.positions import Plan, rotate
+
+
+class SelfAttention(nn.Module):
+    """Causal attention. The depth transformer has one pair of projections per weight set."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        sets, kv_dim = config.num_weight_sets, config.num_kv_heads * config.head_dim
+        self.in_projs = nn.ModuleList(Linear(config.dim, config.dim + 2 * kv_dim) for _ in range(sets))
+        self.out_projs = nn.ModuleList(Linear(config.dim, config.dim) for _ in range(sets))
+
+    def forward(self, x: Tensor, plan: Plan, cache: Tensor | None) -> Tensor:
+        """[B, T, C] -> [B, T, C]; cache: [B, 2, H_kv, capacity, D], written where the plan says."""
+        config = self.config
+        projected = apply_per_step(self.in_projs, config, x, plan.first_step)
+        heads = projected.unflatten(-1, (-1, config.head_dim))  # [B, T, H + 2 H_kv, D]
+        rotated = config.num_heads + config.num_kv_heads
+        queries_keys, values = heads[:, :, :rotated], heads[:, :, rotated:]
+        if plan.rotation is not None:
+            queries_keys = rotate(queries_keys, plan.rotation, config.positional_embedding != "rope_concat")
+        queries, keys = queries_keys[:, :, : config.num_heads], queries_keys[:, :, config.num_heads :]
+        if cache is None:
+            keys, values = keys.transpose(1, 2), values.transpose(1, 2)  # [B, H_kv, T, D]
+        else:
+            keys, values = _through_cache(cache, keys, values, plan)
+        y = F.scaled_dot_product_attention(
+            queries.transpose(1, 2), keys, values, plan.bias, enable_gqa=config.kv_repeat > 1
+        )
+        y = y.transpose(1, 2).flatten(2)
+        return apply_per_step(self.out_projs, config, y, plan.first_step)
+
+    def pack(self, pack_format: PackFormat, norm: tuple[Tensor, Tensor | None], scale: Tensor | None) -> None:
+        """Packs the projections, with the norm before them and the residual scale after them."""
+        for in_proj, out_proj in zip(self.in_projs, self.out_projs, strict=True):
+            assert isinstance(in_proj, Linear) and isinstance(out_proj, Linear)
+            in_proj.pack(pack_format, input_scale=norm[0], input_shift=norm[1])
+            out_proj.pack(pack_format, output_scale=scale)
+
+
+def _through_cache(cache: Tensor, keys: Tensor, values: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+    """Writes the chunk, [B, T, H_kv, D] each, and returns all that is cached, [B, H_kv, L, D] each.
+
+    Rows that do not execute are written too: their offset stays, so the next chunk writes over it.
+    """
+    if plan.rows is None:
+        cache[:, 0, :, plan.slots] = keys.transpose(1, 2)
+        cache[:, 1, :, plan.slots] = values.transpose(1, 2)
+    else:
+        cache[plan.rows, 0, :, plan.slots] = keys
+        cache[plan.rows, 1, :, plan.slots] = values
+    return cache[:, 0, :, : plan.length], cache[:, 1, :, : plan.length]
+
+
+class CrossAttention(nn.Module):
+    """Attention to conditions that stay the same through the conversation."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.in_projs = nn.ModuleList([Linear(config.dim, 3 * config.dim)])
+        self.out_projs = nn.ModuleList([Linear(config.dim, config.dim)])
+
+    def forward(self, x: Tensor, source: Tensor) -> Tensor:
+        """x: [B, T, C], source: [B or 1, S, C] -> [B, T, C]."""
+        config = self.config
+        in_proj = self.in_projs[0]
+        assert isinstance(in_proj, Linear)
+        weight = in_proj.weight
+        queries = F.linear(x, weight[: config.dim])
+        keys, values = F.linear(source, weight[config.dim :]).chunk(2, dim=-1)
+        heads = [part.unflatten(-1, (config.num_heads, -1)).transpose(1, 2) for part in (queries, keys, values)]
+        batch = x.shape[0]
+        keys, values = (part.expand(batch, -1, -1, -1) for part in heads[1:])
+        y = F.scaled_dot_product_attention(heads[0], keys, values)
+        return self.out_projs[0](y.transpose(1, 2).flatten(2))

@@ -1,0 +1,94 @@
+"""Linear layers, whose weights may be trained, packed, or stored as int8."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from moshi_agent.nn.packing import PackFormat, Product, pack_product
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` that can be packed for the CPU, after which the plain weight is gone."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
+        super().__init__(in_features, out_features, bias=bias)
+        self.product: Product | None = None
+
+    def forward(self, input: Tensor) -> Tensor:  # [*, in] -> [*, out]
+        if self.product is not None:
+            return self.product(input)
+        return F.linear(input, self.weight, self.bias)
+
+    def dense_weight(self) -> Tensor:  # [out, in]
+        return self.weight
+
+    def pack(
+        self,
+        pack_format: PackFormat,
+        *,
+        input_scale: Tensor | None = None,
+        input_shift: Tensor | None = None,
+        output_scale: Tensor | None = None,
+    ) -> None:
+        """Packs the weight, taking in what stands right before and after the layer.
+
+        Args:
+            input_scale, input_shift: [in], a scale and a shift applied to the input (a norm's).
+            output_scale: [out], a scale applied to the output (a layer scale).
+        """
+        weight, bias = self.dense_weight().detach().float(), self.bias
+        if input_shift is not None:
+            shifted = weight @ input_shift.float()
+            bias = shifted if bias is None else bias.float() + shifted
+        if input_scale is not None:
+            weight = weight * input_scale.float()
+        if output_scale is not None:
+            weight = weight * output_scale.float()[:, None]
+            bias = None if bias is None else bias * output_scale.float()
+        self.product = pack_product(weight, bias, pack_format)
+        self.register_parameter("weight", None)
+        self.register_parameter("bias", None)
+
+
+class Int8Linear(Linear):
+    """A layer stored as int8 rows and one float32 scale per output: W = weight * weight_scb / 127."""
+
+    weight_scb: Tensor  # [out] float32, the largest magnitude of each row
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
+        if bias:
+            raise AssertionError("int8 layers have no bias")
+        super().__init__(in_features, out_features)
+        weight = torch.zeros(out_features, in_features, dtype=torch.int8, device=self.weight.device)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        scale = torch.zeros(out_features, dtype=torch.float32, device=weight.device)
+        self.weight_scb = nn.Parameter(scale, requires_grad=False)
+
+    def forward(self, input: Tensor) -> Tensor:  # [*, in] -> [*, out]
+        if self.product is not None:
+            return self.product(input)
+        # Scaling the short output costs less than scaling the weight.
+        return F.linear(input, self.weight.to(input.dtype)) * (self.weight_scb / 127).to(input.dtype)
+
+    def dense_weight(self) -> Tensor:  # [out, in]
+        return self.weight.float() * (self.weight_scb / 127)[:, None]
+
+
+class LoraLinear(Linear):
+    """A layer with a low-rank update kept apart: W + scaling * B @ A."""
+
+    def __init__(self, in_features: int, out_features: int, rank: int, scaling: float) -> None:
+        super().__init__(in_features, out_features)
+        self.scaling = scaling
+        self.lora_A = Linear(in_features, rank)
+        self.lora_B = Linear(rank, out_features)
+
+    def forward(self, input: Tensor) -> Tensor:  # [*, in] -> [*, out]
+        if self.product is not None:
+            return self.product(input)
+        return F.linear(input, self.weight) + self.scaling * self.lora_B(self.lora_A(input))
+
+    def dense_weight(self) -> Tensor:  # [out, in]
+        return self.weight + self.scaling * (self.lora_B.weight @ self.lora_A.weight)

@@ -1,0 +1,86 @@
+"""Normalisations, and the residual scales that stand after a block."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from moshi_agent.config import Norm
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm; with `float32`, computed in that type whatever the input's."""
+
+    def __init__(self, dim: int, eps: float = 1e-5, float32: bool = False) -> None:
+        super().__init__(dim, eps=eps)
+        self.float32 = float32
+
+    def forward(self, input: Tensor) -> Tensor:  # [*, C] -> [*, C]
+        if self.float32 and input.dtype != torch.float32:
+            weight, bias = self._affine()
+            return F.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps).to(input.dtype)
+        return super().forward(input)
+
+    def _affine(self) -> tuple[Tensor | None, Tensor | None]:
+        if not self.elementwise_affine:
+            return None, None
+        return self.weight.float(), self.bias.float()
+
+    def release_affine(self) -> tuple[Tensor, Tensor | None]:
+        """The scale and shift, [C] each, which are no longer applied here."""
+        scale, shift = self.weight.detach(), self.bias.detach()
+        self.elementwise_affine = False
+        self.register_parameter("weight", None)
+        self.register_parameter("bias", None)
+        return scale, shift
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm (Zhang and Sennrich 2019, arXiv:1910.07467); epsilon is added to the mean square."""
+
+    def __init__(self, dim: int, eps: float, float32: bool = False) -> None:
+        super().__init__()
+        self.eps = eps
+        self.float32 = float32
+        self.alpha = nn.Parameter(torch.ones(1, 1, dim))
+
+    def forward(self, x: Tensor) -> Tensor:  # [*, C] -> [*, C]
+        dtype = x.dtype
+        if self.float32:
+            x = x.float()
+        scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+        if self.alpha is not None:
+            return (x * (self.alpha.to(scale) * scale)).to(dtype)
+        return (x * scale).to(dtype)
+
+    def release_affine(self) -> tuple[Tensor, Tensor | None]:
+        """The scale, [C], which is no longer applied here, and no shift."""
+        scale = self.alpha.detach().flatten()
+        self.register_parameter("alpha", None)
+        return scale, None
+
+
+def make_norm(kind: Norm, dim: int) -> LayerNorm | RMSNorm:
+    """The norms that a configuration can name, with the epsilons of the published models."""
+    float32 = kind.endswith("_f32")
+    if kind.startswith("layer_norm"):
+        return LayerNorm(dim, eps=1e-8 if float32 else 1e-5, float32=float32)
+    return RMSNorm(dim, eps=1e-8 if float32 else 1e-5, float32=float32)
+
+
+class LayerScale(nn.Module):
+    """A learnt scale per channel (Touvron et al. 2021, arXiv:2103.17239)."""
+
+    def __init__(self, dim: int, initial: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((dim,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:  # [*, C] -> [*, C]
+        return x if self.scale is None else self.scale * x
+
+    def release_scale(self) -> Tensor:
+        """The scale, [C], which is no longer applied here."""
+        scale = self.scale.detach()
+        self.register_parameter("scale", None)
+        return scale

@@ -1,0 +1,104 @@
+"""The convolutional encoder and decoder of Mimi (SEANet, Tagliasacchi et al. 2020, arXiv:2009.02095)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from moshi_agent.config import SEANetConfig
+from moshi_agent.nn.conv import CausalConv1d, CausalConvTranspose1d
+from moshi_agent.nn.state import State
+
+
+@dataclass
+class StackState(State):
+    layers: list[State | None]
+
+
+class Elu(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        # `elu_` would save the copy, but the residual connection still needs its input.
+        return F.elu(x)
+
+
+class Stack(nn.Module):
+    """Layers one after the other. `model` keeps the numbering of the published checkpoints."""
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.model = nn.ModuleList(layers)
+
+    def init_state(self, rows: int, device: torch.device, dtype: torch.dtype) -> StackState:
+        return StackState([_init_layer_state(layer, rows, device, dtype) for layer in self.model])
+
+    def forward(self, x: Tensor, state: StackState | None = None, exec_mask: Tensor | None = None) -> Tensor:
+        """[B, T, C] -> [B, T', C']."""
+        return _run(self.model, x, state, exec_mask)
+
+
+def _init_layer_state(layer: nn.Module, rows: int, device: torch.device, dtype: torch.dtype) -> State | None:
+    if isinstance(layer, CausalConv1d | CausalConvTranspose1d):
+        return layer.init_state(rows, device, dtype) if layer.pad_steps else None
+    return layer.init_state(rows, device, dtype) if isinstance(layer, ResidualBlock) else None
+
+
+def _run(layers: nn.ModuleList, x: Tensor, state: StackState | None, exec_mask: Tensor | None) -> Tensor:
+    states = state.layers if state is not None else [None] * len(layers)
+    for layer, layer_state in zip(layers, states, strict=True):
+        x = layer(x) if isinstance(layer, Elu) else layer(x, layer_state, exec_mask)
+    return x
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(elu(conv(elu(x)))), the inner channels compressed."""
+
+    def __init__(self, channels: int, config: SEANetConfig, dilation: int) -> None:
+        super().__init__()
+        hidden = channels // config.compress
+        self.block = nn.ModuleList(
+            [
+                Elu(),
+                CausalConv1d(channels, hidden, config.residual_kernel_size, dilation=dilation),
+                Elu(),
+                CausalConv1d(hidden, channels, 1),
+            ]
+        )
+
+    def init_state(self, rows: int, device: torch.device, dtype: torch.dtype) -> StackState:
+        return StackState([_init_layer_state(layer, rows, device, dtype) for layer in self.block])
+
+    def forward(self, x: Tensor, state: StackState | None = None, exec_mask: Tensor | None = None) -> Tensor:
+        return x + _run(self.block, x, state, exec_mask)
+
+
+def _residual_blocks(channels: int, config: SEANetConfig) -> list[nn.Module]:
+    return [ResidualBlock(channels, config, config.dilation_base**i) for i in range(config.n_residual_layers)]
+
+
+def seanet_encoder(config: SEANetConfig) -> Stack:
+    """[B, T, channels] -> [B, T / hop_length, dimension]."""
+    width = config.n_filters
+    layers: list[nn.Module] = [CausalConv1d(config.channels, width, config.kernel_size)]
+    for ratio in reversed(config.ratios):
+        layers += _residual_blocks(width, config)
+        layers += [Elu(), CausalConv1d(width, 2 * width, 2 * ratio, stride=ratio)]
+        width *= 2
+    layers += [Elu(), CausalConv1d(width, config.dimension, config.last_kernel_size)]
+    return Stack(layers)
+
+
+def seanet_decoder(config: SEANetConfig) -> Stack:
+    """[B, T, dimension] -> [B, T * hop_length, channels]."""
+    width = config.n_filters * 2 ** len(config.ratios)
+    layers: list[nn.Module] = [CausalConv1d(config.dimension, width, config.kernel_size)]
+    for ratio in config.ratios:
+        layers += [Elu(), CausalConvTranspose1d(width, width // 2, 2 * ratio, stride=ratio)]
+        width //= 2
+        layers += _residual_blocks(width, config)
+    layers += [Elu(), CausalConv1d(width, config.channels, config.last_kernel_size)]
+    return Stack(layers)
+

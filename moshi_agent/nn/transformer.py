@@ -1,0 +1,201 @@
+"""The transformer that serves everywhere: in Mimi, over time in the language model, over codebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from moshi_agent.config import TransformerConfig
+from moshi_agent.errors import ConfigError
+from moshi_agent.nn.attention import CrossAttention, SelfAttention
+from moshi_agent.nn.feedforward import GatedFeedForward
+from moshi_agent.nn.linear import Linear
+from moshi_agent.nn.norm import LayerNorm, LayerScale, make_norm
+from moshi_agent.nn.packing import PackFormat
+from moshi_agent.nn.per_step import apply_per_step
+from moshi_agent.nn.positions import Plan, plan_lockstep, plan_ring, plan_whole, sine_embedding
+from moshi_agent.nn.state import State, keep
+
+
+@dataclass
+class TransformerState(State):
+    offset: Tensor  # [B] int64, steps taken
+    kv: Tensor  # [B, layers, 2, H_kv, capacity, D] a ring over positions
+
+
+class TransformerLayer(nn.Module):
+    """Attention and feed-forward, each behind a norm and added to what came in."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.self_attn = SelfAttention(config)
+        self.norm1 = make_norm(config.norm, config.dim)
+        self.norm2 = make_norm(config.norm, config.dim)
+        self.gating = _make_gating(config)
+        if self.gating is None:
+            assert isinstance(config.dim_feedforward, int)
+            self.linear1 = Linear(config.dim, config.dim_feedforward)
+            self.linear2 = Linear(config.dim_feedforward, config.dim)
+        self.layer_scale_1 = _make_scale(config)
+        self.layer_scale_2 = _make_scale(config)
+        if config.cross_attention:
+            self.cross_attention = CrossAttention(config)
+            self.norm_cross = LayerNorm(config.dim)
+            self.layer_scale_cross = _make_scale(config)
+
+    def forward(self, x: Tensor, plan: Plan, cache: Tensor | None, cross: Tensor | None = None) -> Tensor:
+        """[B, T, C] -> [B, T, C]; cache: [B, 2, H_kv, capacity, D], cross: [B or 1, S, C]."""
+        x = x + self.layer_scale_1(self.self_attn(self.norm1(x), plan, cache))
+        if self.config.cross_attention:
+            assert cross is not None
+            x = x + self.layer_scale_cross(self.cross_attention(self.norm_cross(x), cross))
+        return x + self.layer_scale_2(self._feed_forward(self.norm2(x), plan.first_step))
+
+    def _feed_forward(self, x: Tensor, first_step: int) -> Tensor:
+        if self.gating is None:
+            return self.linear2(F.gelu(self.linear1(x)))
+        if isinstance(self.gating, nn.ModuleList):
+            return apply_per_step(self.gating, self.config, x, first_step)
+        return self.gating(x)
+
+    def pack(self, pack_format: PackFormat) -> None:
+        """Packs the weights for the CPU, norms and residual scales taken into them."""
+        self.self_attn.pack(pack_format, self.norm1.release_affine(), _release(self.layer_scale_1))
+        norm, scale = self.norm2.release_affine(), _release(self.layer_scale_2)
+        if self.gating is None:
+            self.linear1.pack(pack_format, input_scale=norm[0], input_shift=norm[1])
+            self.linear2.pack(pack_format, output_scale=scale)
+            return
+        for gate in self.gating if isinstance(self.gating, nn.ModuleList) else [self.gating]:
+            assert isinstance(gate, GatedFeedForward)
+            gate.pack(pack_format, norm, scale)
+
+
+def _make_gating(config: TransformerConfig) -> nn.ModuleList | GatedFeedForward | None:
+    widths = config.dim_feedforward
+    if config.gating == "none":
+        return None
+    if not config.weights_per_step:
+        assert isinstance(widths, int)
+        return GatedFeedForward(config.dim, widths, config.gating)
+    each: Sequence[int] = [widths] * config.num_weight_sets if isinstance(widths, int) else widths
+    return nn.ModuleList(GatedFeedForward(config.dim, width, config.gating) for width in each)
+
+
+def _make_scale(config: TransformerConfig) -> LayerScale | nn.Identity:
+    return nn.Identity() if config.layer_scale is None else LayerScale(config.dim, config.layer_scale)
+
+
+def _release(scale: LayerScale | nn.Identity) -> Tensor | None:
+    return scale.release_scale() if isinstance(scale, LayerScale) else None
+
+
+class Transformer(nn.Module):
+    """A stack of layers, run over a whole sequence, over the next chunk, or one shared step at a time."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
+        self.checkpointing = False  # recompute layers in the backward pass rather than keep them
+
+    def init_state(self, rows: int, device: torch.device, dtype: torch.dtype) -> TransformerState:
+        """The state of `rows` streams. Raises ConfigError where the context is unlimited."""
+        if self.config.context is None:
+            raise ConfigError("a transformer without a context cannot stream: its cache would have no end")
+        kv = self.new_cache(rows, self.config.context, device, dtype)
+        return TransformerState(torch.zeros(rows, device=device, dtype=torch.long), kv)
+
+    def new_cache(self, rows: int, capacity: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """[rows, layers, 2, H_kv, capacity, D] zeros."""
+        config = self.config
+        shape = (rows, config.num_layers, 2, config.num_kv_heads, capacity, config.head_dim)
+        return torch.zeros(shape, device=device, dtype=dtype)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: TransformerState | None = None,
+        exec_mask: Tensor | None = None,
+        cross: Tensor | None = None,
+    ) -> Tensor:
+        """[B, T, C] -> [B, T, C]: the whole sequence, or with a state the next T steps of each row."""
+        if state is None:
+            positions = torch.arange(x.shape[1], device=x.device)[None]
+            return self._run(self._with_positions(x, positions), plan_whole(self.config, x), None, cross)
+        steps = x.shape[1]
+        capacity = state.kv.shape[4]
+        plan = plan_ring(self.config, x, state.offset, capacity, _readable(state, steps))
+        positions = state.offset[:, None] + torch.arange(steps, device=x.device)
+        x = self._run(self._with_positions(x, positions), plan, state.kv, cross)
+        keep(state.offset, state.offset + steps, exec_mask)
+        return x
+
+    def lockstep(self, x: Tensor, cache: Tensor, step: int) -> Tensor:
+        """One step, the same for all rows. x: [B, 1, C], cache: [B, layers, 2, H_kv, steps, D]."""
+        x = self._with_positions(x, torch.full((1, 1), step, device=x.device))
+        return self._run(x, plan_lockstep(self.config, x, step), cache, None)
+
+    def _with_positions(self, x: Tensor, positions: Tensor) -> Tensor:
+        if self.config.positional_embedding not in ("sin", "sin_rope"):
+            return x
+        embedding = sine_embedding(positions, x.shape[-1], self.config.max_period, x.dtype)
+        return x + self.config.positional_scale * embedding
+
+    def _run(self, x: Tensor, plan: Plan, kv: Tensor | None, cross: Tensor | None) -> Tensor:
+        for i, layer in enumerate(self.layers):
+            cache = None if kv is None else kv[:, i]
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, plan, cache, cross, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
+            else:
+                x = layer(x, plan, cache, cross)
+        return x
+
+    def pack(self, pack_format: PackFormat) -> None:
+        """Packs the weights for the CPU, layer by layer; the plain ones are released on the way."""
+        for layer in self.layers:
+            assert isinstance(layer, TransformerLayer)
+            layer.pack(pack_format)
+
+
+def _readable(state: TransformerState, steps: int) -> int:
+    """How many slots of the ring can hold anything once the chunk is written."""
+    capacity = state.kv.shape[4]
+    if state.offset.is_cuda:
+        return capacity  # looking at the offsets would wait for the device
+    return min(capacity, int(state.offset.max()) + steps)
+
+
+class ProjectedTransformer(nn.Module):
+    """A transformer between projections, where its width differs from what surrounds it."""
+
+    def __init__(self, config: TransformerConfig, dimension: int) -> None:
+        super().__init__()
+        self.transformer = Transformer(config)
+        same = config.dim == dimension
+        self.input_proj = None if same else Linear(dimension, config.dim)
+        self.output_projs = nn.ModuleList([nn.Identity() if same else Linear(config.dim, dimension)])
+
+    def init_state(self, rows: int, device: torch.device, dtype: torch.dtype) -> TransformerState:
+        return self.transformer.init_state(rows, device, dtype)
+
+    def forward(
+        self, x: Tensor, state: TransformerState | None = None, exec_mask: Tensor | None = None
+    ) -> Tensor:
+        """[B, T, dimension] -> [B, T, dimension]."""
+        if self.input_proj is not None:
+            x = self.input_proj(x)
+        return self.output_projs[0](self.transformer(x, state, exec_mask))
+
+    def pack(self, pack_format: PackFormat) -> None:
+        """Packs the weights for the CPU."""
+        self.transformer.pack(pack_format)
+        for projection in (self.input_proj, self.output_projs[0]):
+            if isinstance(projection, Linear):
+                projection.pack(pack_format)
