@@ -54,7 +54,7 @@ def _field_names(cls: type) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """One stack of transformer layers; the same block serves Mimi, the temporal and the depth transformer."""
+    """A stack of transformer layers; one kind serves Mimi, the temporal and the depth transformer."""
 
     dim: int
     num_heads: int
@@ -87,7 +87,7 @@ class TransformerConfig:
             )
         if isinstance(self.dim_feedforward, tuple) and len(self.dim_feedforward) != self.num_weight_sets:
             raise ConfigError(
-                f"{len(self.dim_feedforward)} values of dim_feedforward for {self.num_weight_sets} weight sets"
+                f"{len(self.dim_feedforward)} widths (dim_feedforward) for {self.num_weight_sets} weight sets"
             )
         if self.weights_per_step and self.gating == "none":
             raise ConfigError("weights_per_step needs a gated feed-forward (gating other than 'none')")
@@ -153,7 +153,7 @@ class SEANetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizerConfig:
-    """The split residual quantizer: `n_q_semantic` codebooks on their own, the rest residual among themselves."""
+    """The split quantizer: `n_q_semantic` codebooks by themselves, the rest residual among themselves."""
 
     dimension: int = 256
     n_q: int = 32

@@ -114,7 +114,9 @@ class LMGen(Streaming[LMGenState]):
         model, device = self.lm_model, self.lm_model.device
         tokens = torch.zeros(rows, model.num_codebooks, self.max_delay + 2, device=device, dtype=torch.long)
         null = None if self.cfg_coef is None else model.init_state(rows)
-        return LMGenState(torch.zeros(rows, device=device, dtype=torch.long), tokens, model.init_state(rows), null)
+        return LMGenState(
+            torch.zeros(rows, device=device, dtype=torch.long), tokens, model.init_state(rows), null
+        )
 
     def streaming_forever(self, batch_size: int) -> None:
         """Attaches a fresh state for `batch_size` streams."""
@@ -187,7 +189,9 @@ class LMGen(Streaming[LMGenState]):
             is_initial |= ~self._exec_mask[:, None]
         return torch.where(is_initial, self._initial, state.tokens.gather(2, slot)[:, :, 0]), is_initial
 
-    def _write(self, state: LMGenState, tokens: Tensor, positions: Tensor, first_stream: int | None = None) -> None:
+    def _write(
+        self, state: LMGenState, tokens: Tensor, positions: Tensor, first_stream: int | None = None
+    ) -> None:
         """Writes tokens, [B, K], at positions, [B, K], of K streams; by default the last K."""
         count = tokens.shape[1]
         first = state.tokens.shape[1] - count if first_stream is None else first_stream
@@ -309,14 +313,22 @@ class LMGen(Streaming[LMGenState]):
             )
         tokens = tokens[:, :needed, 0]
         # The initial token, `card`, is what tells some models that the input has ended.
-        if not tokens.is_cuda and tokens.numel() and not (-2 <= int(tokens.min()) and int(tokens.max()) <= card):
-            raise InputError(f"codes from {int(tokens.min())} to {int(tokens.max())}; accepted: 0 to {card - 1}")
+        if (
+            not tokens.is_cuda
+            and tokens.numel()
+            and not (int(tokens.min()) >= -2 and int(tokens.max()) <= card)
+        ):
+            raise InputError(
+                f"codes from {int(tokens.min())} to {int(tokens.max())}; accepted: 0 to {card - 1}"
+            )
         return tokens
 
     def _check_generated(self, tokens: Tensor | None, count: int, name: str) -> Tensor | None:
         """[B, count, 1] -> [B, count]."""
         if tokens is not None and tokens.shape != (self._batch_size, count, 1):
-            raise InputError(f"{name} of shape {list(tokens.shape)}; accepted: [{self._batch_size}, {count}, 1]")
+            raise InputError(
+                f"{name} of shape {list(tokens.shape)}; accepted: [{self._batch_size}, {count}, 1]"
+            )
         return None if tokens is None else tokens[:, :, 0]
 
 

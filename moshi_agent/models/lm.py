@@ -49,7 +49,9 @@ class LMModel(nn.Module):
         super().__init__()
         self.config = config
         dim, norm_emb, demux = config.temporal.dim, config.norm_emb, config.demux_second_stream
-        self.emb = nn.ModuleList(TokenEmbedding(config.card + 1, dim, norm=norm_emb) for _ in range(config.n_q))
+        self.emb = nn.ModuleList(
+            TokenEmbedding(config.card + 1, dim, norm=norm_emb) for _ in range(config.n_q)
+        )
         self.text_emb = TokenEmbedding(config.text_card + 1, dim, norm=norm_emb, demux=demux)
         self.transformer = Transformer(config.temporal)
         self.out_norm = make_norm(config.temporal.norm, dim)
@@ -75,13 +77,16 @@ class LMModel(nn.Module):
         )
         # The last codebook is never an input.
         self.depformer_emb = nn.ModuleList(
-            TokenEmbedding(config.card + 1, dim, low_rank=low_rank, norm=norm_emb) for _ in range(config.dep_q - 1)
+            TokenEmbedding(config.card + 1, dim, low_rank=low_rank, norm=norm_emb)
+            for _ in range(config.dep_q - 1)
         )
         self.depformer = Transformer(depth.transformer)
         self.depformer_norms = nn.ModuleList(
             make_norm(depth.norm, dim) if depth.norm else nn.Identity() for _ in range(config.dep_q)
         )
-        self.linears = nn.ModuleList(Linear(dim, config.card, bias=config.bias_proj) for _ in range(config.dep_q))
+        self.linears = nn.ModuleList(
+            Linear(dim, config.card, bias=config.bias_proj) for _ in range(config.dep_q)
+        )
 
     @property
     def device(self) -> torch.device:
@@ -243,7 +248,7 @@ class LMModel(nn.Module):
 
     def _delay(self, codes: Tensor) -> Tensor:
         """Shifts each stream by its delay, behind one initial token. [B, K, T] -> [B, K, T + 1]."""
-        batch, streams, steps = codes.shape
+        batch, _, steps = codes.shape
         delayed = self.initial_tokens()[None, :, None].repeat(batch, 1, steps + 1)
         for stream, delay in enumerate(self.config.delays):
             if delay < steps:
@@ -261,7 +266,7 @@ class LMModel(nn.Module):
         return aligned, mask
 
     def init_weights(self) -> None:
-        """Draws all weights anew: truncated normals of deviation 1 / sqrt(inputs), for training from scratch."""
+        """Draws all weights anew: truncated normals of deviation 1 / sqrt(inputs)."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 width = module.in_features if isinstance(module, nn.Linear) else module.embedding_dim
@@ -273,21 +278,18 @@ class LMModel(nn.Module):
         self.transformer.pack(pack_format)
         if self.config.depth is not None:
             self.depformer.pack(pack_format)
+        # Conditions and the attention to them stay as they are: they are no part of every step.
+        parts: list[nn.Module] = [self.text_emb, self.emb, self.text_linear, self.extra_heads]
+        if self.config.depth is not None:
+            parts += [self.depformer_in, self.depformer_text_emb, self.depformer_emb, self.linears]
+        for module in (inner for part in parts for inner in part.modules()):
+            if isinstance(module, Linear):
+                module.pack(pack_format)
         embeddings = [cast(TokenEmbedding, one) for one in (self.text_emb, *self.emb)]
         if all(embedding.is_plain for embedding in embeddings):
             self._packed_embeddings = PackedEmbeddingSum(embeddings)
             for embedding in embeddings:
                 embedding.register_parameter("weight", None)
-        for module in self.modules():
-            if isinstance(module, Linear) and module.product is None and not self._is_condition(module):
-                module.pack(pack_format)
-
-    def _is_condition(self, module: Linear) -> bool:
-        """Whether a layer must stay as it is: conditions are computed once, not at every step."""
-        parts: list[nn.Module] = [layer.cross_attention for layer in self.transformer.layers if layer.config.cross_attention]  # pyright: ignore
-        if self.condition_provider is not None:
-            parts.append(self.condition_provider)
-        return any(module is inner for part in parts for inner in part.modules())
 
 
 def _input_sets(depth: DepthConfig) -> int:

@@ -200,7 +200,7 @@ class MimiModel(nn.Module, Streaming[MimiState]):
             raise InputError(f"audio of {x.shape[0]} rows; this stream was opened with {self._batch_size}")
         if x.shape[2] % self.frame_size:
             raise InputError(
-                f"a chunk of {x.shape[2]} samples; while streaming, whole frames of {self.frame_size} are accepted"
+                f"a chunk of {x.shape[2]} samples; accepted in a stream: whole frames of {self.frame_size}"
             )
 
     def _check_codes(self, codes: Tensor) -> None:
@@ -211,7 +211,9 @@ class MimiModel(nn.Module, Streaming[MimiState]):
                 f"[B, 1 to {total}, frames] of torch.int64"
             )
         if self._stream is not None and codes.shape[0] != self._batch_size:
-            raise InputError(f"codes of {codes.shape[0]} rows; this stream was opened with {self._batch_size}")
+            raise InputError(
+                f"codes of {codes.shape[0]} rows; this stream was opened with {self._batch_size}"
+            )
         if codes.is_cuda:
             return  # looking at the values would wait for the device
         least = -2 if self._stream is not None else 0

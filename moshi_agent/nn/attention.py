@@ -81,7 +81,9 @@ class CrossAttention(nn.Module):
         weight = in_proj.weight
         queries = F.linear(x, weight[: config.dim])
         keys, values = F.linear(source, weight[config.dim :]).chunk(2, dim=-1)
-        heads = [part.unflatten(-1, (config.num_heads, -1)).transpose(1, 2) for part in (queries, keys, values)]
+        heads = [
+            part.unflatten(-1, (config.num_heads, -1)).transpose(1, 2) for part in (queries, keys, values)
+        ]
         batch = x.shape[0]
         keys, values = (part.expand(batch, -1, -1, -1) for part in heads[1:])
         y = F.scaled_dot_product_attention(heads[0], keys, values)

@@ -1,4 +1,4 @@
-"""Conditions: attributes of a whole conversation, as text or as tensors, given to the temporal transformer."""
+"""Conditions: attributes of a whole conversation, as text or tensors, for the temporal transformer."""
 
 from __future__ import annotations
 
@@ -49,6 +49,8 @@ ConditionTensors = dict[str, ConditionType]
 
 class Conditioner(nn.Module):
     """Projects a condition to the model's width and fills in what is missing."""
+
+    learnt_padding: nn.Parameter | None  # [1, 1, output_dim]
 
     def __init__(self, config: ConditionerConfig, output_dim: int) -> None:
         super().__init__()

@@ -23,7 +23,13 @@ class TokenEmbedding(nn.Embedding):
     """
 
     def __init__(
-        self, num_tokens: int, dim: int, *, low_rank: int | None = None, norm: bool = False, demux: bool = False
+        self,
+        num_tokens: int,
+        dim: int,
+        *,
+        low_rank: int | None = None,
+        norm: bool = False,
+        demux: bool = False,
     ) -> None:
         width = low_rank or dim
         super().__init__(num_tokens, width)
@@ -60,13 +66,18 @@ class TokenEmbedding(nn.Embedding):
 class PackedEmbeddingSum(nn.Module):
     """The sum of several plain embeddings in one look-up: the tables stand one below the other."""
 
-    table: Tensor  # [sum of tokens + 1, dim]; the last row is zeros
+    table: Tensor  # [sum of tokens + 1, dim] float32; the last row is zeros
     first: Tensor  # [tables] the row where each table begins
 
     def __init__(self, embeddings: list[TokenEmbedding]) -> None:
         super().__init__()
         tables = [embedding.weight.detach() for embedding in embeddings]
-        self.register_buffer("table", torch.cat([*tables, torch.zeros_like(tables[0][:1])]), persistent=False)
+        rows, like = sum(len(table) for table in tables), tables[0]
+        table = torch.zeros(rows + 1, like.shape[1], device=like.device)
+        # Into place one by one: a table may be mapped from a file, in another type.
+        for part, source in zip(table[:-1].split([len(one) for one in tables]), tables, strict=True):
+            part.copy_(source)
+        self.register_buffer("table", table, persistent=False)
         sizes = torch.tensor([0, *[len(table) for table in tables[:-1]]], device=tables[0].device)
         self.register_buffer("first", sizes.cumsum(0), persistent=False)
 

@@ -12,6 +12,8 @@ from moshi_agent.nn.packing import PackFormat, Product, pack_product
 class Linear(nn.Linear):
     """`nn.Linear` that can be packed for the CPU, after which the plain weight is gone."""
 
+    bias: nn.Parameter | None  # pyright: ignore[reportIncompatibleVariableOverride]
+
     def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
         super().__init__(in_features, out_features, bias=bias)
         self.product: Product | None = None
@@ -79,8 +81,10 @@ class Int8Linear(Linear):
 class LoraLinear(Linear):
     """A layer with a low-rank update kept apart: W + scaling * B @ A."""
 
-    def __init__(self, in_features: int, out_features: int, rank: int, scaling: float) -> None:
-        super().__init__(in_features, out_features)
+    def __init__(
+        self, in_features: int, out_features: int, rank: int, scaling: float, bias: bool = False
+    ) -> None:
+        super().__init__(in_features, out_features, bias)
         self.scaling = scaling
         self.lora_A = Linear(in_features, rank)
         self.lora_B = Linear(rank, out_features)
@@ -88,7 +92,18 @@ class LoraLinear(Linear):
     def forward(self, input: Tensor) -> Tensor:  # [*, in] -> [*, out]
         if self.product is not None:
             return self.product(input)
-        return F.linear(input, self.weight) + self.scaling * self.lora_B(self.lora_A(input))
+        return super().forward(input) + self.scaling * self.lora_B(self.lora_A(input))
 
     def dense_weight(self) -> Tensor:  # [out, in]
-        return self.weight + self.scaling * (self.lora_B.weight @ self.lora_A.weight)
+        return self.weight.float().addmm(self.lora_B.weight.float(), self.lora_A.weight.float(), alpha=self.scaling)
+
+    def pack(
+        self,
+        pack_format: PackFormat,
+        *,
+        input_scale: Tensor | None = None,
+        input_shift: Tensor | None = None,
+        output_scale: Tensor | None = None,
+    ) -> None:
+        super().pack(pack_format, input_scale=input_scale, input_shift=input_shift, output_scale=output_scale)
+        del self.lora_A, self.lora_B

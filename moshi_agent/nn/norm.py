@@ -19,7 +19,8 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, input: Tensor) -> Tensor:  # [*, C] -> [*, C]
         if self.float32 and input.dtype != torch.float32:
             weight, bias = self._affine()
-            return F.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps).to(input.dtype)
+            y = F.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps)
+            return y.to(input.dtype)
         return super().forward(input)
 
     def _affine(self) -> tuple[Tensor | None, Tensor | None]:
@@ -37,7 +38,9 @@ class LayerNorm(nn.LayerNorm):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm (Zhang and Sennrich 2019, arXiv:1910.07467); epsilon is added to the mean square."""
+    """Root-mean-square norm (Zhang and Sennrich 2019, arXiv:1910.07467), epsilon inside the root."""
+
+    alpha: nn.Parameter | None  # [1, 1, C]; None once it has been taken into the next layer
 
     def __init__(self, dim: int, eps: float, float32: bool = False) -> None:
         super().__init__()
@@ -56,6 +59,7 @@ class RMSNorm(nn.Module):
 
     def release_affine(self) -> tuple[Tensor, Tensor | None]:
         """The scale, [C], which is no longer applied here, and no shift."""
+        assert self.alpha is not None, "released once"
         scale = self.alpha.detach().flatten()
         self.register_parameter("alpha", None)
         return scale, None
@@ -72,6 +76,8 @@ def make_norm(kind: Norm, dim: int) -> LayerNorm | RMSNorm:
 class LayerScale(nn.Module):
     """A learnt scale per channel (Touvron et al. 2021, arXiv:2103.17239)."""
 
+    scale: nn.Parameter | None  # [C]; None once it has been taken into the layer before
+
     def __init__(self, dim: int, initial: float) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.full((dim,), initial))
@@ -81,6 +87,7 @@ class LayerScale(nn.Module):
 
     def release_scale(self) -> Tensor:
         """The scale, [C], which is no longer applied here."""
+        assert self.scale is not None, "released once"
         scale = self.scale.detach()
         self.register_parameter("scale", None)
         return scale

@@ -62,7 +62,9 @@ class _Int8Product:
     """Weights as int8 with one scale per output; the input is quantised on the fly, per call."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        scales = weight.abs().amax(dim=1).clamp(min=1e-12) / 127
+        # Of both ends rather than of the absolute values, which would be one more copy of the weight.
+        largest = torch.maximum(weight.amax(dim=1), -weight.amin(dim=1))
+        scales = largest.clamp(min=1e-12) / 127
         zeros = torch.zeros(weight.shape[0], dtype=torch.long)
         quantized = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
         self.packed = torch.ops.quantized.linear_prepack(quantized, bias)

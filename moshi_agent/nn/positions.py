@@ -56,14 +56,20 @@ def plan_ring(config: TransformerConfig, x: Tensor, offset: Tensor, capacity: in
         visible &= age < config.context
     rows = torch.arange(batch, device=x.device)[:, None]
     return Plan(
-        _rotation(config, positions), _bias(visible, x.dtype), rows=rows, slots=positions % capacity, length=length
+        _rotation(config, positions),
+        _bias(visible, x.dtype),
+        rows=rows,
+        slots=positions % capacity,
+        length=length,
     )
 
 
 def plan_lockstep(config: TransformerConfig, x: Tensor, step: int) -> Plan:
     """One step that all rows take together, as in the depth transformer. x: [B, 1, C]."""
     positions = torch.full((1, 1), step, device=x.device)
-    return Plan(_rotation(config, positions), None, first_step=step, slots=slice(step, step + 1), length=step + 1)
+    return Plan(
+        _rotation(config, positions), None, first_step=step, slots=slice(step, step + 1), length=step + 1
+    )
 
 
 def _bias(visible: Tensor, dtype: torch.dtype) -> Tensor:

@@ -99,7 +99,7 @@ def sample(
 
 def _uniform(seed: Tensor, counter: Tensor, draw: int, tokens: Tensor) -> Tensor:
     """Numbers strictly between 0 and 1, one for each candidate. seed, counter: [B], tokens: [B, N]."""
-    key = _mix(_mix(seed * _GOLDEN + counter) + draw * _GOLDEN)
+    key = _mix(_mix(seed * _GOLDEN + counter) * _GOLDEN + draw)
     bits = (_mix(key[:, None] + tokens * _GOLDEN) >> 40) & 0xFFFFFF
     return (bits.float() + 0.5) / 2**24
 

@@ -101,4 +101,3 @@ def seanet_decoder(config: SEANetConfig) -> Stack:
         layers += _residual_blocks(width, config)
     layers += [Elu(), CausalConv1d(width, config.channels, config.last_kernel_size)]
     return Stack(layers)
-

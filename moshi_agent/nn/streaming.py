@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Generic, TypeVar
 
@@ -38,7 +38,9 @@ class Streaming(Generic[S]):
     def streaming_state(self) -> S:
         """The attached state. Raises InputError outside `streaming`."""
         if self._stream is None:
-            raise InputError(f"{type(self).__name__} is not streaming: wrap the calls in `with model.streaming(batch_size)`")
+            raise InputError(
+                f"{type(self).__name__} is not streaming: call it inside `with model.streaming(batch_size)`"
+            )
         return self._stream
 
     def streaming_forever(self, batch_size: int) -> None:
@@ -66,7 +68,7 @@ class Streaming(Generic[S]):
         return self._stop_after()
 
     @contextmanager
-    def _stop_after(self) -> Iterator[None]:
+    def _stop_after(self) -> Generator[None]:
         try:
             yield
         finally:
@@ -85,7 +87,6 @@ class Streaming(Generic[S]):
     def _check_rows(self, mask: Tensor, name: str) -> Tensor:
         state = self.streaming_state
         if mask.dtype != torch.bool or mask.shape != (self._batch_size,):
-            raise InputError(
-                f"{name} of shape {list(mask.shape)} and type {mask.dtype}; accepted: [{self._batch_size}] torch.bool"
-            )
+            given = f"{name} of shape {list(mask.shape)} and type {mask.dtype}"
+            raise InputError(f"{given}; accepted: [{self._batch_size}] torch.bool")
         return mask.to(next(state.tensors()).device, copy=True)

@@ -1,0 +1,1 @@
+"""Audio on its way to and from the model: files, resampling, frames. Nothing here knows torch."""

@@ -1,0 +1,183 @@
+"""Audio files: any of them in, as mono at the model's rate; 16-bit wav out, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+import wave
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import cast
+
+import numpy as np
+import soundfile as sf
+import soxr
+from numpy.typing import NDArray
+
+from moshi_agent.audio.framing import SAMPLE_RATE_HZ, Samples
+from moshi_agent.errors import AudioError
+from moshi_agent.outputs import naming, whole_file
+
+_BLOCK_SAMPLES = 1 << 17  # of each channel, read at once
+_LOWEST_RATE_HZ = 1_000
+_HIGHEST_RATE_HZ = 768_000
+# Recorders that write to a pipe cannot go back to fill in the length, and put one near these in its place.
+_UNKNOWN_LENGTH = 0x7FFF_0000
+# An mp3 has its length in whole frames, and decoders differ in how much of the last one they give.
+_MP3_FRAME_SAMPLES = 1152
+
+
+def read_audio(path: str | os.PathLike[str], sample_rate_hz: int = SAMPLE_RATE_HZ) -> Samples:
+    """Reads a wav, flac, ogg, mp3 or other audio file of any rate and channel count.
+
+    Returns:
+        Its samples [N] at `sample_rate_hz`, float32, full scale 1.0, the mean of its channels.
+
+    Raises:
+        AudioError: it is missing, empty, no audio, truncated, damaged, or has NaN or infinity in it.
+    """
+    source = Path(path)
+    try:
+        _check_readable(source)
+        with sf.SoundFile(source) as file:
+            _check_header(source, file)
+            blocks = list(_resampled(source, file, sample_rate_hz))
+    except OSError as error:
+        raise AudioError(f"{source} cannot be read: {error.strerror or error}") from error
+    except (sf.LibsndfileError, TypeError) as error:
+        # A TypeError is how soundfile says that a .raw file has no header.
+        reason = str(getattr(error, "error_string", "it has no header")).rstrip(".")
+        raise AudioError(
+            f"{source} cannot be read as audio ({reason}); accepted: wav, flac, ogg, mp3"
+        ) from error
+    samples = np.concatenate(blocks)
+    if len(samples) == 0:
+        raise AudioError(f"{source} has less than one sample of audio at {sample_rate_hz} Hz in it")
+    return samples
+
+
+def _check_readable(source: Path) -> None:
+    if not source.exists():
+        raise AudioError(f"there is no file {source}")
+    if not source.is_file():
+        raise AudioError(f"{source} is no file: an audio file is needed")
+    if source.stat().st_size == 0:
+        raise AudioError(f"{source} is empty: an audio file is needed")
+    if not os.access(source, os.R_OK):
+        raise AudioError(f"{source} cannot be read: no permission")
+
+
+def _check_header(source: Path, file: sf.SoundFile) -> None:
+    if file.frames == 0:
+        raise AudioError(f"{source} has no audio in it")
+    if not _LOWEST_RATE_HZ <= file.samplerate <= _HIGHEST_RATE_HZ:
+        accepted = f"{_LOWEST_RATE_HZ} to {_HIGHEST_RATE_HZ} Hz"
+        raise AudioError(f"{source} has a sample rate of {file.samplerate} Hz: {accepted} are accepted")
+    if _is_cut_off(file.extra_info):
+        raise AudioError(f"{source} is truncated: its header promises more audio than there is")
+
+
+def _is_cut_off(log: str) -> bool:
+    """Whether libsndfile noted, while opening the file, that it ends too early.
+
+    It shortens the length to what is there and says so nowhere else than in its log.
+    """
+    lengths = re.findall(r"^ *(?:data|SSND|Data Size) *: *(\d+) \(should be (\d+)\)", log, re.MULTILINE)
+    if any(int(there) < int(promised) < _UNKNOWN_LENGTH for promised, there in lengths):
+        return True
+    if "does not match value from 'ds64' chunk" in log:
+        return True
+    # The last page of an ogg file says that it is the last, and half a page is "junk".
+    return "lacks an end-of-stream bit" in log or "Junk after the last page" in log
+
+
+def _resampled(source: Path, file: sf.SoundFile, sample_rate_hz: int) -> Iterator[Samples]:
+    """The blocks of the file, mono, at `sample_rate_hz`."""
+    resampler = soxr.ResampleStream(file.samplerate, sample_rate_hz, num_channels=1)
+    allowance = _MP3_FRAME_SAMPLES if file.format == "MP3" else 0
+    position = 0
+    while True:
+        block = cast(NDArray[np.float32], file.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True))
+        if len(block) == 0:
+            break
+        # The mean over a channel axis of one would be an expensive copy of nothing new.
+        mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+        _check_finite(source, mono, position, file.samplerate)
+        position += len(block)
+        yield resampler.resample_chunk(np.ascontiguousarray(mono))
+    if position + allowance < file.frames:
+        raise AudioError(f"{source} is truncated: {position} samples where its header promises {file.frames}")
+    yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+
+
+def _check_finite(source: Path, mono: Samples, position: int, sample_rate_hz: int) -> None:
+    broken = np.flatnonzero(~np.isfinite(mono))
+    if len(broken):
+        at_s = (position + int(broken[0])) / sample_rate_hz
+        raise AudioError(f"{source} has a sample that is no finite number, {at_s:.3f} s after its start")
+
+
+class AudioWriter:
+    """A 16-bit wav file, written piece by piece: `with AudioWriter(path) as writer: writer.write(frame)`.
+
+    The file appears when the block ends; after an error there is none. Samples beyond full scale are clipped.
+
+    Raises:
+        OutputError: the file cannot be written. A missing folder already shows on entering.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], channels: int = 1, sample_rate_hz: int = SAMPLE_RATE_HZ
+    ) -> None:
+        if channels not in (1, 2):
+            raise ValueError(f"a wav file of one or two channels can be written, not of {channels}")
+        self.path = Path(path)
+        self.channels = channels
+        self.sample_rate_hz = sample_rate_hz
+        self._stack = ExitStack()
+        self._wave: wave.Wave_write | None = None
+
+    def __enter__(self) -> AudioWriter:
+        with ExitStack() as stack:
+            temporary = stack.enter_context(whole_file(self.path))
+            stack.enter_context(naming(self.path))  # the length is filled in, and buffers written, on closing
+            file = stack.enter_context(temporary.open("wb"))
+            self._wave = stack.enter_context(wave.open(file, "wb"))
+            self._wave.setparams((self.channels, 2, self.sample_rate_hz, 0, "NONE", ""))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._wave = None
+        self._stack.__exit__(kind, error, trace)
+
+    def write(self, samples: Samples) -> None:
+        """Appends samples, [N] for one channel or [N, 2] for two, full scale 1.0.
+
+        Raises:
+            AudioError: they have another shape, or NaN or infinity in them.
+            OutputError: the disk is full.
+        """
+        assert self._wave is not None, "write inside the with block"
+        if samples.ndim != self.channels or (self.channels == 2 and samples.shape[1] != 2):
+            wanted = "[N]" if self.channels == 1 else "[N, 2]"
+            raise AudioError(f"{self.path} takes samples of shape {wanted}, not {list(samples.shape)}")
+        if not np.isfinite(samples).all():
+            raise AudioError(f"{self.path} cannot hold NaN or infinity")
+        with naming(self.path):
+            self._wave.writeframesraw(_pcm16(samples).tobytes())
+
+
+def write_audio(path: str | os.PathLike[str], samples: Samples, sample_rate_hz: int = SAMPLE_RATE_HZ) -> None:
+    """Writes samples, [N] or [N, 2], as a 16-bit wav file. Raises as AudioWriter does."""
+    with AudioWriter(path, channels=samples.ndim, sample_rate_hz=sample_rate_hz) as writer:
+        writer.write(samples)
+
+
+def _pcm16(samples: Samples) -> NDArray[np.int16]:
+    """Full scale 1.0 to 32768, so that a 16-bit file that was read is written back bit by bit."""
+    return np.clip(np.rint(samples * 32768), -32768, 32767).astype("<i2")

@@ -1,0 +1,40 @@
+"""Options that several sub-commands have, and the checks that click does not do."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+model_option = click.option(
+    "--model",
+    default="tiny",
+    show_default=True,
+    metavar="tiny|REPO|FOLDER",
+    help="The built-in model, a Hugging Face repository, or a folder with a checkpoint.",
+)
+
+
+def _device(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", value):
+        raise click.BadParameter(f"{value!r} is no device: cpu, cuda, cuda:N and mps are accepted")
+    return value
+
+
+device_option = click.option(
+    "--device", default="cpu", show_default=True, callback=_device, help="cpu, cuda, cuda:N or mps."
+)
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds within bounds. Click's own range takes "nan" for being within any."""
+
+    def __init__(self, longest: float) -> None:
+        super().__init__(0, longest)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = super().convert(value, param, ctx)
+        if seconds != seconds:
+            self.fail(f"{value} is no number of seconds: 0 to {self.max:g} are accepted", param, ctx)
+        return seconds

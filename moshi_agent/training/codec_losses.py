@@ -1,0 +1,96 @@
+"""What the codec is trained against: spectra at several resolutions, the level, and the waveform itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecLossConfig:
+    """Resolutions and weights. Magnitudes are scaled so that a sine of amplitude 1 has magnitude 1."""
+
+    sample_rate_hz: int = 24_000
+    windows: tuple[int, ...] = (2048, 1024, 512, 256, 128)
+    mel_bands: tuple[int, ...] = (160, 120, 80, 40, 20)  # one per window
+    spectral_floor: float = 2e-5  # about where white noise at -70 dBFS lies in the longest window
+    level_window_ms: float = 20.0
+    level_floor: float = 1e-4  # -80 dBFS
+    first_floor: float = 1e-3  # of both in the first step: silence would drown the speech while nothing is learnt
+    floor_steps: int = 1500  # until the floors are down
+    spectral_weight: float = 1.0
+    energy_weight: float = 2.0
+    level_weight: float = 0.15
+    time_weight: float = 0.5
+
+
+class CodecLoss(nn.Module):
+    """The distance between a signal and its reconstruction."""
+
+    def __init__(self, config: CodecLossConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or CodecLossConfig()
+        for index, (size, bands) in enumerate(zip(config.windows, config.mel_bands, strict=True)):
+            self.register_buffer(f"window_{index}", torch.hann_window(size), persistent=False)
+            filters = mel_filters(bands, size, config.sample_rate_hz)
+            self.register_buffer(f"filters_{index}", filters, persistent=False)
+
+    def forward(self, output: Tensor, target: Tensor, step: int | None = None) -> dict[str, Tensor]:
+        """Two signals [B, T] -> weighted terms, scalars; the loss is their sum. Without a step, the final floors."""
+        config = self.config
+        floor = self._lowered(config.spectral_floor, step)
+        level_floor = self._lowered(config.level_floor, step)
+        spectral, energy = output.new_zeros(()), output.new_zeros(())
+        for index in range(len(config.windows)):
+            ours, theirs = self.mel(output, index), self.mel(target, index)
+            spectral = spectral + ((ours + floor).log() - (theirs + floor).log()).abs().mean()
+            # Relative to the batch, so that loud parts count in full but no batch outweighs another.
+            energy = energy + (ours - theirs).abs().mean() / (theirs.mean() + config.spectral_floor)
+        scale = target.abs().mean() + config.level_floor
+        return {
+            "spectral": config.spectral_weight * spectral / len(config.windows),
+            "energy": config.energy_weight * energy / len(config.windows) * 0.2,
+            "level": config.level_weight * (self._level(output, level_floor) - self._level(target, level_floor)).abs().mean(),
+            "time": config.time_weight * (output - target).abs().mean() / scale * 0.2,
+        }
+
+    def mel(self, signal: Tensor, index: int) -> Tensor:
+        """[B, T] -> magnitudes [B, bands, frames] at one of the resolutions."""
+        size = self.config.windows[index]
+        window = self.get_buffer(f"window_{index}")
+        spectrum = torch.stft(signal, size, size // 4, window=window, return_complex=True)
+        # The square root has no finite slope at zero, which silence reaches.
+        power = spectrum.real.square() + spectrum.imag.square()
+        magnitude = (power + 1e-14).sqrt() * (4 / size)
+        return torch.matmul(self.get_buffer(f"filters_{index}"), magnitude)
+
+    def _lowered(self, floor: float, step: int | None) -> float:
+        done = 1.0 if step is None else min(step / self.config.floor_steps, 1.0)
+        return self.config.first_floor ** (1 - done) * floor**done
+
+    def _level(self, signal: Tensor, floor: float) -> Tensor:
+        """[B, T] -> log rms of overlapping pieces [B, pieces]."""
+        size = int(self.config.sample_rate_hz * self.config.level_window_ms / 1000)
+        power = F.avg_pool1d(signal.square()[:, None], size, size // 2)[:, 0]
+        return (power + floor**2).log() / 2
+
+
+def mel_filters(bands: int, window: int, sample_rate_hz: int) -> Tensor:
+    """Triangular filters of unit sum, [bands, window // 2 + 1], evenly spaced in mel from 0 to half the rate."""
+    nyquist_hz = sample_rate_hz / 2
+    highest_mel = 2595 * math.log10(1 + nyquist_hz / 700)
+    mels = torch.linspace(0, highest_mel, bands + 2)
+    edges_hz = 700 * (10 ** (mels / 2595) - 1)
+    bins_hz = torch.linspace(0, nyquist_hz, window // 2 + 1)
+    # A filter narrower than a bin would see nothing: widen each to one bin on either side.
+    bin_hz = nyquist_hz / (window // 2)
+    centres = edges_hz[1:-1, None]
+    below = torch.maximum(centres - edges_hz[:-2, None], torch.tensor(bin_hz))
+    above = torch.maximum(edges_hz[2:, None] - centres, torch.tensor(bin_hz))
+    offset = bins_hz[None] - centres
+    filters = torch.where(offset < 0, 1 + offset / below, 1 - offset / above).clamp(min=0)
+    return filters / filters.sum(1, keepdim=True)

@@ -1,0 +1,44 @@
+"""The exchanges that `tiny` knows, its greeting and its default answer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from typing import cast
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """A question that the model knows, and what it says to it."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phrases:
+    """Everything that the model can say: `exchanges`, a `greeting`, and `default` for anything else."""
+
+    exchanges: tuple[Exchange, ...]
+    greeting: str
+    default: str
+
+    @property
+    def spoken(self) -> tuple[str, ...]:
+        """Every text the bot can say: the answers in order, then the default answer, then the greeting."""
+        return (*(exchange.answer for exchange in self.exchanges), self.default, self.greeting)
+
+
+def load_phrases() -> Phrases:
+    """The phrases shipped with the built-in model."""
+    folder = resources.files("moshi_agent") / "assets" / "tiny"
+    pairs = cast("list[dict[str, str]]", json.loads((folder / "exchanges.json").read_text()))
+    single = cast("dict[str, str]", json.loads((folder / "phrases.json").read_text()))
+    exchanges = tuple(Exchange(question=pair["question"], answer=pair["answer"]) for pair in pairs)
+    return Phrases(exchanges=exchanges, greeting=single["greeting"], default=single["default"])
+
+
+def plain(text: str) -> str:
+    """`text` in lower case without punctuation: two texts that sound the same compare equal."""
+    return " ".join("".join(c if c.isalnum() else "" if c == "'" else " " for c in text.lower()).split())

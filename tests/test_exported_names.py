@@ -1,0 +1,31 @@
+"""The public names of the package, so that none comes or goes unnoticed."""
+
+from __future__ import annotations
+
+import pytest
+
+import moshi_agent
+
+NAMES = [
+    "AudioError",
+    "Checkpoint",
+    "CheckpointError",
+    "ConfigError",
+    "Conversation",
+    "InputError",
+    "MoshiAgentError",
+    "OutputError",
+    "Reply",
+    "Word",
+    "__version__",
+    "load_checkpoint",
+]
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(moshi_agent.__all__) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(moshi_agent, name) is not None

@@ -1,0 +1,207 @@
+"""Made-up calls: who speaks when, checked on the waves and tokens themselves."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moshi_agent.errors import ConfigError
+from moshi_agent.training.conversations import (
+    ANSWER_DELAY_FRAMES,
+    GREETING_FRAME,
+    Conversation,
+    ConversationMix,
+    ConversationSampler,
+)
+from moshi_agent.training.corpus import Corpus, CorpusPlan, HeldOutPlan, build_corpus
+from moshi_agent.training.crops import CropSampler
+from moshi_agent.training.phrases import load_phrases
+from moshi_agent.training.speech import FRAME_SAMPLES, LOUD_DB
+from moshi_agent.training.tokenizer import BEGIN, END_OF_PADDING, PADDING, load_tokenizer
+
+MISSING = [command for command in ("flite", "espeak-ng") if shutil.which(command) is None]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+FRAMES = 150
+PLAN = CorpusPlan(answer_voice_sentences=4, renderings_per_question=1, unknown=16)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small corpus on disk."""
+    folder = tmp_path_factory.mktemp("corpus")
+    build_corpus(folder, PLAN.items(load_phrases()), processes=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sampler(folder: Path) -> ConversationSampler:
+    """A sampler of calls about the shipped exchanges."""
+    return ConversationSampler.make(Corpus.open(folder), load_phrases(), load_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def calls(sampler: ConversationSampler) -> list[Conversation]:
+    """Enough calls for every rule to be met many times."""
+    rng = np.random.default_rng(11)
+    return [sampler.sample(rng, FRAMES) for _ in range(120)]
+
+
+def test_the_bot_sounds_only_inside_its_answers(calls: list[Conversation]) -> None:
+    """Outside the frames of an answer the bot's wave is exact zero and its text is padding."""
+    for call in calls:
+        sounding, writing = np.zeros(FRAMES, bool), np.zeros(FRAMES, bool)
+        for turn in call.turns:
+            if turn.answer_first_frame is not None and turn.answer_last_frame is not None:
+                sounding[turn.answer_first_frame : turn.answer_last_frame + 1] = True
+                writing[turn.answer_first_frame - 1 : turn.answer_last_frame + 1] = True
+            elif turn.interrupted_at is not None:
+                writing[turn.question_end // FRAME_SAMPLES + ANSWER_DELAY_FRAMES - 1] = True
+        writing[0] = True
+        assert not call.bot.reshape(FRAMES, FRAME_SAMPLES)[~sounding].any()
+        assert (call.text[~writing] == PADDING).all()
+
+
+def test_an_answer_begins_six_frames_after_its_question(
+    calls: list[Conversation], sampler: ConversationSampler
+) -> None:
+    """The answer is the right one, on the frame grid, 400 to 480 ms after the last of the question."""
+    checked = 0
+    for call in calls:
+        for turn in call.turns:
+            first, last = turn.answer_first_frame, turn.answer_last_frame
+            if turn.question is None or first is None or last is None:
+                continue
+            assert first == turn.question_end // FRAME_SAMPLES + ANSWER_DELAY_FRAMES
+            answer = sampler.answers[turn.answer]
+            expected = answer.audio[: (last + 1 - first) * FRAME_SAMPLES - 240]
+            start = first * FRAME_SAMPLES
+            assert np.array_equal(call.bot[start : start + len(expected)], expected)
+            if turn.known:
+                assert load_phrases().exchanges[turn.answer].answer == answer.text
+            else:
+                assert answer.text == load_phrases().default
+            checked += 1
+    assert checked > 100
+
+
+def test_an_interruption_stops_sound_and_text_in_time(calls: list[Conversation]) -> None:
+    """From the caller's first loud sample the bot sounds at most four more frames and writes three."""
+    checked = 0
+    for call in calls:
+        for turn, following in zip(call.turns, call.turns[1:], strict=False):
+            if turn.interrupted_at is None:
+                continue
+            frame = turn.interrupted_at // FRAME_SAMPLES
+            assert turn.interrupted_at == following.question_start
+            assert abs(call.user_speech[turn.interrupted_at]) > 10 ** (LOUD_DB / 20)
+            quiet = call.bot[
+                (frame + 4) * FRAME_SAMPLES : (following.question_end // FRAME_SAMPLES) * FRAME_SAMPLES
+            ]
+            assert not quiet.any()
+            until = following.question_end // FRAME_SAMPLES + ANSWER_DELAY_FRAMES - 1
+            assert (call.text[frame + 3 : until] == PADDING).all()
+            checked += 1
+    assert checked > 10
+
+
+def test_noise_and_echo_alone_do_not_stop_an_answer(sampler: ConversationSampler) -> None:
+    """With bursts in every answer and nobody interrupting, each answer is whole."""
+    mix = ConversationMix(interrupted_share=0, resumed_share=0, burst_share=1.0)
+    noisy = ConversationSampler(
+        corpus=sampler.corpus,
+        answers=sampler.answers,
+        questions=sampler.questions,
+        unknown=sampler.unknown,
+        noises=sampler.noises,
+        mix=mix,
+    )
+    rng = np.random.default_rng(4)
+    for call in (noisy.sample(rng, FRAMES) for _ in range(20)):
+        for turn in call.turns:
+            assert turn.interrupted_at is None
+            if turn.answer_first_frame is not None and turn.answer_last_frame is not None:
+                frames = turn.answer_last_frame + 1 - turn.answer_first_frame
+                assert frames == sampler.answers[turn.answer].frames or turn.answer_last_frame == FRAMES - 1
+
+
+def test_the_text_of_a_whole_answer_is_the_answer(
+    calls: list[Conversation], sampler: ConversationSampler
+) -> None:
+    """The tokens over an answer that was not cut, without padding, decode to its text."""
+    tokenizer = load_tokenizer()
+    checked = 0
+    for call in calls:
+        for turn in call.turns:
+            first, last = turn.answer_first_frame, turn.answer_last_frame
+            if first is None or last is None or turn.interrupted_at is not None or last == FRAMES - 1:
+                continue
+            tokens = call.text[first - 1 : last + 1]
+            said = [int(token) for token in tokens if token not in (PADDING, END_OF_PADDING)]
+            assert tokens[0] == END_OF_PADDING
+            assert tokenizer.decode(said) == sampler.answers[turn.answer].text
+            checked += 1
+    assert checked > 50
+
+
+def test_a_greeting_is_given_when_asked_for(calls: list[Conversation], sampler: ConversationSampler) -> None:
+    """The token 1 in frame 0 means that the bot greets from frame 3 on, and stands nowhere else."""
+    greeted = [call for call in calls if call.text[0] == BEGIN]
+    assert 4 <= len(greeted) <= 30
+    greeting = sampler.answers[sampler.greeting]
+    for call in calls:
+        assert not (call.text[1:] == BEGIN).any()
+        speaks = call.bot[GREETING_FRAME * FRAME_SAMPLES :][: 5 * FRAME_SAMPLES]
+        assert np.array_equal(speaks, greeting.audio[: 5 * FRAME_SAMPLES]) == (call.text[0] == BEGIN)
+
+
+def test_calls_vary_and_repeat_with_their_seed(
+    sampler: ConversationSampler, calls: list[Conversation]
+) -> None:
+    """About a third of the calls is clean, some have no speech, and a seed gives the same call again."""
+    clean = sum(not call.effects for call in calls) / len(calls)
+    assert 0.2 < clean < 0.5
+    assert any(not call.turns for call in calls)
+    first, again = (sampler.sample(np.random.default_rng(5), FRAMES) for _ in range(2))
+    assert np.array_equal(first.user, again.user)
+    assert np.array_equal(first.text, again.text)
+    assert all(np.abs(call.user).max() <= 1 for call in calls)
+
+
+def test_a_build_goes_on_where_it_stopped(folder: Path) -> None:
+    """A second build keeps whole shards and makes only what is missing."""
+    items = PLAN.items(load_phrases())
+    array = folder / "shard_000.npy"
+    before = array.stat().st_mtime_ns
+    build_corpus(folder, items, processes=1)
+    assert array.stat().st_mtime_ns == before
+    (folder / "unfinished").mkdir()
+    with pytest.raises(ConfigError, match="build_corpus"):
+        Corpus.open(folder / "unfinished")
+
+
+def test_held_out_voices_are_never_those_of_training() -> None:
+    """No setting of a voice is in both plans, nor is an unknown sentence."""
+    phrases = load_phrases()
+    trained = [item for item in CorpusPlan().items(phrases) if item.kind in ("question", "unknown")]
+    measured = [item for item in HeldOutPlan().items(phrases) if item.kind in ("question", "unknown")]
+    assert not {item.voice for item in trained} & {item.voice for item in measured}
+    speeds = [{item.voice.speed for item in items} for items in (trained, measured)]
+    assert not speeds[0] & speeds[1]
+    assert sum(item.kind == "question" for item in measured) >= 480
+    assert all(item.voice.name != "slt" for item in (*trained, *measured))
+
+
+def test_crops_hold_speech_silence_and_the_edges_between(folder: Path) -> None:
+    """A batch of crops has the asked shape; some are digital silence and some go from speech to silence."""
+    crops = CropSampler.open(folder).sample_crops(np.random.default_rng(2), 200, 12 * FRAME_SAMPLES)
+    level = np.sqrt(np.mean(crops.reshape(200, 12, FRAME_SAMPLES) ** 2, axis=2))
+    assert crops.shape == (200, 12 * FRAME_SAMPLES)
+    assert crops.dtype == np.float32
+    assert np.isfinite(crops).all()
+    assert np.abs(crops).max() <= 1
+    assert (level.max(axis=1) == 0).sum() >= 2
+    assert ((level.min(axis=1) == 0) & (level.max(axis=1) > 0.02)).sum() >= 30
+    assert 0.05 < np.median(level.max(axis=1)) < 0.3
