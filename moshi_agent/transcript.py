@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -74,11 +75,11 @@ class Transcript:
     @property
     def words(self) -> list[Word]:
         """A word lasts until the next one begins, a second at most."""
-        starts = [piece for piece in _grouped(self._pieces)]
-        ends = [*(start for _, start in starts[1:]), float("inf")]
+        words = _grouped(self._pieces)
+        ends = [*(start for _, start in words[1:]), math.inf]
         return [
-            Word(text, round(start, 2), round(min(end, start + _LONGEST_WORD_S), 2))
-            for (text, start), end in zip(starts, ends, strict=True)
+            Word(text, round(start, 2), round(min(following, start + _LONGEST_WORD_S), 2))
+            for (text, start), following in zip(words, ends, strict=False)
         ]
 
 

@@ -107,7 +107,8 @@ class LMGen(Streaming[LMGenState]):
         self._initial = lm_model.initial_tokens()  # [1 + n_q]
         self._steps = 0  # since the stream began; no row can have taken more
         self.sampling: RowSampling | None = None  # the rows' settings while streaming
-        self.last_sampled: Tensor | None = None  # [B, 1 + dep_q] what the model itself chose last
+        # [B, 1 + dep_q] what the model itself chose last; the text alone where audio was replaced
+        self.last_sampled: Tensor | None = None
 
     def init_state(self, rows: int) -> LMGenState:
         """The state of `rows` streams."""
@@ -156,10 +157,13 @@ class LMGen(Streaming[LMGenState]):
 
     @torch.no_grad()
     def step_with_extra_heads(
-        self, input_tokens: Tensor, depformer_replace_tokens: Tensor | None = None
+        self,
+        input_tokens: Tensor,
+        depformer_replace_tokens: Tensor | None = None,
+        forced_tokens: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]] | None:
         """As `step`, with the probabilities of each extra head, [B, 1, extra_heads_dim]."""
-        out, hidden = self._step(input_tokens, depformer_replace_tokens, None)
+        out, hidden = self._step(input_tokens, depformer_replace_tokens, forced_tokens)
         if out is None:
             return None
         return out, [head(hidden).softmax(-1) for head in self.lm_model.extra_heads]
@@ -242,7 +246,7 @@ class LMGen(Streaming[LMGenState]):
         if self.on_text_logits_hook is not None:
             self.on_text_logits_hook(text_logits[:, None, None])
         chosen = [self._choose(text_logits, self.sampling.text, state.offset, 0)]
-        text = _force(chosen[0], forced, 0)
+        text = _force(chosen[0], forced, 0).clone()  # a hook may write to it
         if self.on_text_hook is not None:
             self.on_text_hook(text)
         taken = [text]

@@ -95,7 +95,9 @@ class LoraLinear(Linear):
         return super().forward(input) + self.scaling * self.lora_B(self.lora_A(input))
 
     def dense_weight(self) -> Tensor:  # [out, in]
-        return self.weight.float().addmm(self.lora_B.weight.float(), self.lora_A.weight.float(), alpha=self.scaling)
+        return self.weight.float().addmm(
+            self.lora_B.weight.float(), self.lora_A.weight.float(), alpha=self.scaling
+        )
 
     def pack(
         self,

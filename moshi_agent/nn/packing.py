@@ -33,22 +33,21 @@ def pack_product(weight: Tensor, bias: Tensor | None, pack_format: PackFormat) -
 
 class _OneDnnProduct:
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
-        self.out_features = weight.shape[0]
         self.dtype = dtype
         self.bias = None if bias is None else bias.to(dtype)
         self.weight = _reorder(weight.to(dtype).contiguous())
+        self.linear = torch.ops.mkldnn._linear_pointwise.default
 
     def __call__(self, x: Tensor) -> Tensor:  # [*, in] -> [*, out]
-        rows = x.reshape(-1, x.shape[-1])
-        alone = rows.shape[0] == 1
-        if alone:
+        if self.dtype != torch.float32:
+            return self._product(x.to(self.dtype)).float()
+        if x.numel() == x.shape[-1]:
             # With a single row oneDNN picks another kernel, whose sums are ordered differently.
-            rows = rows.expand(2, -1)
-        rows = rows.to(self.dtype).contiguous()
-        y = cast(Tensor, torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, "none", [], ""))
-        if alone:
-            y = y[:1]
-        return y.float().view(*x.shape[:-1], self.out_features)
+            return self._product(torch.cat([x, x]))[: len(x)]
+        return self._product(x)
+
+    def _product(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.linear(x, self.weight, self.bias, "none", [], ""))
 
 
 def _reorder(weight: Tensor) -> Tensor:

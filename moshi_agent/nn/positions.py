@@ -93,7 +93,7 @@ def rotate(x: Tensor, rotation: Tensor, interleaved: bool) -> Tensor:
     """Applies RoPE. x: [B, T, H, D]; interleaved pairs are (0, 1), (2, 3), ..., else (i, i + D / 2)."""
     values = x.float()
     if interleaved:
-        pairs = torch.view_as_complex(values.unflatten(-1, (-1, 2)).contiguous())
+        pairs = torch.view_as_complex(values.unflatten(-1, (-1, 2)))
         return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
     real, imaginary = values.chunk(2, dim=-1)
     rotated = torch.complex(real.contiguous(), imaginary.contiguous()) * rotation

@@ -1,13 +1,16 @@
 """Makes the golden files beside this script: what the peers' own packages answer, for small random models.
 
-The peers are pinned. In an environment of its own (Python 3.11):
+The peers are pinned, and live in an environment of their own (Python 3.11):
 
-    python -m venv peer && peer/bin/pip install "moshi==0.2.13" "transformers==4.57.6" "torch==2.9.1" "bitsandbytes==0.49.2"
+    python -m venv peer
+    peer/bin/pip install moshi==0.2.13 transformers==4.57.6 torch==2.9.1 bitsandbytes==0.49.2
+
+and then, half a minute on one core:
+
     OMP_NUM_THREADS=1 NO_TORCH_COMPILE=1 peer/bin/python tests/golden/make_golden.py
 
-It takes about two minutes on one core, and the same versions on the same kind of CPU write the same files. Nothing
-here is imported by the tests, which read the files and need none of these packages. `README.md` says what each file
-holds.
+The same versions on the same kind of CPU write the same bytes. Nothing here is imported by the tests, which
+read the files and need none of these packages. `README.md` says what each file holds.
 """
 
 from __future__ import annotations

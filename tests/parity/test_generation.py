@@ -90,7 +90,7 @@ def _fed_the_peers_history(lm: LMModel, peer: dict[str, Tensor], assert_close: C
         gap = peer["gap"][step, row, stream].item()
         ours, theirs = chosen[step, row, stream].item(), sampled[step, row, stream].item()
         print(
-            f"step {step}, row {row}, stream {stream}: ours {ours}, the peer's {theirs}, which led by {gap:.1e}"
+            f"step {step}, row {row}, stream {stream}: ours {ours}, the peer's {theirs}, ahead by {gap:.1e}"
         )
         assert gap < NEAR_TIE
     assert different.sum() <= EXCEPTIONS_ALLOWED * counted.sum()
@@ -127,6 +127,20 @@ def test_running_free_it_says_what_the_peer_says(golden, name: str) -> None:
     assert peer["gap"][peer["executed"]].min() > NEAR_TIE
     replay = _replay(_load(case, True), peer, _forced_text(peer))
     assert torch.equal(torch.stack(replay.out), peer["out"])
+
+
+@pytest.mark.parametrize("name", KINDS)
+@torch.no_grad()
+def test_the_peers_history_read_at_once_gives_the_logits_of_its_steps(
+    golden, assert_close: Check, name: str, packed: bool
+) -> None:
+    """Row 0 is never reset, so what it was fed, step by step, is one sequence."""
+    case = golden(f"lm/{name}")
+    peer, lm = case.tensors("generate"), _load(case, packed)
+    ran = peer["executed"][:, 0]
+    sequence = peer["history"][ran, 0].T[None]  # [1, 1 + n_q, steps]
+    _, text_logits = lm.temporal(sequence, conditions=lm.fuse(_conditions(peer, rows=1)))
+    assert_close(text_logits[0], peer["text_logits"][ran, 0])
 
 
 def test_extra_heads_are_the_peers(golden, assert_close: Check) -> None:

@@ -52,7 +52,7 @@ def _scaled(name: str, noise: Tensor) -> Tensor:
         return _CONV_GAIN * noise / math.sqrt(2 * channels)
     if name.startswith(("text_linear", "decoder.lm_head")):
         return _OUTPUT_GAIN * noise / math.sqrt(noise.shape[-1])
-    # The depth transformer's output, which no norm scales down, is large already: its heads are ordinary layers.
+    # The depth transformer's output, which no norm scales down, is large already: its heads get no more.
     gain = _CONV_GAIN if "conv" in name else _LINEAR_GAIN
     # Depth weights of Transformers are stacked, [steps, out, in]; a convolution's are [out, in, kernel].
     fan_in = noise.shape[-1] if name.startswith("depth_decoder.") else noise[0].numel()

@@ -1,4 +1,4 @@
-"""Greedy generation of Kyutai's package, desynchronised, with all that is needed to replay it step by step."""
+"""Greedy generation of Kyutai's package, desynchronised, with all that is needed to replay each step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from moshi.models import LMGen, lm as lm_module
+from moshi.models import LMGen
+from moshi.models import lm as lm_module
 from moshi.models.lm import LMModel
 from torch import Tensor
 
@@ -104,7 +105,7 @@ def run(lm: LMModel, inputs: Inputs, **options: Any) -> Record:
     with recording(lm, record):
         generator = LMGen(lm, use_sampling=False, **hooks, **options)
         with generator.streaming(inputs.user.shape[1]):
-            for step in range(len(inputs.user)):  # noqa: B007 (the hook reads it)
+            for step in range(len(inputs.user)):
                 if inputs.resets[step].any():
                     generator.reset_streaming(inputs.resets[step])
                 generator.set_exec_mask(inputs.executed[step])

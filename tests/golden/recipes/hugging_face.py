@@ -23,7 +23,7 @@ _MIMI = {
     "intermediate_size": 48,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
-    # Longer than what is encoded here: Transformers only applies the window of its configuration to some calls.
+    # Longer than what is encoded here: Transformers applies the window only to some calls.
     "sliding_window": 60,
 }
 _NUM_CODEBOOKS = 4
@@ -103,15 +103,14 @@ def write_moshi(root: Path) -> None:
     model = MoshiForConditionalGeneration.from_pretrained(folder / "checkpoint").eval()
     tensors = _mimi_outputs(model.audio_encoder, speech[:1, :, : _FRAMES * 96]) | _forward(model)
     write_tensors(folder / "data.safetensors", tensors)
-    print(
-        f"hf_moshi: {len(list(folder.glob('checkpoint/model-*')))} shards, text logits {float(tensors['text_logits'].std()):.1f}"
-    )
+    shards, spread = len(list(folder.glob("checkpoint/model-*"))), float(tensors["text_logits"].std())
+    print(f"hf_moshi: {shards} shards, standard deviation of text logits {spread:.1f}")
 
 
 def _forward(model: MoshiForConditionalGeneration) -> dict[str, Tensor]:
     """Logits in the layout of Kyutai's LMOutput.
 
-    Transformers leaves the delays to its caller and hides its depth decoder behind a loss, so both are done here.
+    Transformers leaves the delays to its caller and hides its depth decoder in a loss: both are done here.
     """
     generator, rows, steps = seeded(16), 2, 14
     text = torch.randint(48, (rows, 1, steps), generator=generator)

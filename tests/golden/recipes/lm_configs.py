@@ -1,4 +1,7 @@
-"""Language models to compare, as `config.json` of Kyutai's checkpoints says them: every key matters in at least one."""
+"""Language models to compare, as `config.json` of Kyutai's checkpoints says them.
+
+Every key matters in at least one of them.
+"""
 
 from __future__ import annotations
 
@@ -207,7 +210,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     | {"positional_embedding": "none", "delays": [2, 0, 1, 0, 3], "depformer_norm": "layer_norm_f32"},
     "hashed_conditions": _SMALL | _HASHED | {"layer_scale": 0.5, "gating": "tanh"},
 }
-# Norms differ in the epsilon below which they no longer scale up: each is given input as faint as its epsilon.
+# Norms differ in the epsilon below which they no longer scale up: each gets input as faint as its epsilon.
 _TINY = _SMALL | {
     "num_layers": 1,
     "n_q": 2,

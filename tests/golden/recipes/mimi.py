@@ -229,9 +229,7 @@ def write_case(folder: Path, config: dict[str, Any], rows: int, steps: int, olde
     write_tensors(folder / "data.safetensors", outputs)
     codes = outputs["offline.codes"]
     used = [len(codes[:, level].unique()) for level in range(codes.shape[1])]
-    print(
-        f"{folder.name}: seed {seed}, closest call {margin:.1e}, codes used per level {min(used)} to {max(used)}"
-    )
+    print(f"{folder.name}: seed {seed}, closest call {margin:.1e}, {min(used)} to {max(used)} codes used")
 
 
 def write_all(root: Path) -> None:

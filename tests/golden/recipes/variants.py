@@ -60,9 +60,9 @@ def _random_lora(lm: nn.Module) -> dict[str, Tensor]:
 def write_q8(root: Path) -> None:
     """An int8 file, and two sets of logits.
 
-    The peer's own int8 product also rounds its inputs to 8 bits and computes in float16. So the reference that ours
-    is held against is the peer's float model over the weights that the file stands for, weight * weight_scb / 127;
-    the peer's int8 logits are kept beside it, for a loose comparison.
+    The peer's own int8 layers compute in float16, and on a GPU round their inputs to 8 bits as well. So the
+    reference is the peer's float model over the weights that the file stands for, weight * weight_scb / 127;
+    the logits of its int8 layers are kept beside it, for a loose comparison.
     """
     config: dict[str, Any] = GENERATING["moshi"] | {"quantize": True}
     folder = root / "q8"

@@ -1,0 +1,60 @@
+"""Words out of pieces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sentencepiece import SentencePieceProcessor
+
+import moshi_agent
+from moshi_agent.transcript import Transcript, Word
+
+_MODEL = Path(moshi_agent.__file__).parent / "assets" / "tiny" / "tokenizer_spm.model"
+
+
+@pytest.fixture
+def tokenizer() -> SentencePieceProcessor:
+    return SentencePieceProcessor(model_file=str(_MODEL))
+
+
+def test_pieces_become_words_at_their_frames(tokenizer: SentencePieceProcessor) -> None:
+    """The pieces of a sentence, padding between them, are its words, each where its first piece stands."""
+    sentence = "My name is Moshi, and I am a tiny talking model."
+    transcript, frame, starts = Transcript(tokenizer, 12.5), 10, []
+    for word in sentence.split():
+        pieces = tokenizer.encode(word)
+        starts.append(frame / 12.5)
+        for token in [*pieces, 3, 0]:
+            transcript.add(token, frame)
+            frame += 1
+    assert transcript.text == sentence
+    assert [word.word for word in transcript.words] == sentence.split()
+    assert [word.start for word in transcript.words] == pytest.approx(starts)
+    assert all(word.start < word.end <= word.start + 1.001 for word in transcript.words)
+
+
+def test_a_word_ends_where_the_next_begins(tokenizer: SentencePieceProcessor) -> None:
+    """Ends are the next starts, and at most a second away."""
+    transcript = Transcript(tokenizer, 12.5)
+    tokens = [tokenizer.encode(word)[0] for word in ("the", "the")]
+    transcript.add(tokens[0], 0)
+    transcript.add(tokens[1], 5)
+    first, second = transcript.words
+    assert first == Word("the", 0.0, 0.4)
+    assert second == Word("the", 0.4, 1.4)
+
+
+def test_control_tokens_and_nonsense_are_no_text(tokenizer: SentencePieceProcessor) -> None:
+    """Padding, begin, end, unknown and ids beyond the vocabulary add nothing."""
+    transcript = Transcript(tokenizer, 12.5)
+    assert [transcript.add(token, 0) for token in (0, 1, 2, 3, -2, 10_000)] == [""] * 6
+    assert transcript.text == "" and transcript.words == []
+    assert Transcript(None, 12.5).add(50, 0) == ""
+
+
+def test_a_late_text_stream_is_moved_back(tokenizer: SentencePieceProcessor) -> None:
+    """Speech recognition writes a word some time after it was said."""
+    transcript = Transcript(tokenizer, 12.5, delay_s=0.5)
+    transcript.add(tokenizer.encode("the")[0], 10)
+    assert transcript.words[0].start == pytest.approx(0.3)
