@@ -14,6 +14,7 @@ from torch import Tensor
 
 from moshi_agent.errors import ConfigError, InputError
 from moshi_agent.models.generation import LMGen
+from moshi_agent.models.lm import LMModel
 from moshi_agent.nn.conditioners import ConditionAttributes, ConditionTensors
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
 from moshi_agent.transcript import Transcript, Word
@@ -46,18 +47,20 @@ class Conversation:
         greet: asks the model to speak first.
 
     Raises:
-        ConfigError: a model that needs conditions this class cannot give.
+        ConfigError: no language model, or one that needs conditions this class cannot give.
     """
 
     def __init__(
         self, checkpoint: Checkpoint, *, greedy: bool = False, seed: int | None = None, greet: bool = False
     ) -> None:
+        if checkpoint.lm is None:
+            raise ConfigError(f"{checkpoint.name} holds a codec alone; a conversation needs a language model")
         self._mimi, self._lm = checkpoint.mimi, checkpoint.lm
         self._generator = LMGen(
             checkpoint.lm,
             use_sampling=not greedy,
             seed=seed,
-            condition_tensors=_conditions(checkpoint),
+            condition_tensors=_conditions(checkpoint.lm, checkpoint.model_type),
             **checkpoint.lm_gen_config,
         )
         self._mimi_state = checkpoint.mimi.init_state(1)
@@ -137,13 +140,13 @@ class Conversation:
         return torch.from_numpy(frame).to(self._mimi.device)[None, None]
 
 
-def _conditions(checkpoint: Checkpoint) -> ConditionTensors | None:
+def _conditions(lm: LMModel, model_type: str) -> ConditionTensors | None:
     """What the published translation models are told; other conditions have to be given by the caller."""
-    provider = checkpoint.lm.condition_provider
+    provider = lm.condition_provider
     if provider is None:
         return None
-    if checkpoint.model_type != "hibiki":
+    if model_type != "hibiki":
         raise ConfigError(
-            f"a model of type {checkpoint.model_type!r} needs conditions: use LMGen(condition_tensors=...)"
+            f"a model of type {model_type!r} needs conditions: use LMGen(condition_tensors=...)"
         )
     return provider.prepare_and_provide([ConditionAttributes(text={"description": "very_good"})])

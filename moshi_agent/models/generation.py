@@ -273,14 +273,17 @@ class LMGen(Streaming[LMGenState]):
         if not model.dep_q:
             return None
         assert self.sampling is not None
-        both = hidden if hidden_null is None else torch.cat([hidden, hidden_null])
-        cache = model.new_depth_cache(both.shape[0])
+        rows = hidden if hidden_null is None else torch.cat([hidden, hidden_null])
+        if len(rows) < model.least_rows:
+            rows = rows.expand(model.least_rows, -1, -1)
+        copies, cache = len(rows) // batch, model.new_depth_cache(len(rows))
         for index in range(model.dep_q):
-            previous = taken[-1] if hidden_null is None else taken[-1].repeat(2)
-            logits = model.depth_step(both, previous, index, cache)
+            previous = taken[-1] if copies == 1 else taken[-1].repeat(copies)
+            logits = model.depth_step(rows, previous, index, cache)
             if self.cfg_coef is not None:
                 logits, null = logits[:batch], logits[batch:]
                 logits = null + (logits - null) * self.cfg_coef
+            logits = logits[:batch]
             chosen.append(self._choose(logits, self.sampling.audio, offset, 1 + index))
             taken.append(_force(chosen[-1], forced, 1 + index))
         return torch.stack(taken[1:], dim=1)

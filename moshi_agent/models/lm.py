@@ -62,6 +62,7 @@ class LMModel(nn.Module):
         self.condition_provider = ConditionProvider(config.conditioners, dim) if config.conditioners else None
         self.fuser = ConditionFuser(config.fuser) if config.fuser else None
         self._packed_embeddings: PackedEmbeddingSum | None = None
+        self.least_rows = 1  # packed products take a lone row only by way of two
         if config.depth is not None:
             self._make_depth(config.depth)
         self._like: Tensor
@@ -275,6 +276,7 @@ class LMModel(nn.Module):
 
     def pack(self, pack_format: PackFormat = "float32") -> None:
         """Packs every weight for inference on the CPU, layer by layer; the plain ones are released."""
+        self.least_rows = 2
         self.transformer.pack(pack_format)
         if self.config.depth is not None:
             self.depformer.pack(pack_format)

@@ -22,6 +22,8 @@ from moshi_agent.nn.state import State
 from moshi_agent.nn.streaming import Streaming
 from moshi_agent.nn.transformer import ProjectedTransformer, TransformerState
 
+_CHUNK_FRAMES = 12
+
 
 @dataclass
 class MimiState(State):
@@ -176,7 +178,9 @@ class MimiModel(nn.Module, Streaming[MimiState]):
 
     def encode_latent(self, x: Tensor, state: MimiState | None, exec_mask: Tensor | None) -> Tensor:
         """Audio [B, channels, T] -> latents before the quantizer, [B, frames, dimension]."""
-        y = self.encoder(x.transpose(1, 2), state and state.encoder, exec_mask)
+        y = self._convolve(
+            self.encoder, x.transpose(1, 2), self.frame_size, state and state.encoder, exec_mask
+        )
         y = self.encoder_transformer(y, state and state.encoder_transformer, exec_mask)
         return self.downsample(y, state and state.downsample, exec_mask)
 
@@ -188,7 +192,23 @@ class MimiModel(nn.Module, Streaming[MimiState]):
         """Latents [B, frames, dimension] -> audio [B, channels, T]."""
         y = self.upsample(latent, state and state.upsample, exec_mask)
         y = self.decoder_transformer(y, state and state.decoder_transformer, exec_mask)
-        return self.decoder(y, state and state.decoder, exec_mask).transpose(1, 2)
+        stride = self.config.resample_stride
+        return self._convolve(self.decoder, y, stride, state and state.decoder, exec_mask).transpose(1, 2)
+
+    def _convolve(
+        self,
+        stack: Stack,
+        x: Tensor,
+        steps_per_frame: int,
+        state: StackState | None,
+        exec_mask: Tensor | None,
+    ) -> Tensor:
+        """[B, T, C] -> [B, T', C']. A long signal goes through in chunks that fit the caches of a CPU."""
+        steps = _CHUNK_FRAMES * steps_per_frame
+        if state is not None or torch.is_grad_enabled() or x.is_cuda or x.shape[1] <= steps:
+            return stack(x, state, exec_mask)
+        state = stack.init_state(len(x), x.device, x.dtype)
+        return torch.cat([stack(chunk, state) for chunk in x.split(steps, dim=1)], dim=1)
 
     def _check_audio(self, x: Tensor) -> None:
         accepted = f"[B, {self.channels}, T] of {self.dtype}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,15 +28,14 @@ class SelfAttention(nn.Module):
         config = self.config
         projected = apply_per_step(self.in_projs, config, x, plan.first_step)
         heads = projected.unflatten(-1, (-1, config.head_dim))  # [B, T, H + 2 H_kv, D]
-        rotated = config.num_heads + config.num_kv_heads
-        queries_keys, values = heads[:, :, :rotated], heads[:, :, rotated:]
+        queries, keys_values = heads[:, :, : config.num_heads], heads[:, :, config.num_heads :]
+        keys_values = keys_values.unflatten(2, (2, config.num_kv_heads))  # [B, T, 2, H_kv, D]
         if plan.rotation is not None:
-            queries_keys = rotate(queries_keys, plan.rotation, config.positional_embedding != "rope_concat")
-        queries, keys = queries_keys[:, :, : config.num_heads], queries_keys[:, :, config.num_heads :]
-        if cache is None:
-            keys, values = keys.transpose(1, 2), values.transpose(1, 2)  # [B, H_kv, T, D]
-        else:
-            keys, values = _through_cache(cache, keys, values, plan)
+            interleaved = config.positional_embedding != "rope_concat"
+            queries = rotate(queries, plan.rotation, interleaved)
+            keys = rotate(keys_values[:, :, 0], plan.rotation, interleaved)
+            keys_values = torch.stack([keys, keys_values[:, :, 1]], dim=2)
+        keys, values = _through_cache(cache, keys_values, plan).unbind(1)
         y = F.scaled_dot_product_attention(
             queries.transpose(1, 2), keys, values, plan.bias, enable_gqa=config.kv_repeat > 1
         )
@@ -50,18 +50,18 @@ class SelfAttention(nn.Module):
             out_proj.pack(pack_format, output_scale=scale)
 
 
-def _through_cache(cache: Tensor, keys: Tensor, values: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
-    """Writes the chunk, [B, T, H_kv, D] each, and returns all that is cached, [B, H_kv, L, D] each.
+def _through_cache(cache: Tensor | None, keys_values: Tensor, plan: Plan) -> Tensor:
+    """Writes the chunk, [B, T, 2, H_kv, D], and returns all that is cached, [B, 2, H_kv, L, D].
 
     Rows that do not execute are written too: their offset stays, so the next chunk writes over it.
     """
+    if cache is None:
+        return keys_values.permute(0, 2, 3, 1, 4)
     if plan.rows is None:
-        cache[:, 0, :, plan.slots] = keys.transpose(1, 2)
-        cache[:, 1, :, plan.slots] = values.transpose(1, 2)
+        cache[:, :, :, plan.first_step] = keys_values[:, 0]
     else:
-        cache[plan.rows, 0, :, plan.slots] = keys
-        cache[plan.rows, 1, :, plan.slots] = values
-    return cache[:, 0, :, : plan.length], cache[:, 1, :, : plan.length]
+        cache[plan.rows, :, :, plan.slots] = keys_values
+    return cache[:, :, :, : plan.length]
 
 
 class CrossAttention(nn.Module):

@@ -23,7 +23,7 @@ class Plan:
     bias: Tensor | None  # [B or 1, 1, T, L] added to the attention's scores; None sees everything
     first_step: int = 0  # which weights serve the first step, where steps have their own
     rows: Tensor | None = None  # [B, 1] and
-    slots: Tensor | slice | None = None  # [B, T]: where in the cache the chunk goes
+    slots: Tensor | None = None  # [B, T]: where in the ring the chunk goes; in lockstep, to `first_step`
     length: int = 0  # L: cached positions that can hold anything yet
 
 
@@ -67,9 +67,7 @@ def plan_ring(config: TransformerConfig, x: Tensor, offset: Tensor, capacity: in
 def plan_lockstep(config: TransformerConfig, x: Tensor, step: int) -> Plan:
     """One step that all rows take together, as in the depth transformer. x: [B, 1, C]."""
     positions = torch.full((1, 1), step, device=x.device)
-    return Plan(
-        _rotation(config, positions), None, first_step=step, slots=slice(step, step + 1), length=step + 1
-    )
+    return Plan(_rotation(config, positions), None, first_step=step, length=step + 1)
 
 
 def _bias(visible: Tensor, dtype: torch.dtype) -> Tensor:

@@ -51,7 +51,8 @@ def main() -> None:
     torch.manual_seed(0)
     print(
         f"moshi {moshi.__version__}, moshi_agent {moshi_agent.__version__}, torch {torch.__version__}, "
-        f"{platform.machine()}, {options.threads} thread(s), {options.rounds} rounds of {FRAMES_PER_ROUND} frames"
+        f"{platform.machine()}, {options.threads} thread(s), "
+        f"{options.rounds} rounds of {FRAMES_PER_ROUND} frames"
     )
     benchmarks = {"mimi": mimi_frames, "offline": mimi_offline, "lm": lm_steps}
     with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
@@ -119,14 +120,17 @@ def _peer_mimi(folder: Path) -> tuple[torch.nn.Module, Path]:
     """The peer's full-size codec with random weights and codebooks, and a file of them."""
     peer = peer_loaders.get_mimi(None)
     peer.set_num_codebooks(8)
-    state = peer.state_dict()
-    for name, tensor in state.items():
-        if name.endswith("embedding_sum"):
-            tensor.normal_(std=0.3)
-        elif name.endswith("_initialized"):
-            tensor.fill_(1)
+    latents = peer.encode_to_latent(0.1 * torch.randn(1, 1, 50 * peer.frame_size), quantize=False)
+    for quantizer in (peer.quantizer.rvq_first, peer.quantizer.rvq_rest):
+        # Centroids as wide as what they quantize, or every frame would have the same codes.
+        projected = quantizer.input_proj(latents)
+        mean, std = projected.mean(-1)[0], projected.std(-1)[0]
+        for layer in quantizer.vq.layers:
+            layer._codebook.embedding_sum.normal_().mul_(std).add_(mean)
+            layer._codebook._initialized.fill_(1)
+            mean, std = torch.zeros_like(mean), 0.7 * std
     path = folder / "mimi.safetensors"
-    save_file(state, path)
+    save_file(peer.state_dict(), path)
     return peer, path
 
 
