@@ -75,6 +75,11 @@ def _windows(x: Tensor, size: int, stride: int, dilation: int) -> Tensor:
     return x.as_strided(shape, strides).reshape(batch, count, size * channels)
 
 
+def _initial_std(inputs: float) -> float:
+    """Keeps the variance through a layer behind an ELU; with torch's default a SEANet starts out mute."""
+    return math.sqrt(1.5 / inputs)
+
+
 class CausalConv1d(_CausalConv):
     """A convolution that sees the present and the past only. weight: [out, in, kernel]."""
 
@@ -95,7 +100,7 @@ class CausalConv1d(_CausalConv):
         self.pad_mode = pad_mode
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size))
         self.register_parameter("bias", nn.Parameter(torch.zeros(out_channels)) if bias else None)
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        nn.init.normal_(self.weight, std=_initial_std(in_channels * kernel_size))
 
     def forward(self, x: Tensor, state: ConvState | None = None, exec_mask: Tensor | None = None) -> Tensor:
         """[B, T, in] -> [B, T / stride, out]; T is a multiple of the stride."""
@@ -133,7 +138,8 @@ class CausalConvTranspose1d(_CausalConv):
         outs = 1 if depthwise else out_channels
         self.weight = nn.Parameter(torch.empty(in_channels, outs, kernel_size))
         self.register_parameter("bias", nn.Parameter(torch.zeros(out_channels)) if bias else None)
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        inputs = (1 if depthwise else in_channels) * kernel_size / stride  # that an output sample sums over
+        nn.init.normal_(self.weight, std=_initial_std(inputs))
 
     def forward(self, x: Tensor, state: ConvState | None = None, exec_mask: Tensor | None = None) -> Tensor:
         """[B, T, in] -> [B, T * stride, out]."""

@@ -70,16 +70,16 @@ class PackedEmbeddingSum(nn.Module):
     first: Tensor  # [tables] the row where each table begins
 
     def __init__(self, embeddings: list[TokenEmbedding]) -> None:
+        """Takes the tables over: the embeddings are left without."""
         super().__init__()
-        tables = [embedding.weight.detach() for embedding in embeddings]
-        rows, like = sum(len(table) for table in tables), tables[0]
-        table = torch.zeros(rows + 1, like.shape[1], device=like.device)
-        # Into place one by one: a table may be mapped from a file, in another type.
-        for part, source in zip(table[:-1].split([len(one) for one in tables]), tables, strict=True):
-            part.copy_(source)
+        sizes, like = [len(one.weight) for one in embeddings], embeddings[0].weight
+        table = torch.zeros(sum(sizes) + 1, like.shape[1], device=like.device)
+        for part, embedding in zip(table[:-1].split(sizes), embeddings, strict=True):
+            part.copy_(embedding.weight.detach())  # which may be mapped from a file, in another type
+            embedding.register_parameter("weight", None)
         self.register_buffer("table", table, persistent=False)
-        sizes = torch.tensor([0, *[len(table) for table in tables[:-1]]], device=tables[0].device)
-        self.register_buffer("first", sizes.cumsum(0), persistent=False)
+        first = torch.tensor([0, *sizes[:-1]], device=table.device).cumsum(0)
+        self.register_buffer("first", first, persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[N, tables] -> [N, dim]."""

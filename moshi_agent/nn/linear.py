@@ -23,8 +23,9 @@ class Linear(nn.Linear):
             return self.product(input)
         return F.linear(input, self.weight, self.bias)
 
-    def dense_weight(self) -> Tensor:  # [out, in]
-        return self.weight
+    def dense_weight(self) -> Tensor:
+        """A copy of the weight in float32, [out, in]."""
+        return self.weight.detach().to(torch.float32, copy=True)
 
     def pack(
         self,
@@ -40,14 +41,14 @@ class Linear(nn.Linear):
             input_scale, input_shift: [in], a scale and a shift applied to the input (a norm's).
             output_scale: [out], a scale applied to the output (a layer scale).
         """
-        weight, bias = self.dense_weight().detach().float(), self.bias
+        weight, bias = self.dense_weight(), self.bias
         if input_shift is not None:
             shifted = weight @ input_shift.float()
             bias = shifted if bias is None else bias.float() + shifted
         if input_scale is not None:
-            weight = weight * input_scale.float()
+            weight *= input_scale.float()
         if output_scale is not None:
-            weight = weight * output_scale.float()[:, None]
+            weight *= output_scale.float()[:, None]
             bias = None if bias is None else bias * output_scale.float()
         self.product = pack_product(weight, bias, pack_format)
         self.register_parameter("weight", None)
@@ -74,8 +75,8 @@ class Int8Linear(Linear):
         # Scaling the short output costs less than scaling the weight.
         return F.linear(input, self.weight.to(input.dtype)) * (self.weight_scb / 127).to(input.dtype)
 
-    def dense_weight(self) -> Tensor:  # [out, in]
-        return self.weight.float() * (self.weight_scb / 127)[:, None]
+    def dense_weight(self) -> Tensor:
+        return self.weight.float().mul_((self.weight_scb / 127)[:, None])
 
 
 class LoraLinear(Linear):
@@ -94,10 +95,9 @@ class LoraLinear(Linear):
             return self.product(input)
         return super().forward(input) + self.scaling * self.lora_B(self.lora_A(input))
 
-    def dense_weight(self) -> Tensor:  # [out, in]
-        return self.weight.float().addmm(
-            self.lora_B.weight.float(), self.lora_A.weight.float(), alpha=self.scaling
-        )
+    def dense_weight(self) -> Tensor:
+        a, b = self.lora_A.weight.detach().float(), self.lora_B.weight.detach().float()
+        return self.weight.detach().float().addmm(b, a, alpha=self.scaling)
 
     def pack(
         self,

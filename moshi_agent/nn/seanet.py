@@ -99,5 +99,7 @@ def seanet_decoder(config: SEANetConfig) -> Stack:
         layers += [Elu(), CausalConvTranspose1d(width, width // 2, 2 * ratio, stride=ratio)]
         width //= 2
         layers += _residual_blocks(width, config)
-    layers += [Elu(), CausalConv1d(width, config.channels, config.last_kernel_size)]
-    return Stack(layers)
+    last = CausalConv1d(width, config.channels, config.last_kernel_size)
+    with torch.no_grad():
+        last.weight *= 0.1  # training begins near the level of speech
+    return Stack([*layers, Elu(), last])
