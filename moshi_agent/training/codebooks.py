@@ -52,19 +52,17 @@ class CodebookTrainer:
                 _initialise(codebook, residual, self.config.k_means_rounds, generator)
                 residual = residual - codebook.decode(codebook.encode(residual))
 
-    def quantize(self, latent: Tensor, step: int, generator: torch.Generator) -> Quantized:
-        """[B, T, C] -> its quantization; the codebooks take one step."""
+    def quantize_parts(
+        self, latent: Tensor, step: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, T, C] -> its semantic and acoustic quantization and the commitment; the codebooks take one step."""
         first, rest = self.quantizer.rvq_first, self.quantizer.rvq_rest
         replace = step % self.config.dead_every == 0
         every_row = torch.full((len(latent),), first.n_q)
         semantic = self._quantize(first, latent, every_row, replace, generator)
         used = self._acoustic_codebooks(len(latent), generator)
         acoustic = self._quantize(rest, latent, used, replace, generator)
-        return Quantized(
-            semantic.latent + acoustic.latent,
-            semantic.commitment + acoustic.commitment,
-            torch.cat([semantic.codes, acoustic.codes], dim=1),
-        )
+        return semantic.latent, acoustic.latent, semantic.commitment + acoustic.commitment
 
     def _acoustic_codebooks(self, rows: int, generator: torch.Generator) -> Tensor:
         """How many acoustic codebooks each row uses, [B]."""

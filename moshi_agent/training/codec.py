@@ -1,30 +1,25 @@
-"""Training of the codec.
-
-Every step draws its crops and its random choices from seeds of its own, so a run that was stopped goes
-on from its last checkpoint to the very same weights.
-"""
+"""Training of the codec: encoder, codebooks and decoder together."""
 
 from __future__ import annotations
 
 import math
-import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from moshi_agent.config import MimiConfig
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.conv import CausalConv1d, CausalConvTranspose1d
+from moshi_agent.training.average import follow
 from moshi_agent.training.codebooks import CodebookConfig, CodebookTrainer
 from moshi_agent.training.codec_losses import CodecLoss, CodecLossConfig
-from moshi_agent.training.step_log import StepLog
+from moshi_agent.training.loop import Run
+from moshi_agent.training.schedule import Schedule
 
 INITIAL_GAIN = 1.2  # makes up for what the activations take
 INITIAL_LEVEL = 0.1  # about speech, where 1 would be far louder
@@ -41,8 +36,6 @@ class CodecTraining:
     batch: int = 5
     frames: int = 16  # per crop
     learning_rate: float = 1e-3
-    final_share: float = 0.02  # of the learning rate, at the last step
-    warm_up: int = 100
     betas: tuple[float, float] = (0.7, 0.99)
     clip: float = 1.0
     continuous_steps: int = 400  # before the codebooks are set and used
@@ -50,18 +43,16 @@ class CodecTraining:
     commitment_weight: float = 0.25
     average_decay: float = 0.997
     seed: int = 5
-    checkpoint_seconds: float = 300.0
-    log_every: int = 100
     losses: CodecLossConfig = field(default_factory=CodecLossConfig)
     codebooks: CodebookConfig = field(default_factory=CodebookConfig)
 
-    def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up, then a cosine down to `final_share`."""
-        if step < self.warm_up:
-            return self.learning_rate * (step + 1) / self.warm_up
-        done = (step - self.warm_up) / max(self.steps - self.warm_up, 1)
-        share = self.final_share + (1 - self.final_share) * (1 + math.cos(math.pi * done)) / 2
-        return self.learning_rate * share
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(steps=self.steps, learning_rate=self.learning_rate)
+
+    @property
+    def run(self) -> Run:
+        return Run(name="codec", steps=self.steps)
 
 
 class CodecTrainer:
@@ -81,29 +72,12 @@ class CodecTrainer:
         self.pool: list[Tensor] = []  # latents [B * T, C] of the last continuous steps
         self.step = 0
 
-    def train(self, folder: Path, log_name: str = "codec.log") -> MimiModel:
-        """Trains to the last step, from the checkpoint in `folder` where there is one; the averaged model."""
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = folder / "codec_checkpoint.pt"
-        if checkpoint.exists():
-            self.load(checkpoint)
-        saved, log = time.monotonic(), StepLog(folder / log_name, self.config.log_every)
-        with tqdm(total=self.config.steps, initial=self.step, desc="codec", unit="step") as bar:
-            while self.step < self.config.steps:
-                log.add(self.step, self.train_step())
-                bar.update()
-                if time.monotonic() - saved > self.config.checkpoint_seconds:
-                    self.save(checkpoint)
-                    saved = time.monotonic()
-        self.save(checkpoint)
-        return self.average
-
     def train_step(self) -> dict[str, float]:
         """One step; the figures of its losses."""
         config = self.config
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate_at(self.step)
+            group["lr"] = config.schedule.at(self.step)
         target = self._crops()
         latent = self.model.encode_latent(target[:, None], None, None)
         quantized, commitment = self._quantize(latent, generator)
@@ -115,7 +89,7 @@ class CodecTrainer:
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         self.optimizer.step()
-        self._average()
+        self.follow_average()
         self.step += 1
         return {"loss": total.item(), **{k: v.item() for k, v in terms.items()}, "norm": float(norm)}
 
@@ -143,36 +117,24 @@ class CodecTrainer:
         through = torch.stack([part.output_proj(part.input_proj(latent)) for part in both]).sum(0)
         return through, latent.new_zeros(())
 
-    @torch.no_grad()
-    def _average(self) -> None:
-        decay = min(self.config.average_decay, (1 + self.step) / (10 + self.step))
-        for ours, theirs in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            ours.lerp_(theirs, 1 - decay)
-        for ours, theirs in zip(self.average.buffers(), self.model.buffers(), strict=True):
-            ours.copy_(theirs)
-        for module in self.average.modules():
-            refresh = getattr(module, "refresh", None)
-            if refresh is not None:
-                refresh()
+    def follow_average(self) -> None:
+        follow(self.average, self.model, self.config.average_decay, self.step)
+        refresh_codebooks(self.average)
 
-    def save(self, path: Path) -> None:
-        """Writes everything that a step depends on; the file is whole or the old one."""
-        content = {
+    def content(self) -> dict[str, Any]:
+        """Everything that a step depends on."""
+        return {
             "step": self.step,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "pool": self.pool,
         }
-        partial = path.with_suffix(".part")
-        torch.save(content, partial)
-        os.replace(partial, path)
 
-    def load(self, path: Path) -> None:
-        """Goes on where `save` was called."""
-        content = torch.load(path, weights_only=True)
+    def restore(self, content: dict[str, Any]) -> None:
+        """Takes what `content` gave."""
         self.step = content["step"]
-        self.pool = content["pool"]
+        self.pool = list(content["pool"])
         self.optimizer.load_state_dict(content["optimizer"])
         for model, name in ((self.model, "model"), (self.average, "average")):
             model.load_state_dict(content[name])

@@ -15,17 +15,16 @@ class CodecLossConfig:
     """Resolutions and weights. Magnitudes are scaled so that a sine of amplitude 1 has magnitude 1."""
 
     sample_rate_hz: int = 24_000
-    windows: tuple[int, ...] = (2048, 1024, 512, 256, 128)
-    mel_bands: tuple[int, ...] = (160, 120, 80, 40, 20)  # one per window
-    spectral_floor: float = 2e-5  # about where white noise at -70 dBFS lies in the longest window
+    windows: tuple[int, ...] = (2048, 1024, 512, 256)
+    mel_bands: tuple[int, ...] = (160, 120, 80, 40)  # one per window
+    spectral_floor: float = 3e-4
     level_window_ms: float = 20.0
-    level_floor: float = 1e-4  # -80 dBFS
-    first_floor: float = 1e-3  # of both in the first step: silence would drown the speech while nothing is learnt
+    level_floor: float = 3e-4  # -70 dBFS
+    first_floor: float = 1e-3  # of both in the first step
     floor_steps: int = 1500  # until the floors are down
     spectral_weight: float = 1.0
     energy_weight: float = 2.0
-    level_weight: float = 0.15
-    time_weight: float = 0.5
+    level_weight: float = 0.1
 
 
 class CodecLoss(nn.Module):
@@ -46,17 +45,23 @@ class CodecLoss(nn.Module):
         level_floor = self._lowered(config.level_floor, step)
         spectral, energy = output.new_zeros(()), output.new_zeros(())
         for index in range(len(config.windows)):
-            ours, theirs = self.mel(output, index), self.mel(target, index)
-            spectral = spectral + ((ours + floor).log() - (theirs + floor).log()).abs().mean()
-            # Relative to the batch, so that loud parts count in full but no batch outweighs another.
-            energy = energy + (ours - theirs).abs().mean() / (theirs.mean() + config.spectral_floor)
-        scale = target.abs().mean() + config.level_floor
+            ours, theirs = self.mel(output, index) + floor, self.mel(target, index) + floor
+            spectral = spectral + _squared_below_one(ours.log() - theirs.log())
+            # Roots are squared here, so loud parts count most; relative to the batch, so that none outweighs another.
+            energy = energy + (ours.sqrt() - theirs.sqrt()).square().mean() / theirs.mean()
+        level = self._level(output, level_floor) - self._level(target, level_floor)
         return {
             "spectral": config.spectral_weight * spectral / len(config.windows),
-            "energy": config.energy_weight * energy / len(config.windows) * 0.2,
-            "level": config.level_weight * (self._level(output, level_floor) - self._level(target, level_floor)).abs().mean(),
-            "time": config.time_weight * (output - target).abs().mean() / scale * 0.2,
+            "energy": config.energy_weight * energy / len(config.windows),
+            "level": config.level_weight * _squared_below_one(level),
         }
+
+    @torch.no_grad()
+    def log_mel_distance(self, output: Tensor, target: Tensor) -> float:
+        """Mean absolute difference of log magnitudes over all resolutions, of two signals [B, T]."""
+        floor, count = self.config.spectral_floor, len(self.config.windows)
+        pairs = [(self.mel(output, index) + floor, self.mel(target, index) + floor) for index in range(count)]
+        return sum(float((ours.log() - theirs.log()).abs().mean()) for ours, theirs in pairs) / count
 
     def mel(self, signal: Tensor, index: int) -> Tensor:
         """[B, T] -> magnitudes [B, bands, frames] at one of the resolutions."""
@@ -77,6 +82,12 @@ class CodecLoss(nn.Module):
         size = int(self.config.sample_rate_hz * self.config.level_window_ms / 1000)
         power = F.avg_pool1d(signal.square()[:, None], size, size // 2)[:, 0]
         return (power + floor**2).log() / 2
+
+
+def _squared_below_one(difference: Tensor) -> Tensor:
+    """Huber's loss. Where all is nearly right, as in silence, its slope is nearly nothing: an absolute
+    difference would go on pulling with all its force and drown what speech has to say."""
+    return F.huber_loss(difference, torch.zeros_like(difference))
 
 
 def mel_filters(bands: int, window: int, sample_rate_hz: int) -> Tensor:

@@ -6,6 +6,7 @@ second only, so its codes are cached: silence once, each answer once, and a cut 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,54 +32,84 @@ class EncodedCall:
 
 
 class CallEncoder:
-    """Encodes calls with a frozen codec."""
+    """Encodes calls with a frozen codec, frame by frame: as a live call would be encoded.
+
+    A codec that streams sees a little less past at a frame's first steps than one that has the whole
+    signal, so the codes are not quite those of `codec.encode` on the whole.
+    """
 
     def __init__(self, codec: MimiModel) -> None:
         self.codec = codec.eval()
         self.cache: dict[bytes, Codes] = {}
-        self.silence = self._encode(np.zeros(8 * MEMORY_FRAMES * FRAME_SAMPLES, np.float32))
+        self.silence = self._stream([np.zeros(4 * MEMORY_FRAMES * FRAME_SAMPLES, np.float32)])[0]
         self.quiet: Codes = self.silence[-1]  # [codebooks] of lasting silence
 
-    def encode(self, call: Conversation) -> EncodedCall:
-        """The codes of both channels beside the call's text."""
-        frames = len(call.text)
-        user, bot = self._encode(call.user), self._encode_bot(call.bot)
-        codes = np.concatenate([call.text[:, None].astype(np.int16), bot, user], axis=1)
-        return EncodedCall(codes=codes, asked=_asked(call, frames))
+    def encode(self, calls: Sequence[Conversation]) -> list[EncodedCall]:
+        """The codes of both channels of each call beside its text."""
+        users = self._stream([call.user for call in calls])
+        bots = self._encode_bots([call.bot for call in calls])
+        encoded: list[EncodedCall] = []
+        for call, user, bot in zip(calls, users, bots, strict=True):
+            codes = np.concatenate([call.text[:, None].astype(np.int16), bot, user], axis=1)
+            encoded.append(EncodedCall(codes=codes, asked=_asked(call, len(call.text))))
+        return encoded
 
-    def _encode_bot(self, audio: Audio) -> Codes:
-        """[frames * FRAME_SAMPLES], mostly zeros -> [frames, codebooks]."""
-        frames = len(audio) // FRAME_SAMPLES
+    def _encode_bots(self, signals: Sequence[Audio]) -> list[Codes]:
+        """[frames * FRAME_SAMPLES] each, mostly zeros -> [frames, codebooks] each."""
+        pieces = [(row, _piece(audio, span)) for row, audio in enumerate(signals) for span in _spoken_spans(audio)]
+        missing = {piece.key: piece.audio for _, piece in pieces if piece.key not in self.cache}
+        for key, codes in zip(missing, self._stream(list(missing.values())), strict=True):
+            self.cache[key] = codes
+        encoded = [self._quiet_codes(len(audio) // FRAME_SAMPLES) for audio in signals]
+        for row, piece in pieces:
+            found = self.cache[piece.key][piece.skipped :]
+            room = encoded[row][piece.start + piece.skipped :]
+            room[: len(found)] = found[: len(room)]
+        return encoded
+
+    def _quiet_codes(self, frames: int) -> Codes:
+        """[frames, codebooks] of a call in which nothing is said."""
         codes = np.tile(self.quiet, (frames, 1))
         begun = min(frames, MEMORY_FRAMES)
         codes[:begun] = self.silence[:begun]
-        for first, last in _spoken_spans(audio):
-            start, end = first - MEMORY_FRAMES, last + 1 + MEMORY_FRAMES
-            piece = self._piece(audio, start, end)
-            key = piece.tobytes() if start > 0 else piece.tobytes() + bytes([first % 256])
-            if key not in self.cache:
-                self.cache[key] = self._encode(piece[max(-start, 0) * FRAME_SAMPLES :])
-            found = self.cache[key]
-            # Where a call begins, the codec has no past at all: nothing is left out of its first frames.
-            skipped = MEMORY_FRAMES if start > 0 else 0
-            place = max(start, 0) + skipped
-            taken = found[skipped : skipped + frames - place]
-            codes[place : place + len(taken)] = taken
         return codes
 
-    def _piece(self, audio: Audio, start: int, end: int) -> Audio:
-        """Frames `start` to `end`, zeros outside the call."""
-        piece = np.zeros((end - start) * FRAME_SAMPLES, np.float32)
-        taken = audio[max(start, 0) * FRAME_SAMPLES : end * FRAME_SAMPLES]
-        offset = max(-start, 0) * FRAME_SAMPLES
-        piece[offset : offset + len(taken)] = taken
-        return piece
-
     @torch.no_grad()
-    def _encode(self, audio: Audio) -> Codes:
-        """[samples] -> [frames, codebooks]."""
-        codes = self.codec.encode(torch.from_numpy(audio)[None, None])
-        return codes[0].T.numpy().astype(np.int16)
+    def _stream(self, signals: Sequence[Audio]) -> list[Codes]:
+        """Signals of whole frames, all at once and frame by frame -> [frames, codebooks] each."""
+        if not signals:
+            return []
+        lengths = [len(signal) // FRAME_SAMPLES for signal in signals]
+        batch = torch.zeros(len(signals), 1, max(lengths) * FRAME_SAMPLES)
+        for row, signal in zip(batch, signals, strict=True):
+            row[0, : len(signal)] = torch.from_numpy(signal)
+        with self.codec.streaming(len(signals)):
+            codes = torch.cat([self.codec.encode(frame) for frame in batch.split(FRAME_SAMPLES, dim=2)], dim=2)
+        return [row[:, :length].T.numpy().astype(np.int16) for row, length in zip(codes, lengths, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What is spoken in one go, with the codec's memory before it and after it."""
+
+    audio: Audio
+    start: int  # frame of the call
+    skipped: int  # frames at its beginning that only fill the memory
+
+    @property
+    def key(self) -> bytes:
+        return bytes([self.skipped]) + self.audio.tobytes()
+
+
+def _piece(audio: Audio, span: tuple[int, int]) -> _Piece:
+    start, end = span[0] - MEMORY_FRAMES, span[1] + 1 + MEMORY_FRAMES
+    # Where a call begins, the codec has no past: its first frames are part of the piece.
+    skipped = MEMORY_FRAMES if start > 0 else 0
+    start = max(start, 0)
+    piece = np.zeros((end - start) * FRAME_SAMPLES, np.float32)
+    taken = audio[start * FRAME_SAMPLES : end * FRAME_SAMPLES]
+    piece[: len(taken)] = taken
+    return _Piece(piece, start, skipped)
 
 
 def _spoken_spans(audio: Audio) -> list[tuple[int, int]]:

@@ -40,7 +40,7 @@ def build_shard(
     if path.exists():
         return
     rng = np.random.default_rng([plan.seed, number])
-    calls = [encoder.encode(sampler.sample(rng, plan.frames)) for _ in range(plan.calls_per_shard)]
+    calls = encoder.encode([sampler.sample(rng, plan.frames) for _ in range(plan.calls_per_shard)])
     partial = path.with_suffix(".part.npz")
     np.savez(
         partial,

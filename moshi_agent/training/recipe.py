@@ -1,0 +1,220 @@
+"""The built-in model's recipe: speech, codec, encoded calls, decoder, language model, export.
+
+Each stage leaves a folder or a file and is passed over where that is whole; one that was stopped goes on
+where it was. All sizes and seeds are in `Recipe`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+import click
+import torch
+
+from moshi_agent.checkpoint import save_kyutai
+from moshi_agent.config import (
+    DepthConfig,
+    MimiConfig,
+    MoshiConfig,
+    QuantizerConfig,
+    SEANetConfig,
+    TransformerConfig,
+)
+from moshi_agent.models.lm import LMModel
+from moshi_agent.training import tokenizer
+from moshi_agent.training.codec import CodecTrainer, CodecTraining
+from moshi_agent.training.conversations import ConversationSampler
+from moshi_agent.training.corpus import Corpus, CorpusPlan, build_corpus
+from moshi_agent.training.crops import CropMix, CropSampler
+from moshi_agent.training.decoder import DecoderTrainer, DecoderTraining
+from moshi_agent.training.encoding import CallEncoder
+from moshi_agent.training.freeze import frozen, load_codec, round_weights, save_weights
+from moshi_agent.training.lm import LMTrainer, LMTraining
+from moshi_agent.training.lm_data import LMData, LMDataPlan, build_lm_data
+from moshi_agent.training.loop import run_training
+from moshi_agent.training.phrases import load_phrases
+
+
+def tiny_codec() -> MimiConfig:
+    """1.4 million weights; the short context keeps the codes of an answer apart from what was before it."""
+    return MimiConfig(
+        seanet=SEANetConfig(dimension=128, n_filters=12),
+        transformer=TransformerConfig(
+            dim=128,
+            num_heads=4,
+            num_layers=1,
+            dim_feedforward=256,
+            layer_scale=0.1,
+            context=8,
+            positional_embedding="rope",
+        ),
+        quantizer=QuantizerConfig(dimension=64, n_q=8, bins=512, input_dimension=128, output_dimension=128),
+    )
+
+
+def tiny_lm() -> MoshiConfig:
+    """7.8 million weights. Both sides have 8 codebooks, the acoustic ones a frame late."""
+    shared = {"norm": "rms_norm_f32", "gating": "silu"}
+    temporal = TransformerConfig(
+        dim=256,
+        num_heads=4,
+        num_layers=4,
+        dim_feedforward=1024,
+        positional_embedding="rope",
+        context=128,
+        **shared,  # pyright: ignore[reportArgumentType]
+    )
+    depth = TransformerConfig(
+        dim=96,
+        num_heads=4,
+        num_layers=2,
+        dim_feedforward=256,
+        positional_embedding="none",
+        context=8,
+        weights_per_step=8,
+        **shared,  # pyright: ignore[reportArgumentType]
+    )
+    return MoshiConfig(
+        temporal=temporal,
+        depth=DepthConfig(transformer=depth, multi_linear=True),
+        delays=(0, *(0, *[1] * 7), *(0, *[1] * 7)),
+        n_q=16,
+        dep_q=8,
+        card=512,
+        text_card=tokenizer.VOCABULARY,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides what the model becomes."""
+
+    corpus: CorpusPlan = field(default_factory=CorpusPlan)
+    codec_model: MimiConfig = field(default_factory=tiny_codec)
+    codec: CodecTraining = field(default_factory=CodecTraining)
+    codec_mix: CropMix = field(default_factory=lambda: CropMix(answer_voice=0.55, other_voices=0.38))
+    calls: LMDataPlan = field(default_factory=LMDataPlan)
+    decoder: DecoderTraining = field(default_factory=DecoderTraining)
+    decoder_mix: CropMix = field(default_factory=lambda: CropMix(answer_voice=0.8, other_voices=0.12))
+    lm_model: MoshiConfig = field(default_factory=tiny_lm)
+    lm: LMTraining = field(default_factory=LMTraining)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the stages leave what they make."""
+
+    folder: Path
+    export: Path
+
+    @property
+    def corpus(self) -> Path:
+        return self.folder / "corpus"
+
+    @property
+    def codec(self) -> Path:
+        """The codec after its first training: its encoder and codebooks are final."""
+        return self.folder / "codec.pt"
+
+    @property
+    def calls(self) -> Path:
+        return self.folder / "calls"
+
+    @property
+    def decoder(self) -> Path:
+        """The codec with its final decoder."""
+        return self.folder / "codec_final.pt"
+
+    @property
+    def lm(self) -> Path:
+        return self.folder / "lm.pt"
+
+
+def make_corpus(recipe: Recipe, places: Places) -> None:
+    """Synthesises all speech."""
+    build_corpus(places.corpus, recipe.corpus.items(load_phrases()))
+
+
+def make_codec(recipe: Recipe, places: Places) -> None:
+    """Trains encoder, codebooks and decoder."""
+    sampler = CropSampler.open(places.corpus, mix=recipe.codec_mix)
+    trainer = CodecTrainer(recipe.codec_model, recipe.codec, sampler.sample_crops)
+    run_training(trainer, recipe.codec.run, places.folder)
+    save_weights(frozen(trainer.average), places.codec)
+
+
+def make_calls(recipe: Recipe, places: Places) -> None:
+    """Makes up calls and encodes them."""
+    codec = load_codec(places.codec, recipe.codec_model)
+    codec.pack()
+    sampler = ConversationSampler.make(
+        Corpus.open(places.corpus), load_phrases(), tokenizer.load_tokenizer()
+    )
+    build_lm_data(places.calls, sampler, CallEncoder(codec), recipe.calls)
+
+
+def make_decoder(recipe: Recipe, places: Places) -> None:
+    """Trains the decoder on, the codes staying what they are."""
+    sampler = CropSampler.open(places.corpus, mix=recipe.decoder_mix, seed=1)
+    codec = load_codec(places.codec, recipe.codec_model)
+    trainer = DecoderTrainer(codec, recipe.decoder, sampler.sample_crops)
+    run_training(trainer, recipe.decoder.run, places.folder)
+    round_weights(trainer.average)
+    save_weights(trainer.average, places.decoder)
+
+
+def make_lm(recipe: Recipe, places: Places) -> None:
+    """Trains the language model."""
+    trainer = LMTrainer(recipe.lm_model, recipe.lm, LMData.open(places.calls))
+    run_training(trainer, recipe.lm.run, places.folder)
+    save_weights(trainer.average, places.lm)
+
+
+def export(recipe: Recipe, places: Places) -> None:
+    """Writes the model as a folder in Kyutai's format."""
+    codec = load_codec(places.decoder, recipe.codec_model)
+    lm = LMModel(recipe.lm_model)
+    lm.load_state_dict(torch.load(places.lm, weights_only=True))
+    shipped = resources.files("moshi_agent") / "assets" / "tiny" / tokenizer.FILE_NAME
+    with resources.as_file(shipped) as path:
+        save_kyutai(places.export, codec, lm, path)
+
+
+Stage = Callable[[Recipe, Places], None]
+STAGES: dict[str, tuple[Stage, Callable[[Places], Path | None]]] = {
+    "corpus": (make_corpus, lambda places: None),
+    "codec": (make_codec, lambda places: places.codec),
+    "calls": (make_calls, lambda places: None),
+    "decoder": (make_decoder, lambda places: places.decoder),
+    "lm": (make_lm, lambda places: places.lm),
+    "export": (export, lambda places: None),
+}
+
+
+def run_recipe(recipe: Recipe, places: Places, stages: tuple[str, ...] = tuple(STAGES)) -> None:
+    """Runs the stages that are not done yet, in the recipe's order."""
+    places.folder.mkdir(parents=True, exist_ok=True)
+    for name, (stage, result) in STAGES.items():
+        path = result(places)
+        if name in stages and not (path is not None and path.exists()):
+            stage(recipe, places)
+
+
+@click.command("tiny")
+@click.option("--folder", type=click.Path(path_type=Path), default="runs/tiny", help="Where everything is kept.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where the model goes [FOLDER/export].")
+@click.option("--stage", "stages", multiple=True, type=click.Choice(list(STAGES)), help="Only this one; repeatable.")
+@click.option("--threads", default=1, show_default=True, help="Of PyTorch. More than idle cores is far slower.")
+def command(folder: Path, out: Path | None, stages: tuple[str, ...], threads: int) -> None:
+    """Train the built-in model from synthetic speech."""
+    torch.set_num_threads(threads)
+    places = Places(folder, out or folder / "export")
+    run_recipe(Recipe(), places, stages or tuple(STAGES))
+
+
+def main(arguments: list[str]) -> None:
+    """`moshi-agent train tiny`."""
+    command.main(args=arguments, prog_name="moshi-agent train tiny", standalone_mode=False)
