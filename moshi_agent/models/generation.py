@@ -1,9 +1,4 @@
-"""Generation, one frame at a time: delays, sampling, forced tokens, guidance.
-
-Every stream is written ahead by its delay into a small ring of tokens; position p of the ring is
-what the temporal transformer reads at step p. A step returns the tokens of `max_delay` frames ago,
-which are the newest for which every codebook is there.
-"""
+"""Generation, one frame at a time: sampling, forced tokens, guidance, hooks."""
 
 from __future__ import annotations
 
@@ -15,11 +10,13 @@ from torch import Tensor
 
 from moshi_agent.config import SamplingConfig
 from moshi_agent.errors import InputError
-from moshi_agent.models.lm import Conditions, LMModel
+from moshi_agent.models.guidance import Guidance, split_conditions
+from moshi_agent.models.lm import LMModel
+from moshi_agent.models.token_ring import TokenRing, TokenRingState
 from moshi_agent.nn.conditioners import ConditionTensors
-from moshi_agent.nn.embedding import UNGENERATED_TOKEN, ZERO_TOKEN
+from moshi_agent.nn.embedding import UNGENERATED_TOKEN
 from moshi_agent.nn.sampling import Choice, RowSampling, sample
-from moshi_agent.nn.state import State, keep
+from moshi_agent.nn.state import State
 from moshi_agent.nn.streaming import Streaming
 from moshi_agent.nn.transformer import TransformerState
 
@@ -28,8 +25,7 @@ Hook = Callable[[Tensor], None]
 
 @dataclass
 class LMGenState(State):
-    offset: Tensor  # [B] int64, steps taken
-    tokens: Tensor  # [B, 1 + n_q, max_delay + 2] int64, a ring over positions
+    ring: TokenRingState
     temporal: TransformerState
     temporal_null: TransformerState | None  # the same without conditions, for guidance
 
@@ -95,16 +91,17 @@ class LMGen(Streaming[LMGenState]):
             top_p_text=top_p_text,
             seed=int(torch.randint(2**62, ())) if seed is None else seed,
         )
-        self.cfg_coef = cfg_coef if guided else None
-        self.cfg_is_masked_until = cfg_is_masked_until
-        self.cfg_is_no_text = cfg_is_no_text
-        self.conditions, self.null_conditions = _split_conditions(lm_model.fuse(condition_tensors), guided)
+        self.conditions = lm_model.fuse(condition_tensors)
+        self.guidance: Guidance | None = None
+        if guided:
+            self.conditions, unwanted = split_conditions(self.conditions)
+            self.guidance = Guidance(
+                coef=cfg_coef, conditions=unwanted, masked_until=cfg_is_masked_until, no_text=cfg_is_no_text
+            )
         self.on_text_hook = on_text_hook
         self.on_text_logits_hook = on_text_logits_hook
         self.on_audio_hook = on_audio_hook
-        self.max_delay = lm_model.config.max_delay
-        self._delays = torch.tensor(lm_model.config.delays, device=lm_model.device)  # [1 + n_q]
-        self._initial = lm_model.initial_tokens()  # [1 + n_q]
+        self.ring = TokenRing(lm_model.config.delays, lm_model.initial_tokens(), 1 + lm_model.dep_q)
         self._steps = 0  # since the stream began; no row can have taken more
         self.sampling: RowSampling | None = None  # the rows' settings while streaming
         # [B, 1 + dep_q] what the model itself chose last; the text alone where audio was replaced
@@ -112,12 +109,9 @@ class LMGen(Streaming[LMGenState]):
 
     def init_state(self, rows: int) -> LMGenState:
         """The state of `rows` streams."""
-        model, device = self.lm_model, self.lm_model.device
-        tokens = torch.zeros(rows, model.num_codebooks, self.max_delay + 2, device=device, dtype=torch.long)
-        null = None if self.cfg_coef is None else model.init_state(rows)
-        return LMGenState(
-            torch.zeros(rows, device=device, dtype=torch.long), tokens, model.init_state(rows), null
-        )
+        model = self.lm_model
+        null = None if self.guidance is None else model.init_state(rows)
+        return LMGenState(self.ring.init_state(rows), model.init_state(rows), null)
 
     def streaming_forever(self, batch_size: int) -> None:
         """Attaches a fresh state for `batch_size` streams."""
@@ -171,73 +165,40 @@ class LMGen(Streaming[LMGenState]):
     def _step(
         self, user: Tensor, replace: Tensor | None, forced: Tensor | None
     ) -> tuple[Tensor | None, Tensor]:
-        state = self.streaming_state
+        state, exec_mask = self.streaming_state, self._exec_mask
         user = self._check_input(user)
         forced = self._check_generated(forced, 1 + self.lm_model.dep_q, "forced_tokens")
         replace = self._check_generated(replace, self.lm_model.dep_q, "depformer_replace_tokens")
-        self._write(state, user, state.offset[:, None] + self._delays[1 + self.lm_model.dep_q :])
-        tokens, is_initial = self._read(state)
-        hidden, hidden_null, text_logits = self._temporal(tokens, is_initial, state)
-        generated = self._generate(hidden, hidden_null, text_logits, state, replace, forced)
-        self._write(state, generated, (state.offset + 1)[:, None].expand_as(generated), first_stream=0)
-        keep(state.offset, state.offset + 1, self._exec_mask)
+        self.ring.write_given(state.ring, user, exec_mask)
+        hidden, hidden_null, text_logits = self._temporal(state)
+        generated = self._generate(hidden, hidden_null, text_logits, state.ring.offset, replace, forced)
+        self.ring.write_generated(state.ring, generated, exec_mask)
         self._steps += 1
-        return self._delayed_output(state), hidden
+        # A row cannot have a frame before this many steps: there is no need to look.
+        out = self.ring.newest_frame(state.ring, exec_mask) if self._steps > self.ring.max_delay else None
+        return out, hidden
 
-    def _read(self, state: LMGenState) -> tuple[Tensor, Tensor]:
-        """The tokens to be read now, [B, 1 + n_q], and which of them are initial ones."""
-        ring = state.tokens.shape[2]
-        slot = (state.offset % ring)[:, None, None].expand(-1, state.tokens.shape[1], 1)
-        is_initial = state.offset[:, None] <= self._delays
-        if self._exec_mask is not None:
-            is_initial |= ~self._exec_mask[:, None]
-        return torch.where(is_initial, self._initial, state.tokens.gather(2, slot)[:, :, 0]), is_initial
-
-    def _write(
-        self, state: LMGenState, tokens: Tensor, positions: Tensor, first_stream: int | None = None
-    ) -> None:
-        """Writes tokens, [B, K], at positions, [B, K], of K streams; by default the last K."""
-        count = tokens.shape[1]
-        first = state.tokens.shape[1] - count if first_stream is None else first_stream
-        ring = state.tokens[:, first : first + count]
-        slots = (positions % ring.shape[2])[:, :, None]
-        values = tokens[:, :, None]
-        if self._exec_mask is not None:
-            values = torch.where(self._exec_mask[:, None, None], values, ring.gather(2, slots))
-        ring.scatter_(2, slots, values)
-
-    def _temporal(
-        self, tokens: Tensor, is_initial: Tensor, state: LMGenState
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Hidden [B, 1, dim], the same unguided or None, and text logits [B, text_card_out]."""
-        model = self.lm_model
-        hidden, logits = model.temporal(tokens[:, :, None], state.temporal, self._exec_mask, self.conditions)
-        if self.cfg_coef is None:
+    def _temporal(self, state: LMGenState) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Hidden [B, 1, dim], the same of the unwanted half or None, and text logits [B, text_card_out]."""
+        model, exec_mask, guidance = self.lm_model, self._exec_mask, self.guidance
+        tokens, is_initial = self.ring.read(state.ring, exec_mask)
+        hidden, logits = model.temporal(tokens[:, :, None], state.temporal, exec_mask, self.conditions)
+        if guidance is None:
             return hidden, None, logits[:, 0]
-        null_tokens = self._null_tokens(tokens, is_initial, state.offset)
+        tokens = guidance.unwanted_tokens(tokens, is_initial, state.ring.offset, self.ring.delays)
         hidden_null, logits_null = model.temporal(
-            null_tokens[:, :, None], state.temporal_null, self._exec_mask, self.null_conditions
+            tokens[:, :, None], state.temporal_null, exec_mask, guidance.conditions
         )
-        if not self.cfg_is_no_text:
-            logits = logits_null + (logits - logits_null) * self.cfg_coef
+        if not guidance.no_text:
+            logits = guidance.guide(logits, logits_null)
         return hidden, hidden_null, logits[:, 0]
-
-    def _null_tokens(self, tokens: Tensor, is_initial: Tensor, offset: Tensor) -> Tensor:
-        """What the unwanted half of the guidance reads, [B, 1 + n_q]."""
-        if self.cfg_is_masked_until is not None:
-            until = torch.tensor(self.cfg_is_masked_until, device=tokens.device)[:, None] + self._delays
-            tokens = torch.where((offset[:, None] <= until) & ~is_initial, ZERO_TOKEN, tokens)
-        if self.cfg_is_no_text:
-            text = torch.where(is_initial[:, :1], tokens[:, :1], ZERO_TOKEN)
-            tokens = torch.cat([text, tokens[:, 1:]], dim=1)
-        return tokens
 
     def _generate(
         self,
         hidden: Tensor,
         hidden_null: Tensor | None,
         text_logits: Tensor,
-        state: LMGenState,
+        offset: Tensor,
         replace: Tensor | None,
         forced: Tensor | None,
     ) -> Tensor:
@@ -245,7 +206,7 @@ class LMGen(Streaming[LMGenState]):
         assert self.sampling is not None
         if self.on_text_logits_hook is not None:
             self.on_text_logits_hook(text_logits[:, None, None])
-        chosen = [self._choose(text_logits, self.sampling.text, state.offset, 0)]
+        chosen = [self._choose(text_logits, self.sampling.text, offset, 0)]
         text = _force(chosen[0], forced, 0).clone()  # a hook may write to it
         if self.on_text_hook is not None:
             self.on_text_hook(text)
@@ -253,7 +214,7 @@ class LMGen(Streaming[LMGenState]):
         if replace is not None:
             audio = replace
         else:
-            audio = self._generate_audio(hidden, hidden_null, state.offset, forced, chosen, taken)
+            audio = self._generate_audio(hidden, hidden_null, offset, forced, chosen, taken)
         if self.on_audio_hook is not None and audio is not None:
             self.on_audio_hook(audio)
         self.last_sampled = torch.stack(chosen, dim=1)
@@ -280,9 +241,8 @@ class LMGen(Streaming[LMGenState]):
         for index in range(model.dep_q):
             previous = taken[-1] if copies == 1 else taken[-1].repeat(copies)
             logits = model.depth_step(rows, previous, index, cache)
-            if self.cfg_coef is not None:
-                logits, null = logits[:batch], logits[batch:]
-                logits = null + (logits - null) * self.cfg_coef
+            if self.guidance is not None:
+                logits = self.guidance.guide(logits[:batch], logits[batch:])
             logits = logits[:batch]
             chosen.append(self._choose(logits, self.sampling.audio, offset, 1 + index))
             taken.append(_force(chosen[-1], forced, 1 + index))
@@ -295,20 +255,6 @@ class LMGen(Streaming[LMGenState]):
             return logits.argmax(-1)
         candidates = self.sampling.widest(text=draw == 0, card=logits.shape[-1])
         return sample(logits, choice, self.sampling.seed, offset, draw, candidates)
-
-    def _delayed_output(self, state: LMGenState) -> Tensor | None:
-        """The newest frame whose tokens are all there, [B, 1 + dep_q, 1]."""
-        if self._steps <= self.max_delay:
-            return None
-        ready = state.offset > self.max_delay
-        if not ready.is_cuda and not bool(ready.any()):
-            return None
-        if self._exec_mask is not None:
-            ready = ready & self._exec_mask
-        delays = self._delays[: 1 + self.lm_model.dep_q]
-        slots = (state.offset[:, None] - self.max_delay + delays) % state.tokens.shape[2]
-        out = state.tokens[:, : len(delays)].gather(2, slots[:, :, None])
-        return torch.where(ready[:, None, None], out, UNGENERATED_TOKEN)
 
     def _check_input(self, tokens: Tensor) -> Tensor:
         """[B, K, 1] -> the [B, n_q - dep_q] that the model reads."""
@@ -344,20 +290,3 @@ def _force(chosen: Tensor, forced: Tensor | None, stream: int) -> Tensor:
     if forced is None:
         return chosen
     return torch.where(forced[:, stream] == UNGENERATED_TOKEN, chosen, forced[:, stream])
-
-
-def _split_conditions(conditions: Conditions, guided: bool) -> tuple[Conditions, Conditions]:
-    """Guided conditions hold the wanted rows first and the unwanted ones behind them."""
-    if not guided:
-        return conditions, conditions
-    halves: list[tuple[Tensor | None, Tensor | None]] = []
-    for part in (conditions.sum, conditions.cross):
-        if part is None:
-            halves.append((None, None))
-        elif len(part) % 2:
-            raise InputError(f"guided conditions of {len(part)} rows; accepted: twice the batch")
-        else:
-            wanted, unwanted = part.chunk(2)
-            halves.append((wanted, unwanted))
-    (sum_, sum_null), (cross, cross_null) = halves
-    return Conditions(sum_, cross), Conditions(sum_null, cross_null)

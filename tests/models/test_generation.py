@@ -80,7 +80,7 @@ def test_a_reset_leaves_the_exec_mask_alone() -> None:
         generator.reset_streaming(torch.tensor([False, True]))
         for t in range(4):
             generator.step(_user(2)[:, :, t : t + 1])
-        assert generator.streaming_state.offset.tolist() == [4, 0]
+        assert generator.streaming_state.ring.offset.tolist() == [4, 0]
 
 
 def test_a_seed_repeats_and_another_differs() -> None:

@@ -1,0 +1,85 @@
+"""The delays between streams.
+
+A frame's tokens are not read all at once: each stream has a delay. A small ring of positions holds
+the tokens written ahead; position p is what the temporal transformer reads at step p. A frame is
+whole, and comes out, `max_delay` steps after its first token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moshi_agent.nn.embedding import UNGENERATED_TOKEN
+from moshi_agent.nn.state import State, keep
+
+
+@dataclass
+class TokenRingState(State):
+    offset: Tensor  # [B] int64, steps taken
+    tokens: Tensor  # [B, streams, max_delay + 2] int64, a ring over positions
+
+
+class TokenRing:
+    """Writes, reads and aligns the tokens of all streams, text first.
+
+    Args:
+        delays: of every stream, in frames.
+        initial: [streams], what each stream holds before its first token.
+        generated: how many streams, from the first on, are generated; the others are given.
+    """
+
+    def __init__(self, delays: tuple[int, ...], initial: Tensor, generated: int) -> None:
+        self.initial = initial
+        self.generated = generated
+        self.max_delay = max(delays)
+        self.delays = torch.tensor(delays, device=initial.device)  # [streams]
+
+    def init_state(self, rows: int) -> TokenRingState:
+        """The state of `rows` streams."""
+        device = self.initial.device
+        tokens = torch.zeros(rows, len(self.initial), self.max_delay + 2, device=device, dtype=torch.long)
+        return TokenRingState(torch.zeros(rows, device=device, dtype=torch.long), tokens)
+
+    def write_given(self, state: TokenRingState, tokens: Tensor, exec_mask: Tensor | None) -> None:
+        """The frame that has arrived, [B, streams - generated], ahead by the delays."""
+        positions = state.offset[:, None] + self.delays[self.generated :]
+        _write(state.tokens[:, self.generated :], tokens, positions, exec_mask)
+
+    def read(self, state: TokenRingState, exec_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The tokens to be read now, [B, streams], and which of them are initial ones."""
+        slot = (state.offset % state.tokens.shape[2])[:, None, None].expand(-1, len(self.initial), 1)
+        is_initial = state.offset[:, None] <= self.delays
+        if exec_mask is not None:
+            # A row that does not execute may have nothing to read yet.
+            is_initial |= ~exec_mask[:, None]
+        return torch.where(is_initial, self.initial, state.tokens.gather(2, slot)[:, :, 0]), is_initial
+
+    def write_generated(self, state: TokenRingState, tokens: Tensor, exec_mask: Tensor | None) -> None:
+        """What the step has generated, [B, generated], to be read at the next; the rows move on."""
+        positions = (state.offset + 1)[:, None].expand_as(tokens)
+        _write(state.tokens[:, : self.generated], tokens, positions, exec_mask)
+        keep(state.offset, state.offset + 1, exec_mask)
+
+    def newest_frame(self, state: TokenRingState, exec_mask: Tensor | None) -> Tensor | None:
+        """The newest whole frame, [B, generated, 1], -2 in rows without one; None where no row has one."""
+        ready = state.offset > self.max_delay
+        if not ready.is_cuda and not bool(ready.any()):
+            return None
+        if exec_mask is not None:
+            ready = ready & exec_mask
+        positions = state.offset[:, None] - self.max_delay + self.delays[: self.generated]
+        slots = (positions % state.tokens.shape[2])[:, :, None]
+        out = state.tokens[:, : self.generated].gather(2, slots)
+        return torch.where(ready[:, None, None], out, UNGENERATED_TOKEN)
+
+
+def _write(ring: Tensor, tokens: Tensor, positions: Tensor, exec_mask: Tensor | None) -> None:
+    """Writes tokens, [B, K], at positions, [B, K], of a ring [B, K, length]."""
+    slots = (positions % ring.shape[2])[:, :, None]
+    values = tokens[:, :, None]
+    if exec_mask is not None:
+        values = torch.where(exec_mask[:, None, None], values, ring.gather(2, slots))
+    ring.scatter_(2, slots, values)
