@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from torch import Tensor
 
 # Stacked over the depth transformer's steps, or a stack of one elsewhere.
-_STACKED = re.compile(r"^(.*\.(?:self_attn|cross_attention)\.)(in|out)_proj(?:\.|_)(lora_[AB]\.)?(weight(?:_scb)?)$")
+_STACKED = re.compile(
+    r"^(.*\.(?:self_attn|cross_attention)\.)(in|out)_proj(?:\.|_)(lora_[AB]\.)?(weight(?:_scb)?)$"
+)
 
 _OLD_CODEBOOK_NAMES = {
     "inited": "initialized",

@@ -3,46 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from moshi_agent.checkpoint.kyutai_names import mimi_from_kyutai, unstacked
-from moshi_agent.checkpoint.tensors import assign_tensors, cast_floats, read_tensors
-from moshi_agent.config import LoraConfig, MimiConfig, MoshiConfig
+from moshi_agent.checkpoint.kyutai_weights import read_kyutai_lm, read_kyutai_mimi
+from moshi_agent.checkpoint.lora import LoraUpdates, read_lora
+from moshi_agent.checkpoint.tensors import Stored, assign_tensors
+from moshi_agent.config import MimiConfig, MoshiConfig
 from moshi_agent.errors import ConfigError
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.mimi import MimiModel
+from moshi_agent.nn.embedding import TokenEmbedding
 from moshi_agent.nn.linear import Int8Linear, Linear, LoraLinear
 
 
 def build_mimi(config: MimiConfig, path: Path | None, device: str = "cpu") -> MimiModel:
     """Mimi with the weights of a file in Kyutai's format, or drawn anew without one.
 
+    Args:
+        device: "meta" checks the file and leaves its contents where they are.
+
     Raises:
         CheckpointError: a file that is damaged or does not fit the configuration.
     """
     if path is None:
         return MimiModel(config).to(device).eval()
-    stacked = read_tensors(path, device)
-    today = [pair for name, tensor in stacked.items() for pair in unstacked(name, tensor)]
-    tensors = dict(mimi_from_kyutai(name, tensor) for name, tensor in today)
-    return fill_mimi(config, tensors, path, device)
+    return fill_mimi(config, read_kyutai_mimi(config, path, _reading(device)), device)
 
 
-def fill_mimi(config: MimiConfig, tensors: dict[str, Tensor], source: Path, device: str) -> MimiModel:
+def fill_mimi(config: MimiConfig, stored: Stored, device: str) -> MimiModel:
     """Mimi with these tensors, by our names, in float32: the codec does not bear less."""
-    for part, count in (("first", config.quantizer.n_q_semantic), ("rest", config.quantizer.n_q)):
-        for index in range(count):
-            # Files written before the flag existed hold trained codebooks.
-            name = f"quantizer.rvq_{part}.codebooks.{index}."
-            if name + "embedding_sum" in tensors:
-                tensors.setdefault(name + "initialized", torch.ones(1))
     with torch.device("meta"):
         model = MimiModel(config)
-    assign_tensors(model, dict(cast_floats(tensors.items(), torch.float32)), source)
-    model._like = torch.empty(0, device=device)
+    assign_tensors(model, stored, lambda name, tensor: tensor.to(device, torch.float32))
+    model.register_buffer("_like", torch.empty(0, device=device), persistent=False)
     return model.eval()
 
 
@@ -53,76 +48,133 @@ def build_lm(
     dtype: torch.dtype = torch.bfloat16,
     lora_path: Path | None = None,
     fuse_lora: bool = True,
+    to_be_packed: bool = False,
 ) -> LMModel:
     """The language model with the weights of a file in Kyutai's format, or drawn anew without one.
 
     Args:
+        device: "meta" checks the files and leaves their contents where they are.
         lora_path: low-rank updates, for a configuration that has them.
         fuse_lora: adds the updates to the weights; else they are kept apart.
+        to_be_packed: leaves weights that packing reads only once as the file has them.
 
     Raises:
         CheckpointError: a file that is damaged or does not fit the configuration.
-        ConfigError: low-rank updates on int8 weights, or a file of them without a configuration for it.
+        ConfigError: low-rank updates on int8 weights, a file of them without a configuration for
+            it, or the other way round.
     """
     if path is None:
         model = LMModel(config)
         model.init_weights()
         return model.to(device, dtype).eval()
-    tensors = read_kyutai_lm(config, path, device)
-    model = fill_lm(config, tensors, path, device, dtype)
+    stored = read_kyutai_lm(config, path, _reading(device))
+    fused: LoraUpdates | None = None
+    kept: LoraUpdates | None = None
     if lora_path is not None:
-        _add_lora(model, config, lora_path, device, dtype, fuse_lora)
+        fused = read_lora(config, lora_path, stored, _reading(device))
+        stored.tensors.update(fused.whole)
+        if not fuse_lora:
+            fused, kept = fused.split(lambda layer: not _is_special(layer))
     elif config.lora is not None:
-        raise ConfigError("the configuration has low-rank updates (lora), and no file of them was given")
-    return model
-
-
-def read_kyutai_lm(config: MoshiConfig, path: Path, device: str) -> dict[str, Tensor]:
-    """The tensors of a file in Kyutai's format, by our names."""
-    depth_sets = config.depth.transformer.num_weight_sets if config.depth else 1
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in read_tensors(path, device).items():
-        sets = depth_sets if name.startswith("depformer.") else 1
-        tensors.update(unstacked(name, tensor, sets))
-    return tensors
+        raise ConfigError(f"{path}: no file of the low-rank updates that the configuration has (lora)")
+    with torch.device("meta"):
+        model = LMModel(config)
+        _make_int8(model, config, stored)
+        if kept is not None:
+            _make_lora(model, kept)
+            stored.tensors.update(kept.tensors())
+    return fill_lm(model, stored, device, dtype, fused, to_be_packed)
 
 
 def fill_lm(
-    config: MoshiConfig, tensors: dict[str, Tensor], source: Path, device: str, dtype: torch.dtype
+    model: LMModel,
+    stored: Stored,
+    device: str,
+    dtype: torch.dtype,
+    lora: LoraUpdates | None = None,
+    to_be_packed: bool = False,
 ) -> LMModel:
-    """The language model with these tensors, by our names."""
-    with torch.device("meta"):
-        model = LMModel(config)
-        if any(name.endswith("weight_scb") for name in tensors):
-            _replace_linears(model, lambda name, layer: Int8Linear(layer.in_features, layer.out_features))
-    assign_tensors(model, dict(_in_own_types(tensors, dtype)), source)
-    model._like = torch.empty(0, device=device, dtype=dtype)
+    """Puts tensors, by our names, into a model on the meta device.
+
+    Args:
+        lora: updates to be added to the weights.
+        to_be_packed: see `build_lm`.
+    """
+    packed = set(_packed_weights(model)) if to_be_packed else set[str]()
+
+    def finish(name: str, tensor: Tensor) -> Tensor:
+        tensor = tensor.to(device)
+        if lora is not None:
+            tensor = lora.fused(name, tensor)
+        if name in packed:
+            return tensor
+        # What stays after packing is small, and must not hold on to the mapping of what is packed.
+        return tensor.to(_own_type(name, tensor, dtype), copy=to_be_packed)
+
+    assign_tensors(model, stored, finish)
+    model.register_buffer("_like", torch.empty(0, device=device, dtype=dtype), persistent=False)
     return model.eval()
 
 
-def _in_own_types(tensors: dict[str, Tensor], dtype: torch.dtype):
+def ignore_early_end(model: LMModel) -> None:
+    """Makes the end-of-text token (2) look like padding (3) to the model.
+
+    Hibiki says the end too early now and then; it goes on while its input does.
+    """
+    table = model.text_emb.weight.detach().clone()  # the file's own memory stays as it is
+    table[2] = table[3]
+    model.text_emb.weight = nn.Parameter(table, requires_grad=False)
+
+
+def _reading(device: str) -> str:
+    return "meta" if device == "meta" else "cpu"
+
+
+def _own_type(name: str, tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
     """Conditions and int8 scales stay float32, everything else that is floating becomes `dtype`."""
-    for name, tensor in tensors.items():
-        single = name.startswith("condition_provider.") or name.endswith("weight_scb")
-        own = torch.float32 if single else dtype
-        yield name, tensor.to(own) if tensor.is_floating_point() else tensor
+    if not tensor.is_floating_point():
+        return tensor.dtype
+    return torch.float32 if name.startswith("condition_provider.") or name.endswith(".weight_scb") else dtype
 
 
-def _replace_linears(model: nn.Module, make) -> None:
-    for name, module in list(model.named_modules()):
-        if type(module) is not Linear or name.startswith("condition_provider"):
+def _is_special(layer: str) -> bool:
+    """Whether a layer's plain weight is needed: conditions are projected once, and by parts of a weight."""
+    return layer.startswith("condition_provider.") or ".cross_attention." in layer
+
+
+def _packed_weights(model: LMModel) -> list[str]:
+    """Names of the weights that `LMModel.pack` reads once and lets go."""
+    names = [f"{name}.weight" for name, _ in _linears(model) if not _is_special(name)]
+    tables = {"text_emb": model.text_emb} | {f"emb.{index}": one for index, one in enumerate(model.emb)}
+    if all(isinstance(table, TokenEmbedding) and table.is_plain for table in tables.values()):
+        names += [f"{name}.weight" for name in tables]
+    return names
+
+
+def _linears(model: nn.Module) -> list[tuple[str, Linear]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, Linear)]
+
+
+def _replace(model: nn.Module, name: str, layer: Linear) -> None:
+    owner_name, _, field = name.rpartition(".")
+    setattr(model.get_submodule(owner_name), field, layer)
+
+
+def _make_int8(model: LMModel, config: MoshiConfig, stored: Stored) -> None:
+    """Replaces the layers that are int8 in the file, or all where the configuration says so."""
+    for name, layer in _linears(model):
+        if not config.quantize and f"{name}.weight_scb" not in stored.tensors:
             continue
-        owner_name, _, field = name.rpartition(".")
-        setattr(model.get_submodule(owner_name), field, make(name, module))
+        if layer.bias is not None or ".cross_attention." in name:
+            raise ConfigError(
+                f"{stored.source}: {name} cannot be int8; it has a bias, or attends to conditions"
+            )
+        _replace(model, name, Int8Linear(layer.in_features, layer.out_features))
 
 
-def _add_lora(
-    model: LMModel, config: MoshiConfig, path: Path, device: str, dtype: torch.dtype, fuse: bool
-) -> None:
-    lora = config.lora or LoraConfig()
-    if any(isinstance(module, Int8Linear) for module in model.modules()):
-        raise ConfigError("low-rank updates cannot be added to int8 weights; load the bfloat16 checkpoint")
-    tensors = dict(cast_floats(read_kyutai_lm(config, path, device).items(), dtype))
-    with torch.device("meta"):
-        _replace_linears(model, lambda name, layer: LoraLinear(layer.in_features, layer.out_features, lora.rank, lora.scaling))
-    _ = cast, fuse, tensors
+def _make_lora(model: LMModel, lora: LoraUpdates) -> None:
+    for name, layer in _linears(model):
+        if name in lora.pairs:
+            rank, has_bias = lora.pairs[name][0].shape[0], layer.bias is not None
+            wide = LoraLinear(layer.in_features, layer.out_features, rank, lora.scaling, bias=has_bias)
+            _replace(model, name, wide)

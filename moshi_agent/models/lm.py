@@ -8,6 +8,7 @@ checkpoints.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -277,21 +278,23 @@ class LMModel(nn.Module):
     def pack(self, pack_format: PackFormat = "float32") -> None:
         """Packs every weight for inference on the CPU, layer by layer; the plain ones are released."""
         self.least_rows = 2
-        self.transformer.pack(pack_format)
-        if self.config.depth is not None:
-            self.depformer.pack(pack_format)
-        # Conditions and the attention to them stay as they are: they are no part of every step.
-        parts: list[nn.Module] = [self.text_emb, self.emb, self.text_linear, self.extra_heads]
-        if self.config.depth is not None:
-            parts += [self.depformer_in, self.depformer_text_emb, self.depformer_emb, self.linears]
-        for module in (inner for part in parts for inner in part.modules()):
-            if isinstance(module, Linear):
-                module.pack(pack_format)
+        # The largest matrices first: what packing one needs for a moment then stays below the final size.
         embeddings = [cast(TokenEmbedding, one) for one in (self.text_emb, *self.emb)]
         if all(embedding.is_plain for embedding in embeddings):
             self._packed_embeddings = PackedEmbeddingSum(embeddings)
-            for embedding in embeddings:
-                embedding.register_parameter("weight", None)
+        _pack_linears([self.text_emb, self.emb, self.text_linear, self.extra_heads], pack_format)
+        self.transformer.pack(pack_format)
+        if self.config.depth is not None:
+            self.depformer.pack(pack_format)
+            parts = [self.depformer_in, self.depformer_text_emb, self.depformer_emb, self.linears]
+            _pack_linears(parts, pack_format)
+
+
+def _pack_linears(parts: Sequence[nn.Module], pack_format: PackFormat) -> None:
+    # Conditions and the attention to them are not among the parts: they are no part of every step.
+    for module in (inner for part in parts for inner in part.modules()):
+        if isinstance(module, Linear):
+            module.pack(pack_format)
 
 
 def _input_sets(depth: DepthConfig) -> int:

@@ -3,23 +3,117 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from sentencepiece import SentencePieceProcessor
 
-from moshi_agent.checkpoint.models import build_lm, build_mimi
+from moshi_agent.checkpoint.kyutai_files import (
+    MIMI_NAME,
+    MOSHI_NAME,
+    MOSHI_Q8_NAME,
+    TEXT_TOKENIZER_NAME,
+    KyutaiFiles,
+    Reference,
+    locate_kyutai,
+)
+from moshi_agent.checkpoint.load import read_tokenizer
+from moshi_agent.checkpoint.models import build_lm, build_mimi, ignore_early_end
+from moshi_agent.checkpoint.sources import open_source
 from moshi_agent.config import MimiConfig, MoshiConfig
+from moshi_agent.kyutai_config import MOSHI_7B
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.mimi import MimiModel
 
 SAMPLE_RATE = 24_000
 FRAME_RATE = 12.5
 DEFAULT_REPO = "kyutai/moshiko-pytorch-bf16"
-MOSHI_NAME = "model.safetensors"
-MOSHI_Q8_NAME = "model.q8.safetensors"
-MIMI_NAME = "tokenizer-e351c8d8-checkpoint125.safetensors"
-TEXT_TOKENIZER_NAME = "tokenizer_spm_32k_3.model"
+
+__all__ = [
+    "DEFAULT_REPO",
+    "FRAME_RATE",
+    "MIMI_NAME",
+    "MOSHI_NAME",
+    "MOSHI_Q8_NAME",
+    "SAMPLE_RATE",
+    "TEXT_TOKENIZER_NAME",
+    "CheckpointInfo",
+    "get_mimi",
+    "get_moshi_lm",
+]
+
+
+@dataclass
+class CheckpointInfo(KyutaiFiles):
+    """The files of a checkpoint in Kyutai's format, and the models they make."""
+
+    @staticmethod
+    def from_hf_repo(
+        hf_repo: str,
+        moshi_weights: Reference | None = None,
+        mimi_weights: Reference | None = None,
+        tokenizer: Reference | None = None,
+        config_path: str | Path | None = None,
+        mimi_config_path: Reference | None = None,
+        lora_weights: Reference | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> CheckpointInfo:
+        """Finds, and fetches where it has to, the files of a checkpoint.
+
+        Args:
+            hf_repo: a repository, a folder or `tiny`, as `load_checkpoint` takes them.
+            moshi_weights, mimi_weights, tokenizer, mimi_config_path, lora_weights: used instead of the
+                checkpoint's own: a path, or `hf://owner/name/file`.
+            config_path: used instead of the checkpoint's `config.json`.
+
+        Raises:
+            CheckpointError: a file that is missing, cannot be fetched, or is no JSON file.
+            ConfigError: a configuration with an unknown key.
+        """
+        files = locate_kyutai(
+            open_source(hf_repo, revision, token),
+            token,
+            moshi_weights=moshi_weights,
+            mimi_weights=mimi_weights,
+            tokenizer=tokenizer,
+            config_path=None if config_path is None else Path(config_path),
+            mimi_config_path=mimi_config_path,
+            lora_weights=lora_weights,
+        )
+        return CheckpointInfo(**vars(files))
+
+    def get_mimi(self, device: torch.device | str = "cpu") -> MimiModel:
+        """The codec, with as many codebooks as the language model uses."""
+        return get_mimi(self.mimi_weights, self.mimi_config, device, self.num_codebooks)
+
+    def get_moshi(
+        self,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.bfloat16,
+        load_weight: bool = True,
+        fuse_lora: bool = False,
+        lm_kwargs_overrides: Mapping[str, Any] | None = None,
+    ) -> LMModel:
+        """The language model; with random weights unless `load_weight`."""
+        model = get_moshi_lm(
+            self.moshi_weights if load_weight else None,
+            self.lm_config,
+            device,
+            dtype,
+            self.lora_weights,
+            fuse_lora,
+            lm_kwargs_overrides,
+        )
+        if self.model_type == "hibiki":
+            ignore_early_end(model)
+        return model
+
+    def get_text_tokenizer(self) -> SentencePieceProcessor:
+        """Raises CheckpointError where the file is no sentencepiece model."""
+        return read_tokenizer(self.tokenizer)
 
 
 def get_mimi(
@@ -54,8 +148,6 @@ def get_moshi_lm(
         ConfigError, CheckpointError: see `moshi_agent.errors`.
     """
     if lm_kwargs_overrides:
-        from moshi_agent.kyutai_config import MOSHI_7B
-
         lm_kwargs = {**(MOSHI_7B if lm_kwargs is None else lm_kwargs), **lm_kwargs_overrides}
     return build_lm(
         MoshiConfig.from_dict(lm_kwargs),

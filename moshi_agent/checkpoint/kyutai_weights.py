@@ -1,0 +1,54 @@
+"""Reads weight files in Kyutai's format into tensors by our names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from moshi_agent.checkpoint.kyutai_names import mimi_from_kyutai, mimi_to_kyutai, unstacked
+from moshi_agent.checkpoint.tensors import Stored, read_stored
+from moshi_agent.config import MimiConfig, MoshiConfig
+from moshi_agent.models.mimi import MimiModel
+from moshi_agent.nn.conv import CausalConvTranspose1d
+
+
+def read_kyutai_mimi(config: MimiConfig, path: Path, device: str = "cpu") -> Stored:
+    """The codec's tensors, mapped. Raises CheckpointError for a damaged file."""
+    stored = read_stored(path, device)
+    today = [pair for name, tensor in stored.tensors.items() for pair in unstacked(name, tensor)]
+    tensors = dict(mimi_from_kyutai(name, tensor) for name, tensor in today)
+    for part, count in (("first", config.quantizer.n_q_semantic), ("rest", config.quantizer.n_q)):
+        for index in range(count):
+            # Files written before the flag existed hold trained codebooks.
+            name = f"quantizer.rvq_{part}.codebooks.{index}."
+            if name + "embedding_sum" in tensors:
+                tensors.setdefault(name + "initialized", torch.ones(1, device=device))
+    with torch.device("meta"):
+        written = kyutai_mimi_names(MimiModel(config))
+    return Stored(path, tensors, stored.files, written)
+
+
+def kyutai_mimi_names(model: MimiModel) -> dict[str, str]:
+    """Kyutai's name for each of our tensors."""
+    names: dict[str, str] = {}
+    for name, tensor in model.state_dict().items():
+        owner = model.get_submodule(name.rpartition(".")[0])
+        names[name] = mimi_to_kyutai(name, tensor, isinstance(owner, CausalConvTranspose1d))[0]
+    return names
+
+
+def read_kyutai_lm(config: MoshiConfig, path: Path, device: str = "cpu") -> Stored:
+    """The language model's tensors, or low-rank updates of them, mapped.
+
+    Raises:
+        CheckpointError: a damaged file.
+    """
+    depth_sets = config.depth.transformer.num_weight_sets if config.depth else 1
+    stored = read_stored(path, device)
+    tensors: dict[str, torch.Tensor] = {}
+    written: dict[str, str] = {}
+    for name, tensor in stored.tensors.items():
+        for ours, part in unstacked(name, tensor, depth_sets if name.startswith("depformer.") else 1):
+            tensors[ours], written[ours] = part, name
+    return Stored(path, tensors, stored.files, written)

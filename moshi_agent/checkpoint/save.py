@@ -1,0 +1,124 @@
+"""Writes a model as a folder in Kyutai's format, which Kyutai's own package reads as well."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from moshi_agent.checkpoint.kyutai_names import mimi_to_kyutai
+from moshi_agent.config import LoraConfig
+from moshi_agent.errors import CheckpointError, OutputError
+from moshi_agent.models.lm import LMModel
+from moshi_agent.models.mimi import MimiModel
+from moshi_agent.nn.conv import CausalConvTranspose1d
+from moshi_agent.outputs import naming, whole_file
+
+LM_NAME = "model.safetensors"
+MIMI_NAME = "mimi.safetensors"
+MIMI_CONFIG_NAME = "mimi_config.json"
+
+
+def save_kyutai(
+    folder: str | Path,
+    mimi: MimiModel,
+    lm: LMModel,
+    tokenizer: str | Path,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    model_type: str = "moshi",
+    lm_gen_config: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes `config.json`, the codec's configuration, both weight files and the tokenizer into `folder`.
+
+    Args:
+        tokenizer: the sentencepiece model to put beside the weights; it keeps its name.
+        dtype: of the weights on disk. Codebooks, conditions and int8 scales stay float32.
+        lm_gen_config: arguments of `LMGen` that go with this model.
+
+    Raises:
+        CheckpointError: a model that is packed, or has low-rank updates kept apart.
+        OutputError: a file cannot be written; those before it are.
+    """
+    folder, tokenizer = Path(folder), Path(tokenizer)
+    lm_tensors, mimi_tensors = _lm_tensors(lm, dtype), _mimi_tensors(mimi, dtype)
+    if not tokenizer.is_file():
+        raise CheckpointError(f"{tokenizer}: no such file")
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if tokenizer.resolve() != (folder / tokenizer.name).resolve():
+        with whole_file(folder / tokenizer.name) as part:
+            shutil.copyfile(tokenizer, part)
+    _write_tensors(folder / MIMI_NAME, mimi_tensors)
+    _write_tensors(folder / LM_NAME, lm_tensors)
+    _write_json(folder / MIMI_CONFIG_NAME, mimi.config.to_dict())
+    names = {
+        "moshi_name": LM_NAME,
+        "mimi_name": MIMI_NAME,
+        "mimi_config_name": MIMI_CONFIG_NAME,
+        "tokenizer_name": tokenizer.name,
+        "model_type": model_type,
+        "lm_gen_config": dict(lm_gen_config or {}),
+    }
+    _write_json(folder / "config.json", lm.config.to_dict() | names)
+
+
+def _lm_tensors(lm: LMModel, dtype: torch.dtype) -> dict[str, Tensor]:
+    _refuse_packed(lm)
+    if isinstance(lm.config.lora, LoraConfig):
+        raise CheckpointError("a model with low-rank updates cannot be written; fuse them first (fuse_lora)")
+    tensors = lm.state_dict()
+    exact = ("condition_provider.",)
+    return {
+        name: tensor if name.startswith(exact) or name.endswith("weight_scb") else _stored(tensor, dtype)
+        for name, tensor in tensors.items()
+    }
+
+
+def _mimi_tensors(mimi: MimiModel, dtype: torch.dtype) -> dict[str, Tensor]:
+    """By Kyutai's names. The codebooks stay as they are: a rounded centroid changes codes."""
+    _refuse_packed(mimi)
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in mimi.state_dict().items():
+        owner = mimi.get_submodule(name.rpartition(".")[0])
+        stored = tensor if ".codebooks." in name else _stored(tensor, dtype)
+        theirs, stored = mimi_to_kyutai(name, stored, isinstance(owner, CausalConvTranspose1d))
+        tensors[theirs] = stored
+    return tensors
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _refuse_packed(model: nn.Module) -> None:
+    if any(getattr(module, "product", None) is not None for module in model.modules()):
+        raise CheckpointError("a packed model has no plain weights to write; save it before it is packed")
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    apart = {name: _apart(tensor) for name, tensor in tensors.items()}
+    with whole_file(path) as part:
+        mode = part.stat().st_mode  # the library writes a file for its owner alone
+        try:
+            save_file(apart, part)
+            part.chmod(mode)
+        except Exception as error:  # the library has a type of its own for a full disk
+            raise OutputError(f"cannot write {path}: {error}") from error
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    """A tensor that shares no memory with others, which the format refuses."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    with whole_file(path) as part, naming(path):
+        part.write_text(json.dumps(values, indent=2) + "\n")
