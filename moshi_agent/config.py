@@ -1,15 +1,10 @@
-"""What a model is, as frozen dataclasses.
-
-`from_dict` reads the dictionaries that published checkpoints carry (`config.json`, or the keyword
-arguments of Kyutai's loaders) and refuses any key it does not know; `to_dict` writes them back.
-"""
+"""What a model is, as frozen dataclasses that refuse values which do not fit together."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Literal
 
 from moshi_agent.errors import ConfigError
 
@@ -33,23 +28,10 @@ _GATINGS = (
 )
 
 
-def refuse_unknown_keys(given: Iterable[str], accepted: Iterable[str], where: str) -> None:
-    """Raises ConfigError naming every key of `given` that is not in `accepted`."""
-    accepted = sorted(accepted)
-    unknown = sorted(set(given) - set(accepted))
-    if unknown:
-        raise ConfigError(
-            f"{where}: unknown key {', '.join(map(repr, unknown))}; accepted: {', '.join(accepted)}"
-        )
-
-
-def _require_value(name: str, value: object, accepted: Iterable[object]) -> None:
+def require_value(name: str, value: object, accepted: Iterable[object]) -> None:
+    """Raises ConfigError naming the value unless it is among those accepted."""
     if value not in accepted:
         raise ConfigError(f"{name}={value!r}; accepted: {', '.join(map(str, accepted))}")
-
-
-def _field_names(cls: type) -> list[str]:
-    return [f.name for f in dataclasses.fields(cls)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +55,9 @@ class TransformerConfig:
     weights_per_step_schedule: tuple[int, ...] | None = None  # step -> weight set
 
     def __post_init__(self) -> None:
-        _require_value("norm", self.norm, _NORMS)
-        _require_value("positional_embedding", self.positional_embedding, _POSITIONAL_EMBEDDINGS)
-        _require_value("gating", self.gating, _GATINGS)
+        require_value("norm", self.norm, _NORMS)
+        require_value("positional_embedding", self.positional_embedding, _POSITIONAL_EMBEDDINGS)
+        require_value("gating", self.gating, _GATINGS)
         if self.dim % self.num_heads:
             raise ConfigError(f"dim={self.dim} is no multiple of num_heads={self.num_heads}")
         if self.num_heads % self.kv_repeat:
@@ -136,11 +118,11 @@ class SEANetConfig:
 
     def __post_init__(self) -> None:
         # Checkpoints spell these out; nothing else was ever published.
-        _require_value("seanet activation", self.activation, ("ELU",))
-        _require_value("seanet causal", self.causal, (True,))
-        _require_value("seanet norm", self.norm, ("none",))
-        _require_value("seanet pad_mode", self.pad_mode, ("constant",))
-        _require_value("seanet true_skip", self.true_skip, (True,))
+        require_value("seanet activation", self.activation, ("ELU",))
+        require_value("seanet causal", self.causal, (True,))
+        require_value("seanet norm", self.norm, ("none",))
+        require_value("seanet pad_mode", self.pad_mode, ("constant",))
+        require_value("seanet true_skip", self.true_skip, (True,))
 
     @property
     def hop_length(self) -> int:
@@ -163,7 +145,8 @@ class QuantizerConfig:
     output_dimension: int = 512
 
 
-def _mimi_transformer() -> TransformerConfig:
+def published_mimi_transformer() -> TransformerConfig:
+    """Both transformers of `kyutai/mimi`."""
     return TransformerConfig(
         dim=512,
         num_heads=8,
@@ -183,7 +166,7 @@ class MimiConfig:
     channels: int = 1
     frame_rate: float = 12.5
     seanet: SEANetConfig = field(default_factory=SEANetConfig)
-    transformer: TransformerConfig = field(default_factory=_mimi_transformer)
+    transformer: TransformerConfig = field(default_factory=published_mimi_transformer)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
 
     def __post_init__(self) -> None:
@@ -204,66 +187,6 @@ class MimiConfig:
         """Encoder steps in one frame (25 Hz -> 12.5 Hz is 2)."""
         return self.frame_size // self.seanet.hop_length
 
-    @classmethod
-    def from_dict(cls, config: Mapping[str, Any] | None) -> Self:
-        """Reads the dictionary form of Kyutai's loaders; None is the published codec.
-
-        Raises:
-            ConfigError: an unknown key, or values that do not fit.
-        """
-        if config is None:
-            return cls()
-        refuse_unknown_keys(config, _field_names(cls), "mimi config")
-        seanet = dict(config.get("seanet", {}))
-        refuse_unknown_keys(seanet, _field_names(SEANetConfig), "mimi config, seanet")
-        if "ratios" in seanet:
-            seanet["ratios"] = tuple(seanet["ratios"])
-        quantizer = dict(config.get("quantizer", {}))
-        refuse_unknown_keys(quantizer, _field_names(QuantizerConfig), "mimi config, quantizer")
-        plain = {key: config[key] for key in ("sample_rate", "channels", "frame_rate") if key in config}
-        return cls(
-            seanet=SEANetConfig(**seanet),
-            quantizer=QuantizerConfig(**quantizer),
-            transformer=_read_mimi_transformer(config.get("transformer")),
-            **plain,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The dictionary form of Kyutai's loaders."""
-        transformer = dataclasses.asdict(self.transformer)
-        transformer["d_model"] = transformer.pop("dim")
-        for key in ("weights_per_step", "weights_per_step_schedule", "cross_attention", "kv_repeat"):
-            transformer.pop(key)
-        dimension = self.seanet.dimension
-        transformer |= {
-            "causal": True,
-            "conv_layout": True,
-            "input_dimension": dimension,
-            "output_dimensions": [dimension],
-        }
-        return {
-            "sample_rate": self.sample_rate,
-            "channels": self.channels,
-            "frame_rate": self.frame_rate,
-            "seanet": dataclasses.asdict(self.seanet) | {"ratios": list(self.seanet.ratios)},
-            "transformer": transformer,
-            "quantizer": dataclasses.asdict(self.quantizer),
-        }
-
-
-def _read_mimi_transformer(config: Mapping[str, Any] | None) -> TransformerConfig:
-    if config is None:
-        return _mimi_transformer()
-    # What the layout of the code fixes and a configuration may only confirm.
-    fixed = {"causal": True, "conv_layout": True}
-    ends = ("input_dimension", "output_dimensions", "d_model")
-    known = [name for name in _field_names(TransformerConfig) if name != "dim"]
-    refuse_unknown_keys(config, [*known, *fixed, *ends], "mimi config, transformer")
-    for key, value in fixed.items():
-        _require_value(f"mimi transformer {key}", config.get(key, value), (value,))
-    values = {key: value for key, value in config.items() if key in known}
-    return TransformerConfig(dim=config["d_model"], **values)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionerConfig:
@@ -280,7 +203,7 @@ class ConditionerConfig:
     learn_padding: bool = True
 
     def __post_init__(self) -> None:
-        _require_value(f"conditioner {self.name!r}: type", self.kind, ("lut", "tensor"))
+        require_value(f"conditioner {self.name!r}: type", self.kind, ("lut", "tensor"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -358,23 +281,6 @@ class MoshiConfig:
     def num_user_codebooks(self) -> int:
         """Codebooks that are given at every step rather than generated."""
         return self.n_q - self.dep_q
-
-    @classmethod
-    def from_dict(cls, config: Mapping[str, Any] | None) -> Self:
-        """Reads the model part of a published `config.json`; None is the original Moshi 7B.
-
-        Raises:
-            ConfigError: an unknown key, or values that do not fit.
-        """
-        from moshi_agent.kyutai_config import read_moshi_config
-
-        return cls(**read_moshi_config(config))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The model part of a `config.json` as Kyutai's package reads it."""
-        from moshi_agent.kyutai_config import write_moshi_config
-
-        return write_moshi_config(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from moshi_agent.config import (
     LoraConfig,
     MoshiConfig,
     TransformerConfig,
-    refuse_unknown_keys,
 )
+from moshi_agent.config_keys import refuse_unknown_keys
 from moshi_agent.errors import ConfigError
 
 # Keys that say where files are and how a model is used; the checkpoint reads them, not the model.
@@ -115,8 +115,8 @@ def accepted_keys() -> list[str]:
     return sorted({*plain, *depth, *CHECKPOINT_KEYS})
 
 
-def read_moshi_config(config: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The fields of a MoshiConfig from the flat dictionary; None is the original Moshi 7B.
+def read_moshi_config(config: Mapping[str, Any] | None) -> MoshiConfig:
+    """The configuration in a flat dictionary; None is the original Moshi 7B.
 
     Raises:
         ConfigError: an unknown key, or a value that is not supported.
@@ -137,7 +137,7 @@ def read_moshi_config(config: Mapping[str, Any] | None) -> dict[str, Any]:
     fields["fuser"] = _read_fuser(given.get("fuser"))
     if given.get("lora"):
         fields["lora"] = LoraConfig(rank=given.get("lora_rank", 128), scaling=given.get("lora_scaling", 2.0))
-    return fields
+    return MoshiConfig(**fields)
 
 
 def _layer_keys(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def _read_fuser(config: Mapping[str, Any] | None) -> FuserConfig | None:
 
 
 def write_moshi_config(config: MoshiConfig) -> dict[str, Any]:
-    """The flat dictionary that `read_moshi_config` reads, leaving out what is at its default."""
+    """The flat dictionary that `read_moshi_config` and Kyutai's package read."""
     temporal = config.temporal
     flat: dict[str, Any] = {key: getattr(config, key) for key in _MODEL_KEYS}
     flat |= {theirs: getattr(config, ours) for theirs, ours in _RENAMED_KEYS.items()}

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from moshi_agent.config import MimiConfig, MoshiConfig, SamplingConfig, TransformerConfig
+from moshi_agent.config import SamplingConfig, TransformerConfig
 from moshi_agent.errors import ConfigError
-from moshi_agent.kyutai_config import MOSHI_7B
+from moshi_agent.kyutai_config import MOSHI_7B, read_moshi_config, write_moshi_config
+from moshi_agent.kyutai_mimi_config import read_mimi_config, write_mimi_config
 
 _GOLDEN = sorted((Path(__file__).parent / "golden" / "lm").glob("*/config.json"))
 
@@ -17,27 +18,27 @@ _GOLDEN = sorted((Path(__file__).parent / "golden" / "lm").glob("*/config.json")
 @pytest.mark.parametrize("path", _GOLDEN, ids=lambda path: path.parent.name)
 def test_written_configurations_read_the_same(path: Path) -> None:
     """Every kind of model survives a round trip through its dictionary."""
-    config = MoshiConfig.from_dict(json.loads(path.read_text()))
-    assert MoshiConfig.from_dict(config.to_dict()) == config
+    config = read_moshi_config(json.loads(path.read_text()))
+    assert read_moshi_config(write_moshi_config(config)) == config
 
 
 def test_the_published_models_are_the_defaults() -> None:
     """Without a config.json it is the codec and the language model of the first release."""
-    mimi, moshi = MimiConfig.from_dict(None), MoshiConfig.from_dict(None)
+    mimi, moshi = read_mimi_config(None), read_moshi_config(None)
     assert (mimi.frame_size, mimi.quantizer.n_q, mimi.transformer.context) == (1920, 32, 250)
     assert (moshi.temporal.dim, moshi.temporal.num_layers, moshi.n_q, moshi.dep_q) == (4096, 32, 16, 8)
     assert moshi.temporal.dim_feedforward == 16_896 and moshi.max_delay == 1
-    assert MimiConfig.from_dict(mimi.to_dict()) == mimi
-    assert MoshiConfig.from_dict(moshi.to_dict()) == moshi
+    assert read_mimi_config(write_mimi_config(mimi)) == mimi
+    assert read_moshi_config(write_moshi_config(moshi)) == moshi
 
 
 @pytest.mark.parametrize("key", ["dimm", "depformer_dimm", "num_layer"])
 def test_an_unknown_key_is_named(key: str) -> None:
     """A misspelt key is an error that names it, not a model that is silently another one."""
     with pytest.raises(ConfigError, match=f"'{key}'"):
-        MoshiConfig.from_dict({**MOSHI_7B, key: 1})
+        read_moshi_config({**MOSHI_7B, key: 1})
     with pytest.raises(ConfigError, match=f"'{key}'"):
-        MimiConfig.from_dict({"seanet": {key: 1}})
+        read_mimi_config({"seanet": {key: 1}})
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_an_unknown_key_is_named(key: str) -> None:
 def test_values_that_do_not_fit_are_refused(change: dict[str, object], said: str) -> None:
     """The error says which value."""
     with pytest.raises(ConfigError, match=said):
-        MoshiConfig.from_dict({**MOSHI_7B, **change})
+        read_moshi_config({**MOSHI_7B, **change})
 
 
 def test_sampling_settings_are_checked() -> None:

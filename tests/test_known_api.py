@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from moshi_agent.checkpoint.kyutai_names import mimi_to_kyutai
 from moshi_agent.config import MimiConfig
+from moshi_agent.kyutai_config import write_moshi_config
 from moshi_agent.models import LMGen, MimiModel, loaders
 from moshi_agent.nn.conv import CausalConvTranspose1d
 from tests.small_models import small_lm
@@ -44,7 +45,7 @@ def moshi_weight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _lm_kwargs() -> dict[str, object]:
-    return small_lm().config.to_dict() | {
+    return write_moshi_config(small_lm().config) | {
         "n_q": 16,
         "dep_q": 8,
         "card": 2048,

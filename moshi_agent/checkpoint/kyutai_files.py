@@ -12,7 +12,8 @@ from moshi_agent.checkpoint.sources import Source, resolve
 from moshi_agent.checkpoint.tensors import read_json
 from moshi_agent.config import MimiConfig, MoshiConfig
 from moshi_agent.errors import ConfigError
-from moshi_agent.kyutai_config import CHECKPOINT_KEYS, MOSHI_7B
+from moshi_agent.kyutai_config import CHECKPOINT_KEYS, MOSHI_7B, read_moshi_config
+from moshi_agent.kyutai_mimi_config import read_mimi_config
 
 MOSHI_NAME = "model.safetensors"
 MOSHI_Q8_NAME = "model.q8.safetensors"
@@ -61,11 +62,11 @@ class KyutaiFiles:
 
     def read_lm_config(self) -> MoshiConfig:
         """Raises ConfigError for an unknown key, or values that do not fit."""
-        return MoshiConfig.from_dict(self.lm_config)
+        return read_moshi_config(self.lm_config)
 
     def read_mimi_config(self) -> MimiConfig:
         """Raises ConfigError for an unknown key, or values that do not fit."""
-        return MimiConfig.from_dict(self.mimi_config)
+        return read_mimi_config(self.mimi_config)
 
 
 def locate_kyutai(

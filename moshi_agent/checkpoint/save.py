@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from moshi_agent.checkpoint.kyutai_names import mimi_to_kyutai
 from moshi_agent.config import LoraConfig
 from moshi_agent.errors import CheckpointError, OutputError
+from moshi_agent.kyutai_config import write_moshi_config
+from moshi_agent.kyutai_mimi_config import write_mimi_config
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.conv import CausalConvTranspose1d
@@ -57,7 +59,7 @@ def save_kyutai(
             shutil.copyfile(tokenizer, part)
     _write_tensors(folder / MIMI_NAME, mimi_tensors)
     _write_tensors(folder / LM_NAME, lm_tensors)
-    _write_json(folder / MIMI_CONFIG_NAME, mimi.config.to_dict())
+    _write_json(folder / MIMI_CONFIG_NAME, write_mimi_config(mimi.config))
     names = {
         "moshi_name": LM_NAME,
         "mimi_name": MIMI_NAME,
@@ -66,7 +68,7 @@ def save_kyutai(
         "model_type": model_type,
         "lm_gen_config": dict(lm_gen_config or {}),
     }
-    _write_json(folder / "config.json", lm.config.to_dict() | names)
+    _write_json(folder / "config.json", write_moshi_config(lm.config) | names)
 
 
 def _lm_tensors(lm: LMModel, dtype: torch.dtype) -> dict[str, Tensor]:

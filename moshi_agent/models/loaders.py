@@ -22,8 +22,8 @@ from moshi_agent.checkpoint.kyutai_files import (
 from moshi_agent.checkpoint.load import read_tokenizer
 from moshi_agent.checkpoint.models import build_lm, build_mimi, ignore_early_end
 from moshi_agent.checkpoint.sources import open_source
-from moshi_agent.config import MimiConfig, MoshiConfig
-from moshi_agent.kyutai_config import MOSHI_7B
+from moshi_agent.kyutai_config import MOSHI_7B, read_moshi_config
+from moshi_agent.kyutai_mimi_config import read_mimi_config
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.mimi import MimiModel
 
@@ -128,7 +128,7 @@ def get_mimi(
         ConfigError, CheckpointError: see `moshi_agent.errors`.
     """
     path = None if filename is None else Path(filename)
-    model = build_mimi(MimiConfig.from_dict(mimi_config), path, str(device))
+    model = build_mimi(read_mimi_config(mimi_config), path, str(device))
     model.set_num_codebooks(num_codebooks)
     return model
 
@@ -150,7 +150,7 @@ def get_moshi_lm(
     if lm_kwargs_overrides:
         lm_kwargs = {**(MOSHI_7B if lm_kwargs is None else lm_kwargs), **lm_kwargs_overrides}
     return build_lm(
-        MoshiConfig.from_dict(lm_kwargs),
+        read_moshi_config(lm_kwargs),
         None if filename is None else Path(filename),
         str(device),
         dtype,

@@ -101,5 +101,5 @@ def seanet_decoder(config: SEANetConfig) -> Stack:
         layers += _residual_blocks(width, config)
     last = CausalConv1d(width, config.channels, config.last_kernel_size)
     with torch.no_grad():
-        last.weight *= 0.1  # training begins near the level of speech
+        last.weight.mul_(0.1)  # training begins near the level of speech
     return Stack([*layers, Elu(), last])

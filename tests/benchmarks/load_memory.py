@@ -22,7 +22,8 @@ import torch
 
 from moshi_agent.checkpoint import load_checkpoint, save_kyutai
 from moshi_agent.config import MimiConfig, MoshiConfig
-from moshi_agent.kyutai_config import MOSHI_7B
+from moshi_agent.kyutai_config import MOSHI_7B, read_moshi_config
+from moshi_agent.kyutai_mimi_config import read_mimi_config, write_mimi_config
 from moshi_agent.models import LMModel, MimiModel
 
 _TOKENIZER = Path(__file__).parents[2] / "moshi_agent" / "assets" / "tiny" / "tokenizer_spm.model"
@@ -35,7 +36,7 @@ def _configs(scale: int) -> tuple[dict[str, object], MimiConfig]:
     lm = dict(MOSHI_7B)
     for key in ("dim", "card", "text_card", "depformer_dim", "depformer_dim_feedforward"):
         lm[key] = MOSHI_7B[key] // scale
-    mimi = MimiConfig().to_dict()
+    mimi = write_mimi_config(MimiConfig())
     width = 512 // scale
     mimi["seanet"] |= {"dimension": width, "n_filters": 64 // scale}
     mimi["transformer"] |= {
@@ -46,18 +47,18 @@ def _configs(scale: int) -> tuple[dict[str, object], MimiConfig]:
     }
     mimi["quantizer"] |= {"dimension": 256 // scale, "bins": 2048 // scale}
     mimi["quantizer"] |= {"input_dimension": width, "output_dimension": width}
-    return lm, MimiConfig.from_dict(mimi)
+    return lm, read_mimi_config(mimi)
 
 
 def _generate(folder: Path, scale: int) -> int:
     """Writes the checkpoint and returns its size in bytes."""
     lm_config, mimi_config = _configs(scale)
     small = {"num_layers": 1, "depformer_num_layers": 1}
-    lm = LMModel(MoshiConfig.from_dict(lm_config | small))
+    lm = LMModel(read_moshi_config(lm_config | small))
     save_kyutai(folder, MimiModel(mimi_config), lm, _TOKENIZER)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {k: lm_config[k] for k in small}))
-    _write_random(folder / "model.safetensors", MoshiConfig.from_dict(lm_config))
+    _write_random(folder / "model.safetensors", read_moshi_config(lm_config))
     return sum(path.stat().st_size for path in folder.iterdir())
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from moshi_agent import kyutai_config
 from moshi_agent.checkpoint.transformers_config import read_mimi_config, read_moshi_config
 from moshi_agent.checkpoint.transformers_names import mimi_pairings, moshi_pairings, to_ours, to_theirs
-from moshi_agent.config import MimiConfig, MoshiConfig
+from moshi_agent.config import MimiConfig
 from moshi_agent.models.mimi import MimiModel
 
 
@@ -41,7 +42,7 @@ def test_a_file_converted_to_our_tensors_and_back_is_the_same_bit_for_bit(golden
 def test_the_defaults_are_the_published_models() -> None:
     """A `config.json` that leaves out what is at its default, as that library may write it."""
     moshi = read_moshi_config({"model_type": "moshi"})
-    published = MoshiConfig.from_dict(None)
+    published = kyutai_config.read_moshi_config(None)
     assert moshi.temporal == published.temporal
     assert moshi.depth == published.depth
     assert moshi == published
