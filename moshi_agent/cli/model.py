@@ -16,7 +16,8 @@ def start_conversation(model: str, device: str, *, greedy: bool, seed: int | Non
         CheckpointError: the model is missing or damaged.
     """
     check_device(device)
-    return Conversation(load_checkpoint(model, device=device), greedy=greedy, seed=seed)
+    checkpoint = load_checkpoint(model, device=device, pack="auto")
+    return Conversation(checkpoint, greedy=greedy, seed=seed)
 
 
 def check_device(device: str) -> None:

@@ -277,7 +277,7 @@ class LMModel(nn.Module):
 
     def pack(self, pack_format: PackFormat = "float32") -> None:
         """Packs every weight for inference on the CPU, layer by layer; the plain ones are released."""
-        self.least_rows = 2
+        self.least_rows = 2 if pack_format == "float32" else 1
         # The largest matrices first: what packing one needs for a moment then stays below the final size.
         embeddings = [cast(TokenEmbedding, one) for one in (self.text_emb, *self.emb)]
         if all(embedding.is_plain for embedding in embeddings):
