@@ -33,6 +33,7 @@ class Run:
     text: Path | None
     model: str
     device: str
+    threads: int
     greedy: bool
     seed: int | None
     tail: float  # seconds
@@ -86,7 +87,7 @@ def open_conversation(run: Run) -> Conversation:
     """Loads the model and starts a conversation with it."""
     from moshi_agent.cli.model import start_conversation  # loads torch
 
-    return start_conversation(run.model, run.device, greedy=run.greedy, seed=run.seed)
+    return start_conversation(run.model, run.device, run.threads, greedy=run.greedy, seed=run.seed)
 
 
 def _converse(conversation: Conversation, question: Samples, run: Run, writer: AudioWriter) -> list[float]:

@@ -8,14 +8,17 @@ from moshi_agent import Conversation, load_checkpoint
 from moshi_agent.errors import InputError
 
 
-def start_conversation(model: str, device: str, *, greedy: bool, seed: int | None) -> Conversation:
-    """Loads the model and starts a conversation with it.
+def start_conversation(
+    model: str, device: str, threads: int, *, greedy: bool, seed: int | None
+) -> Conversation:
+    """Loads the model and starts a conversation with it, on so many threads of the CPU.
 
     Raises:
         InputError: this machine has no such device.
         CheckpointError: the model is missing or damaged.
     """
     check_device(device)
+    torch.set_num_threads(threads)
     checkpoint = load_checkpoint(model, device=device, pack="auto")
     return Conversation(checkpoint, greedy=greedy, seed=seed)
 

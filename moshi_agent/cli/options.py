@@ -27,6 +27,12 @@ device_option = click.option(
 )
 
 
+# One by default: a second thread that has to wait for a busy core makes a short step many times longer.
+threads_option = click.option(
+    "--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Of the CPU."
+)
+
+
 class Seconds(click.FloatRange):
     """A number of seconds within bounds. Click's own range takes "nan" for being within any."""
 

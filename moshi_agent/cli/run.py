@@ -7,7 +7,7 @@ from typing import TypedDict, Unpack
 
 import click
 
-from moshi_agent.cli.options import Seconds, device_option, model_option
+from moshi_agent.cli.options import Seconds, device_option, model_option, threads_option
 from moshi_agent.questions import find_question, sample_questions
 
 _PATH = click.Path(path_type=Path)
@@ -20,6 +20,7 @@ class _Options(TypedDict):
     text: Path | None
     model: str
     device: str
+    threads: int
     greedy: bool
     seed: int | None
     tail: float
@@ -33,6 +34,7 @@ class _Options(TypedDict):
 @click.option("--text", type=_PATH, help="Where its text goes: JSON with every word's time, and the figures.")
 @model_option
 @device_option
+@threads_option
 @click.option(
     "--question", metavar="N|TEXT", help="A sample question, by its number or words, instead of a file."
 )
