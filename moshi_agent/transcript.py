@@ -87,9 +87,9 @@ def _grouped(pieces: Iterable[_Piece]) -> list[tuple[str, float]]:
     """Words and their starts: a piece without a leading space goes on with the word before it."""
     words: list[tuple[str, float]] = []
     for piece in pieces:
-        if words and not piece.text.startswith(" "):
+        if piece.text.startswith(" ") or not words:
+            words.append((piece.text.strip(), piece.start))  # empty where the space is a piece of its own
+        else:
             text, start = words[-1]
             words[-1] = (text + piece.text, start)
-        elif piece.text.strip():
-            words.append((piece.text.strip(), piece.start))
-    return words
+    return [word for word in words if word[0]]

@@ -58,3 +58,14 @@ def test_a_late_text_stream_is_moved_back(tokenizer: SentencePieceProcessor) -> 
     transcript = Transcript(tokenizer, 12.5, delay_s=0.5)
     transcript.add(tokenizer.encode("the")[0], 10)
     assert transcript.words[0].start == pytest.approx(0.3)
+
+
+def test_a_space_by_itself_begins_a_word(tokenizer: SentencePieceProcessor) -> None:
+    """Some words are a space and then pieces without one."""
+    transcript = Transcript(tokenizer, 12.5)
+    space, the = tokenizer.piece_to_id("\u2581"), tokenizer.encode("the")[0]
+    letters = [tokenizer.piece_to_id(letter) for letter in "be"]
+    for frame, token in enumerate([the, space, *letters]):
+        transcript.add(token, frame)
+    assert [word.word for word in transcript.words] == ["the", "be"]
+    assert transcript.text == "the be"
