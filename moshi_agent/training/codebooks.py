@@ -52,10 +52,17 @@ class CodebookTrainer:
                 _initialise(codebook, residual, self.config.k_means_rounds, generator)
                 residual = residual - codebook.decode(codebook.encode(residual))
 
-    def quantize_parts(
+    def quantize(
         self, latent: Tensor, step: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """[B, T, C] -> its semantic and acoustic quantization and the commitment; the codebooks take one step."""
+        """One step of all codebooks.
+
+        Args:
+            latent: [B, T, C].
+
+        Returns:
+            Its semantic and its acoustic quantization, [B, T, C] each, and the commitment loss, scalar.
+        """
         first, rest = self.quantizer.rvq_first, self.quantizer.rvq_rest
         replace = step % self.config.dead_every == 0
         every_row = torch.full((len(latent),), first.n_q)
@@ -115,7 +122,7 @@ class CodebookTrainer:
         codebook.refresh()
 
     def _replace_dead(self, codebook: Codebook, x: Tensor, generator: torch.Generator) -> None:
-        """Gives unused codes the place of a random current vector, with a usage that lets them stay a while."""
+        """Gives unused codes the place of a random current vector, and usage that lets them stay a while."""
         usage = codebook.cluster_usage
         average = usage.mean()
         dead = (usage < self.config.dead_share * average).nonzero()[:, 0]

@@ -39,7 +39,7 @@ class CodecLoss(nn.Module):
             self.register_buffer(f"filters_{index}", filters, persistent=False)
 
     def forward(self, output: Tensor, target: Tensor, step: int | None = None) -> dict[str, Tensor]:
-        """Two signals [B, T] -> weighted terms, scalars; the loss is their sum. Without a step, the final floors."""
+        """Two signals [B, T] -> weighted terms, whose sum is the loss. Without a step, the final floors."""
         config = self.config
         floor = self._lowered(config.spectral_floor, step)
         level_floor = self._lowered(config.level_floor, step)
@@ -47,7 +47,7 @@ class CodecLoss(nn.Module):
         for index in range(len(config.windows)):
             ours, theirs = self.mel(output, index) + floor, self.mel(target, index) + floor
             spectral = spectral + _squared_below_one(ours.log() - theirs.log())
-            # Roots are squared here, so loud parts count most; relative to the batch, so that none outweighs another.
+            # Loud parts count most here; relative to the batch, so that no batch outweighs another.
             energy = energy + (ours.sqrt() - theirs.sqrt()).square().mean() / theirs.mean()
         level = self._level(output, level_floor) - self._level(target, level_floor)
         return {
@@ -91,7 +91,7 @@ def _squared_below_one(difference: Tensor) -> Tensor:
 
 
 def mel_filters(bands: int, window: int, sample_rate_hz: int) -> Tensor:
-    """Triangular filters of unit sum, [bands, window // 2 + 1], evenly spaced in mel from 0 to half the rate."""
+    """Triangular filters of unit sum, evenly spaced in mel up to half the rate. [bands, window // 2 + 1]"""
     nyquist_hz = sample_rate_hz / 2
     highest_mel = 2595 * math.log10(1 + nyquist_hz / 700)
     mels = torch.linspace(0, highest_mel, bands + 2)

@@ -27,7 +27,7 @@ from moshi_agent.training.schedule import Schedule
 class DecoderTraining:
     """How the decoder is trained on."""
 
-    steps: int = 3000
+    steps: int = 4500
     batch: int = 5
     frames: int = 16  # per crop
     learning_rate: float = 1e-3

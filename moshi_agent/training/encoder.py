@@ -24,15 +24,15 @@ from moshi_agent.training.schedule import Schedule
 class EncoderTraining:
     """How encoder and codebooks are trained."""
 
-    steps: int = 4500
+    steps: int = 3000
     batch: int = 6
     frames: int = 16  # per crop
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.8, 0.99)
     clip: float = 1.0
     continuous_steps: int = 300  # before the codebooks are set and used
     pool_steps: int = 30  # steps whose latents set the codebooks
-    commitment_weight: float = 0.25
+    commitment_weight: float = 0.1
     semantic_weight: float = 0.5  # of what the first codebook alone tells
     average_decay: float = 0.995
     seed: int = 5
@@ -94,7 +94,8 @@ class EncoderTrainer:
         commitment = latent.new_zeros(())
         if self.step < config.continuous_steps:
             semantic, acoustic = (
-                part.output_proj(part.input_proj(latent)) for part in (quantizer.rvq_first, quantizer.rvq_rest)
+                part.output_proj(part.input_proj(latent))
+                for part in (quantizer.rvq_first, quantizer.rvq_rest)
             )
             if self.step >= config.continuous_steps - config.pool_steps:
                 self.pool.append(latent.detach().flatten(0, 1))
@@ -103,7 +104,7 @@ class EncoderTrainer:
                 pool = torch.cat(self.pool) if self.pool else latent.detach().flatten(0, 1)
                 self.codebooks.initialise(pool, generator)
                 self.pool.clear()
-            semantic, acoustic, commitment = self.codebooks.quantize_parts(latent, self.step, generator)
+            semantic, acoustic, commitment = self.codebooks.quantize(latent, self.step, generator)
         return {
             "all": self.probes[0](semantic + acoustic, spectrum),
             "semantic": config.semantic_weight * self.probes[1](semantic, spectrum),

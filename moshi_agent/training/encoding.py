@@ -6,6 +6,7 @@ second only, so its codes are cached: silence once, each answer once, and a cut 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -25,7 +26,7 @@ Codes = NDArray[np.int16]
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedCall:
-    """One call. `asked[t]` is 1 + the answer that the caller is asking for, or waits for, in frame t, else 0."""
+    """One call. `asked[t]` is 1 + the answer that the caller asks for, or waits for, in frame t; else 0."""
 
     codes: Codes = field(repr=False)  # [frames, 1 + 2 * codebooks]: text, bot, caller
     asked: Codes = field(repr=False)  # [frames]
@@ -56,7 +57,9 @@ class CallEncoder:
 
     def _encode_bots(self, signals: Sequence[Audio]) -> list[Codes]:
         """[frames * FRAME_SAMPLES] each, mostly zeros -> [frames, codebooks] each."""
-        pieces = [(row, _piece(audio, span)) for row, audio in enumerate(signals) for span in _spoken_spans(audio)]
+        pieces = [
+            (row, _piece(audio, span)) for row, audio in enumerate(signals) for span in _spoken_spans(audio)
+        ]
         missing = {piece.key: piece.audio for _, piece in pieces if piece.key not in self.cache}
         for key, codes in zip(missing, self._stream(list(missing.values())), strict=True):
             self.cache[key] = codes
@@ -84,8 +87,12 @@ class CallEncoder:
         for row, signal in zip(batch, signals, strict=True):
             row[0, : len(signal)] = torch.from_numpy(signal)
         with self.codec.streaming(len(signals)):
-            codes = torch.cat([self.codec.encode(frame) for frame in batch.split(FRAME_SAMPLES, dim=2)], dim=2)
-        return [row[:, :length].T.numpy().astype(np.int16) for row, length in zip(codes, lengths, strict=True)]
+            codes = torch.cat(
+                [self.codec.encode(frame) for frame in batch.split(FRAME_SAMPLES, dim=2)], dim=2
+            )
+        return [
+            row[:, :length].T.numpy().astype(np.int16) for row, length in zip(codes, lengths, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class _Piece:
 
     @property
     def key(self) -> bytes:
-        return bytes([self.skipped]) + self.audio.tobytes()
+        return hashlib.blake2b(self.audio.tobytes(), salt=bytes([self.skipped])).digest()
 
 
 def _piece(audio: Audio, span: tuple[int, int]) -> _Piece:
@@ -129,6 +136,10 @@ def _asked(call: Conversation, frames: int) -> Codes:
         if turn.question is None:
             continue
         first = turn.question_start // FRAME_SAMPLES
-        last = turn.answer_first_frame if turn.answer_first_frame is not None else turn.question_end // FRAME_SAMPLES
+        last = (
+            turn.answer_first_frame
+            if turn.answer_first_frame is not None
+            else turn.question_end // FRAME_SAMPLES
+        )
         asked[first : last + 1] = 1 + turn.answer
     return asked

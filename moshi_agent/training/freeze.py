@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from moshi_agent.config import MimiConfig
+from moshi_agent.errors import ConfigError
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.outputs import whole_file
 from moshi_agent.training.codebooks import settle
@@ -39,9 +40,16 @@ def save_weights(model: nn.Module, path: Path) -> None:
         torch.save(model.state_dict(), part)
 
 
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Reads what `save_weights` wrote. Raises ConfigError when there is nothing."""
+    if not path.is_file():
+        raise ConfigError(f"there is no {path} yet; the stages before this one make it")
+    model.load_state_dict(torch.load(path, weights_only=True))
+
+
 def load_codec(path: Path, config: MimiConfig) -> MimiModel:
-    """A codec that `save_weights` wrote."""
+    """A codec that `save_weights` wrote. Raises ConfigError when there is none."""
     codec = MimiModel(config)
-    codec.load_state_dict(torch.load(path, weights_only=True))
+    load_weights(codec, path)
     refresh_codebooks(codec)
     return codec.eval()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +15,17 @@ from tqdm import tqdm
 from moshi_agent.errors import ConfigError
 from moshi_agent.training.conversations import ConversationSampler
 from moshi_agent.training.encoding import CallEncoder
+from moshi_agent.training.tokenizer import BEGIN
+
+MOST_BEFORE = 10
+BEGIN_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class LMDataPlan:
     """How many calls are made."""
 
-    shards: int = 60
+    shards: int = 120
     calls_per_shard: int = 10
     frames: int = 750  # per call
     seed: int = 31
@@ -51,6 +57,14 @@ def build_shard(
     os.replace(partial, path)
 
 
+class Crops(NamedTuple):
+    """Pieces of calls, as many frames long each."""
+
+    codes: NDArray[np.int64]  # [batch, streams, frames]
+    asked: NDArray[np.int64]  # [batch, frames]
+    begins: NDArray[np.bool_]  # [batch] whether it begins where its call does
+
+
 @dataclass(frozen=True)
 class LMData:
     """All calls of a folder, in memory."""
@@ -69,12 +83,43 @@ class LMData:
         asked = np.concatenate([shard["asked"] for shard in shards])
         return cls(codes, asked, shards[0]["quiet"])
 
-    def crops(
-        self, rng: np.random.Generator, batch: int, frames: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Codes [batch, streams, frames] and what is asked [batch, frames]; some begin where a call begins."""
+    def crops(self, rng: np.random.Generator, batch: int, frames: int) -> Crops:
+        """Pieces of calls, some of which begin with their call.
+
+        Half of those that do are calls in which the bot speaks first, which are few.
+        """
         calls = rng.integers(len(self.codes), size=batch)
-        starts = rng.integers(-frames // 8, self.codes.shape[1] - frames + 1, size=batch).clip(min=0)
-        codes = [self.codes[call, start : start + frames] for call, start in zip(calls, starts, strict=True)]
-        asked = [self.asked[call, start : start + frames] for call, start in zip(calls, starts, strict=True)]
-        return np.stack(codes).transpose(0, 2, 1).astype(np.int64), np.stack(asked).astype(np.int64)
+        starts = rng.integers(0, self.codes.shape[1] - frames + 1, size=batch)
+        kinds = rng.random(batch)
+        starts[kinds < BEGIN_SHARE] = 0
+        if len(self.greeted):
+            picks = self.greeted[rng.integers(len(self.greeted), size=batch)]
+            calls = np.where(kinds < BEGIN_SHARE / 2, picks, calls)
+        return self._cut(calls, starts, frames)
+
+    def question_crops(self, rng: np.random.Generator, batch: int, frames: int) -> Crops:
+        """As `crops`, each beginning up to MOST_BEFORE frames before a question."""
+        picks = rng.integers(len(self.questions), size=batch)
+        calls, first = self.questions[picks].T
+        starts = first - rng.integers(1, MOST_BEFORE + 1, size=batch)
+        return self._cut(calls, starts.clip(0, self.codes.shape[1] - frames), frames)
+
+    def heard(self) -> NDArray[np.int16]:
+        """The caller's codes in all frames in which something is asked, [N, codebooks]."""
+        return self.codes[self.asked > 0][:, 1 + len(self.quiet) :]
+
+    @cached_property
+    def greeted(self) -> NDArray[np.int64]:
+        """The calls that the bot opens, [calls]."""
+        return np.flatnonzero(self.codes[:, 0, 0] == BEGIN)
+
+    @cached_property
+    def questions(self) -> NDArray[np.int64]:
+        """The call and the first frame of every question, [questions, 2]."""
+        before = np.pad(self.asked[:, :-1], ((0, 0), (1, 0)))
+        return np.argwhere((self.asked > 0) & (self.asked != before))
+
+    def _cut(self, calls: NDArray[np.int64], starts: NDArray[np.int64], frames: int) -> Crops:
+        rows = calls[:, None], starts[:, None] + np.arange(frames)
+        codes, asked = self.codes[rows], self.asked[rows]
+        return Crops(codes.transpose(0, 2, 1).astype(np.int64), asked.astype(np.int64), starts == 0)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moshi_agent.models.lm import LMModel
+from moshi_agent.nn.embedding import ZERO_TOKEN
 from moshi_agent.nn.linear import Linear
 
 
@@ -26,10 +27,15 @@ class LMLossConfig:
     text_weight: float = 1.0
     asked_weight: float = 0.5
     nothing_asked_weight: float = 0.05
-    quiet_share: float = 0.08  # of the frames in which the bot is quiet, how many the depth transformer sees
+    # How many frames the depth transformer sees: it has learnt long before the temporal one has.
+    spoken_share: float = 0.35  # of those in which the bot speaks
+    quiet_share: float = 0.03  # of those in which it is quiet
     own_noise: float = 0.03  # share of the bot's codes that are replaced where they are read
     user_noise: float = 0.03  # the same of the caller's acoustic codes
     text_noise: float = 0.005
+    # The caller's codes tell one rendering from another: what is said must be read from less.
+    fewer_codebooks_share: float = 0.3  # of crops in which some of the caller's codebooks are not read
+    gap_share: float = 0.03  # of the caller's frames that are not read at all
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Batch:
 
     codes: Tensor  # [B, 1 + n_q, T]
     asked: Tensor  # [B, T]
+    begins: Tensor  # [B] bool, whether a crop begins where its call does
 
 
 class LMLoss:
@@ -55,10 +62,10 @@ class LMLoss:
         target = delayed(model, batch.codes)
         given = delayed(model, self._with_noise(batch.codes, generator))
         hidden, text_logits = model.temporal(given[:, :, :-1])
-        own = target[:, : 1 + model.dep_q, 1:]
+        own, given = target[:, : 1 + model.dep_q, 1:], given[:, : 1 + model.dep_q, 1:]
         return {
             "text": config.text_weight * self._text(text_logits, own[:, 0]),
-            "audio": config.audio_weight * self._audio(hidden, own, given[:, : 1 + model.dep_q, 1:], generator),
+            "audio": config.audio_weight * self._audio(hidden, own, given, batch.begins, generator),
             "asked": config.asked_weight * self._asked(hidden, batch.asked),
         }
 
@@ -70,12 +77,11 @@ class LMLoss:
         losses = F.cross_entropy(logits.float().transpose(1, 2), target, reduction="none")
         return (losses * weights).sum() / weights.sum()
 
-    def _audio(self, hidden: Tensor, target: Tensor, given: Tensor, generator: torch.Generator) -> Tensor:
-        """hidden: [B, T, dim], target and given: [B, 1 + dep_q, T], text first."""
-        quiet = (target[:, 1:] == self.quiet[None, :, None]).all(1)  # [B, T]
-        drawn = torch.rand(quiet.shape, generator=generator) < self.config.quiet_share
-        known = (target[:, 1:] < self.model.card).all(1)
-        chosen = ((~quiet | drawn) & known).flatten().nonzero()[:, 0]
+    def _audio(
+        self, hidden: Tensor, target: Tensor, given: Tensor, begins: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """hidden: [B, T, dim], target and given: [B, 1 + dep_q, T], text first, begins: [B]."""
+        chosen = self._chosen(target[:, 1:], begins, generator).flatten().nonzero()[:, 0]
         if not len(chosen):
             return hidden.new_zeros(())
         # The chosen frames stand in a row: the depth transformer does not look from one to the next.
@@ -83,10 +89,22 @@ class LMLoss:
         tokens = given.transpose(1, 2).flatten(0, 1)[chosen].T[None]
         wanted = target[:, 1:].transpose(1, 2).flatten(0, 1)[chosen].T[None]
         logits = self.model.depth_logits(rows, tokens)  # [1, dep_q, N, card]
-        losses = F.cross_entropy(logits.float().movedim(-1, 1), wanted, reduction="none").mean((0, 2))
+        # The late codebooks have nothing to say in a call's first frame.
+        known = wanted < self.model.card
+        losses = F.cross_entropy(logits.float().movedim(-1, 1), wanted.where(known, 0), reduction="none")
+        losses = (losses * known).sum((0, 2)) / known.sum((0, 2)).clamp(min=1)
         weights = torch.ones(self.model.dep_q)
         weights[0] = self.config.first_codebook_weight
         return (losses * weights).sum() / weights.sum()
+
+    def _chosen(self, target: Tensor, begins: Tensor, generator: torch.Generator) -> Tensor:
+        """Which frames the depth transformer sees, target: [B, dep_q, T] -> [B, T] bool."""
+        quiet = (target == self.quiet[None, :, None]).all(1)
+        shares = torch.where(quiet, self.config.quiet_share, self.config.spoken_share)
+        chosen = torch.rand(quiet.shape, generator=generator) < shares
+        # Nothing tells what a call's middle begins with; its beginning must not go wrong.
+        chosen[:, 0] = begins
+        return chosen
 
     def _asked(self, hidden: Tensor, asked: Tensor) -> Tensor:
         """hidden: [B, T, dim], asked: [B, T]."""
@@ -104,7 +122,22 @@ class LMLoss:
         replaced = torch.rand(codes.shape, generator=generator) < shares
         noise = torch.randint(model.card, codes.shape, generator=generator)
         noise[:, 0] = model.config.text_padding_id
-        return torch.where(replaced, noise, codes)
+        codes = torch.where(replaced, noise, codes)
+        return torch.where(self._unread(codes, generator), ZERO_TOKEN, codes)
+
+    def _unread(self, codes: Tensor, generator: torch.Generator) -> Tensor:
+        """Which of the caller's tokens are left out, [B, 1 + n_q, T] bool."""
+        batch, streams, steps = codes.shape
+        first = 1 + self.model.dep_q
+        acoustic = streams - first - 1
+        kept = torch.randint(0, acoustic, (batch,), generator=generator)
+        fewer = torch.rand(batch, generator=generator) < self.config.fewer_codebooks_share
+        kept = torch.where(fewer, kept, acoustic)
+        gaps = torch.rand(batch, 1, steps, generator=generator) < self.config.gap_share
+        unread = torch.zeros(codes.shape, dtype=torch.bool)
+        unread[:, first:] = gaps
+        unread[:, first + 1 :] |= (torch.arange(acoustic) >= kept[:, None])[:, :, None]
+        return unread
 
 
 def delayed(model: LMModel, codes: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The built-in model's recipe: speech, codec, encoded calls, decoder, language model, export.
+"""The built-in model's recipe: speech, encoder, decoder, encoded calls, language model, export.
 
 Each stage leaves a folder or a file and is passed over where that is whole; one that was stopped goes on
 where it was. All sizes and seeds are in `Recipe`.
@@ -25,13 +25,13 @@ from moshi_agent.config import (
 )
 from moshi_agent.models.lm import LMModel
 from moshi_agent.training import tokenizer
-from moshi_agent.training.codec import CodecTrainer, CodecTraining
 from moshi_agent.training.conversations import ConversationSampler
 from moshi_agent.training.corpus import Corpus, CorpusPlan, build_corpus
 from moshi_agent.training.crops import CropMix, CropSampler
 from moshi_agent.training.decoder import DecoderTrainer, DecoderTraining
+from moshi_agent.training.encoder import EncoderTrainer, EncoderTraining
 from moshi_agent.training.encoding import CallEncoder
-from moshi_agent.training.freeze import frozen, load_codec, round_weights, save_weights
+from moshi_agent.training.freeze import frozen, load_codec, load_weights, save_weights
 from moshi_agent.training.lm import LMTrainer, LMTraining
 from moshi_agent.training.lm_data import LMData, LMDataPlan, build_lm_data
 from moshi_agent.training.loop import run_training
@@ -92,13 +92,13 @@ def tiny_lm() -> MoshiConfig:
 class Recipe:
     """Everything that decides what the model becomes."""
 
-    corpus: CorpusPlan = field(default_factory=CorpusPlan)
+    corpus: CorpusPlan = field(default_factory=lambda: CorpusPlan(renderings_per_question=300, unknown=6000))
     codec_model: MimiConfig = field(default_factory=tiny_codec)
-    codec: CodecTraining = field(default_factory=CodecTraining)
-    codec_mix: CropMix = field(default_factory=lambda: CropMix(answer_voice=0.55, other_voices=0.38))
-    calls: LMDataPlan = field(default_factory=LMDataPlan)
+    encoder: EncoderTraining = field(default_factory=EncoderTraining)
+    encoder_mix: CropMix = field(default_factory=lambda: CropMix(answer_voice=0.4, other_voices=0.5))
     decoder: DecoderTraining = field(default_factory=DecoderTraining)
-    decoder_mix: CropMix = field(default_factory=lambda: CropMix(answer_voice=0.8, other_voices=0.12))
+    decoder_mix: CropMix = field(default_factory=lambda: CropMix(answer_voice=0.8, other_voices=0.13))
+    calls: LMDataPlan = field(default_factory=LMDataPlan)
     lm_model: MoshiConfig = field(default_factory=tiny_lm)
     lm: LMTraining = field(default_factory=LMTraining)
 
@@ -115,18 +115,18 @@ class Places:
         return self.folder / "corpus"
 
     @property
-    def codec(self) -> Path:
-        """The codec after its first training: its encoder and codebooks are final."""
+    def encoder(self) -> Path:
+        """The codec once its encoder and codebooks are final."""
+        return self.folder / "encoder.pt"
+
+    @property
+    def decoder(self) -> Path:
+        """The whole codec."""
         return self.folder / "codec.pt"
 
     @property
     def calls(self) -> Path:
         return self.folder / "calls"
-
-    @property
-    def decoder(self) -> Path:
-        """The codec with its final decoder."""
-        return self.folder / "codec_final.pt"
 
     @property
     def lm(self) -> Path:
@@ -138,37 +138,36 @@ def make_corpus(recipe: Recipe, places: Places) -> None:
     build_corpus(places.corpus, recipe.corpus.items(load_phrases()))
 
 
-def make_codec(recipe: Recipe, places: Places) -> None:
-    """Trains encoder, codebooks and decoder."""
-    sampler = CropSampler.open(places.corpus, mix=recipe.codec_mix)
-    trainer = CodecTrainer(recipe.codec_model, recipe.codec, sampler.sample_crops)
-    run_training(trainer, recipe.codec.run, places.folder)
-    save_weights(frozen(trainer.average), places.codec)
+def make_encoder(recipe: Recipe, places: Places) -> None:
+    """Trains encoder and codebooks."""
+    sampler = CropSampler.open(places.corpus, mix=recipe.encoder_mix)
+    trainer = EncoderTrainer(recipe.codec_model, recipe.encoder, sampler.sample_crops)
+    run_training(trainer, recipe.encoder.run, places.folder)
+    save_weights(frozen(trainer.average), places.encoder)
+
+
+def make_decoder(recipe: Recipe, places: Places) -> None:
+    """Trains the decoder; the codes stay what they are."""
+    sampler = CropSampler.open(places.corpus, mix=recipe.decoder_mix, seed=1)
+    codec = load_codec(places.encoder, recipe.codec_model)
+    trainer = DecoderTrainer(codec, recipe.decoder, sampler.sample_crops)
+    run_training(trainer, recipe.decoder.run, places.folder)
+    save_weights(frozen(trainer.average), places.decoder)
 
 
 def make_calls(recipe: Recipe, places: Places) -> None:
     """Makes up calls and encodes them."""
-    codec = load_codec(places.codec, recipe.codec_model)
+    codec = load_codec(places.encoder, recipe.codec_model)
     codec.pack()
-    sampler = ConversationSampler.make(
-        Corpus.open(places.corpus), load_phrases(), tokenizer.load_tokenizer()
-    )
+    corpus = Corpus.open(places.corpus)
+    sampler = ConversationSampler.make(corpus, load_phrases(), tokenizer.load_tokenizer())
     build_lm_data(places.calls, sampler, CallEncoder(codec), recipe.calls)
-
-
-def make_decoder(recipe: Recipe, places: Places) -> None:
-    """Trains the decoder on, the codes staying what they are."""
-    sampler = CropSampler.open(places.corpus, mix=recipe.decoder_mix, seed=1)
-    codec = load_codec(places.codec, recipe.codec_model)
-    trainer = DecoderTrainer(codec, recipe.decoder, sampler.sample_crops)
-    run_training(trainer, recipe.decoder.run, places.folder)
-    round_weights(trainer.average)
-    save_weights(trainer.average, places.decoder)
 
 
 def make_lm(recipe: Recipe, places: Places) -> None:
     """Trains the language model."""
-    trainer = LMTrainer(recipe.lm_model, recipe.lm, LMData.open(places.calls))
+    codec = load_codec(places.encoder, recipe.codec_model)
+    trainer = LMTrainer(recipe.lm_model, recipe.lm, LMData.open(places.calls), codec)
     run_training(trainer, recipe.lm.run, places.folder)
     save_weights(trainer.average, places.lm)
 
@@ -177,18 +176,21 @@ def export(recipe: Recipe, places: Places) -> None:
     """Writes the model as a folder in Kyutai's format."""
     codec = load_codec(places.decoder, recipe.codec_model)
     lm = LMModel(recipe.lm_model)
-    lm.load_state_dict(torch.load(places.lm, weights_only=True))
+    load_weights(lm, places.lm)
     shipped = resources.files("moshi_agent") / "assets" / "tiny" / tokenizer.FILE_NAME
     with resources.as_file(shipped) as path:
-        save_kyutai(places.export, codec, lm, path)
+        save_kyutai(places.export, codec, lm, path, lm_gen_config=ADVISED_SAMPLING)
 
 
+# Answers are known word for word: what is unlikely is an error.
+ADVISED_SAMPLING = {"temp": 0.2, "temp_text": 0.2, "top_k": 20, "top_k_text": 5}
+PATH = click.Path(path_type=Path)
 Stage = Callable[[Recipe, Places], None]
 STAGES: dict[str, tuple[Stage, Callable[[Places], Path | None]]] = {
     "corpus": (make_corpus, lambda places: None),
-    "codec": (make_codec, lambda places: places.codec),
-    "calls": (make_calls, lambda places: None),
+    "encoder": (make_encoder, lambda places: places.encoder),
     "decoder": (make_decoder, lambda places: places.decoder),
+    "calls": (make_calls, lambda places: None),
     "lm": (make_lm, lambda places: places.lm),
     "export": (export, lambda places: None),
 }
@@ -204,10 +206,10 @@ def run_recipe(recipe: Recipe, places: Places, stages: tuple[str, ...] = tuple(S
 
 
 @click.command("tiny")
-@click.option("--folder", type=click.Path(path_type=Path), default="runs/tiny", help="Where everything is kept.")
-@click.option("--out", type=click.Path(path_type=Path), help="Where the model goes [FOLDER/export].")
-@click.option("--stage", "stages", multiple=True, type=click.Choice(list(STAGES)), help="Only this one; repeatable.")
-@click.option("--threads", default=1, show_default=True, help="Of PyTorch. More than idle cores is far slower.")
+@click.option("--folder", type=PATH, default=Path("runs/tiny"), help="Where everything is kept.")
+@click.option("--out", type=PATH, help="Where the model goes [FOLDER/export].")
+@click.option("--stage", "stages", multiple=True, type=click.Choice([*STAGES]), help="Only this; repeatable.")
+@click.option("--threads", default=1, show_default=True, help="Of PyTorch; no more than idle cores.")
 def command(folder: Path, out: Path | None, stages: tuple[str, ...], threads: int) -> None:
     """Train the built-in model from synthetic speech."""
     torch.set_num_threads(threads)
