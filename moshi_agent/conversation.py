@@ -17,7 +17,7 @@ from moshi_agent.models.generation import LMGen
 from moshi_agent.models.lm import LMModel
 from moshi_agent.nn.conditioners import ConditionAttributes, ConditionTensors
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
-from moshi_agent.transcript import Transcript, Word
+from moshi_agent.transcript import TimedWord, Transcript
 
 if TYPE_CHECKING:
     from moshi_agent.checkpoint import Checkpoint
@@ -77,7 +77,7 @@ class Conversation:
         return self._transcript.text
 
     @property
-    def words(self) -> list[Word]:
+    def words(self) -> list[TimedWord]:
         """All that the model has said, word by word, with times in seconds."""
         return self._transcript.words
 

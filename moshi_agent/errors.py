@@ -5,7 +5,11 @@
     ├── CheckpointError        weights that are missing, damaged or of the wrong shape
     ├── AudioError             a file or array that is no usable audio
     ├── InputError             a tensor of the wrong shape, type or range
-    └── OutputError            a place that cannot be written to
+    │   └── BacklogFull        input that comes faster than it is taken
+    ├── OutputError            a place that cannot be written to
+    ├── EngineFull             no room for one more conversation
+    ├── EngineUnhealthy        an engine that has failed and could not be rebuilt
+    └── SessionClosed          a call on a conversation that is over
 
 Every message says what was wrong and what is accepted. Those that answer to a built-in type
 are one as well, so that code written for the built-in type keeps working.
@@ -36,3 +40,19 @@ class InputError(MoshiAgentError, ValueError):
 
 class OutputError(MoshiAgentError, OSError):
     """A result cannot be written where it was asked to go."""
+
+
+class BacklogFull(InputError):
+    """More input waits than a conversation may hold; the input given with this call was not taken."""
+
+
+class EngineFull(MoshiAgentError):
+    """The engine has no row, or no time in its step, for one more conversation."""
+
+
+class EngineUnhealthy(MoshiAgentError):
+    """The engine failed, could not rebuild its state, and takes no conversation any more."""
+
+
+class SessionClosed(MoshiAgentError):
+    """The conversation is over: it takes no input and gives no output any more."""

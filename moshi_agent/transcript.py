@@ -5,26 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
-_WORD_START = "\u2581"  # how sentencepiece marks the beginning of a word
-_LONGEST_WORD_S = 1.0
+from moshi_agent.pieces import PieceReader, Tokenizer, split_words
 
-
-class Tokenizer(Protocol):
-    """What a transcript needs of a sentencepiece model."""
-
-    def IdToPiece(self, id: int) -> str: ...  # noqa: N802
-
-    def IsControl(self, id: int) -> bool: ...  # noqa: N802
-
-    def IsUnknown(self, id: int) -> bool: ...  # noqa: N802
-
-    def GetPieceSize(self) -> int: ...  # noqa: N802
+LONGEST_WORD_S = 1.0
 
 
 @dataclass(frozen=True)
-class Word:
+class TimedWord:
     """A word and when it is said, in seconds from the first frame."""
 
     word: str
@@ -34,7 +22,7 @@ class Word:
 
 @dataclass(frozen=True)
 class _Piece:
-    text: str  # a leading space begins a word
+    text: str  # a space begins a word
     start: float
 
 
@@ -48,48 +36,42 @@ class Transcript:
     """
 
     def __init__(self, tokenizer: Tokenizer | None, frame_rate: float, delay_s: float = 0.0) -> None:
-        self._tokenizer = tokenizer
+        self._reader = PieceReader(tokenizer)
         self._frame_rate = frame_rate
         self._delay_s = delay_s
         self._pieces: list[_Piece] = []
 
     def add(self, token: int, frame: int) -> str:
-        """Takes the token of a frame. Returns the text that begins there, "" for padding and the like."""
-        piece = self._piece(token)
-        if piece:
-            self._pieces.append(_Piece(piece, max(0.0, frame / self._frame_rate - self._delay_s)))
-        return piece
-
-    def _piece(self, token: int) -> str:
-        tokenizer = self._tokenizer
-        if tokenizer is None or not 0 <= token < tokenizer.GetPieceSize():
-            return ""
-        if tokenizer.IsControl(token) or tokenizer.IsUnknown(token):
-            return ""  # padding, end of padding, begin and end of text
-        return tokenizer.IdToPiece(token).replace(_WORD_START, " ")
+        """Takes the token of a frame. Returns the text that begins there, as `PieceReader.read`."""
+        text = self._reader.read(token)
+        if text:
+            self._pieces.append(_Piece(text, max(0.0, frame / self._frame_rate - self._delay_s)))
+        return text
 
     @property
     def text(self) -> str:
         return "".join(piece.text for piece in self._pieces).strip()
 
     @property
-    def words(self) -> list[Word]:
+    def words(self) -> list[TimedWord]:
         """A word lasts until the next one begins, a second at most."""
         words = _grouped(self._pieces)
         ends = [*(start for _, start in words[1:]), math.inf]
         return [
-            Word(text, round(start, 2), round(min(following, start + _LONGEST_WORD_S), 2))
+            TimedWord(text, round(start, 2), round(min(following, start + LONGEST_WORD_S), 2))
             for (text, start), following in zip(words, ends, strict=False)
         ]
 
 
 def _grouped(pieces: Iterable[_Piece]) -> list[tuple[str, float]]:
-    """Words and their starts: a piece without a leading space goes on with the word before it."""
+    """Words and their starts."""
     words: list[tuple[str, float]] = []
     for piece in pieces:
-        if piece.text.startswith(" ") or not words:
-            words.append((piece.text.strip(), piece.start))  # empty where the space is a piece of its own
-        else:
-            text, start = words[-1]
-            words[-1] = (text + piece.text, start)
+        continued, begun = split_words(piece.text)
+        if continued and words:
+            text, start = words.pop()
+            words.append((text + continued, start))
+        elif continued:
+            words.append((continued, piece.start))
+        words += [(text, piece.start) for text in begun]
     return [word for word in words if word[0]]

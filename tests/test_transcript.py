@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from sentencepiece import SentencePieceProcessor
 
-import moshi_agent
-from moshi_agent.transcript import Transcript, Word
-
-_MODEL = Path(moshi_agent.__file__).parent / "assets" / "tiny" / "tokenizer_spm.model"
+from moshi_agent.transcript import TimedWord, Transcript
+from tests.text_tokenizers import byte_tokenizer, shipped_tokenizer
 
 
 @pytest.fixture
 def tokenizer() -> SentencePieceProcessor:
-    return SentencePieceProcessor(model_file=str(_MODEL))
+    return shipped_tokenizer()
 
 
 def test_pieces_become_words_at_their_frames(tokenizer: SentencePieceProcessor) -> None:
@@ -41,8 +37,8 @@ def test_a_word_ends_where_the_next_begins(tokenizer: SentencePieceProcessor) ->
     transcript.add(tokens[0], 0)
     transcript.add(tokens[1], 5)
     first, second = transcript.words
-    assert first == Word("the", 0.0, 0.4)
-    assert second == Word("the", 0.4, 1.4)
+    assert first == TimedWord("the", 0.0, 0.4)
+    assert second == TimedWord("the", 0.4, 1.4)
 
 
 def test_control_tokens_and_nonsense_are_no_text(tokenizer: SentencePieceProcessor) -> None:
@@ -69,3 +65,21 @@ def test_a_space_by_itself_begins_a_word(tokenizer: SentencePieceProcessor) -> N
         transcript.add(token, frame)
     assert [word.word for word in transcript.words] == ["the", "be"]
     assert transcript.text == "the be"
+
+
+def test_a_word_of_byte_pieces_begins_at_its_space() -> None:
+    """Characters come when they are complete, the word's start does not move."""
+    transcript = Transcript(byte_tokenizer(), 12.5)
+    for frame, token in enumerate(byte_tokenizer().encode("the \u20acuro")):
+        transcript.add(token, frame)
+    assert transcript.text == "the \u20acuro"
+    assert transcript.words == [TimedWord("the", 0.0, 0.08), TimedWord("\u20acuro", 0.08, 1.08)]
+
+
+def test_a_broken_character_ends_the_word_before_the_next() -> None:
+    """The piece that shows a character to be cut short begins a word of its own."""
+    transcript, tokenizer = Transcript(byte_tokenizer(), 12.5), byte_tokenizer()
+    for frame, piece in enumerate(["\u2581the", "<0xE2>", "\u2581the"]):
+        transcript.add(tokenizer.piece_to_id(piece), frame)
+    assert transcript.text == "the\ufffd the"
+    assert [(word.word, word.start) for word in transcript.words] == [("the\ufffd", 0.0), ("the", 0.16)]

@@ -150,9 +150,9 @@ class LMModel(nn.Module):
         tokens[0] = self.text_card
         return tokens
 
-    def init_state(self, rows: int) -> TransformerState:
-        """The temporal transformer's state of `rows` streams."""
-        return self.transformer.init_state(rows, self.device, self.dtype)
+    def init_state(self, rows: int, kv_int8: bool = False) -> TransformerState:
+        """The temporal transformer's state of `rows` streams, its cache as int8 or as the weights are."""
+        return self.transformer.init_state(rows, self.device, self.dtype, kv_int8)
 
     def forward(self, codes: Tensor, condition_tensors: ConditionTensors | None = None) -> LMOutput:
         """All logits of a conversation that is known.
@@ -195,13 +195,17 @@ class LMModel(nn.Module):
         state: TransformerState | None = None,
         exec_mask: Tensor | None = None,
         conditions: Conditions | None = None,
+        length: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Tokens of all streams, [B, 1 + n_q, S] -> hidden [B, S, dim], text logits [B, S, text_card_out]."""
+        """Tokens of all streams, [B, 1 + n_q, S] -> hidden [B, S, dim], text logits [B, S, text_card_out].
+
+        With a state, the next S steps of each row; `length` as in `Transformer.forward`.
+        """
         conditions = conditions or Conditions()
         x = self._embed(tokens)
         if conditions.sum is not None:
             x = x + conditions.sum
-        x = self.out_norm(self.transformer(x, state, exec_mask, conditions.cross))
+        x = self.out_norm(self.transformer(x, state, exec_mask, conditions.cross, length))
         return x, self.text_linear(x)
 
     def _embed(self, tokens: Tensor) -> Tensor:

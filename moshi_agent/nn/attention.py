@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moshi_agent.config import TransformerConfig
+from moshi_agent.nn import cache_attention
+from moshi_agent.nn.kv_cache import LayerCache
 from moshi_agent.nn.linear import Linear
 from moshi_agent.nn.packing import PackFormat
 from moshi_agent.nn.per_step import apply_per_step
@@ -23,23 +25,25 @@ class SelfAttention(nn.Module):
         self.in_projs = nn.ModuleList(Linear(config.dim, config.dim + 2 * kv_dim) for _ in range(sets))
         self.out_projs = nn.ModuleList(Linear(config.dim, config.dim) for _ in range(sets))
 
-    def forward(self, x: Tensor, plan: Plan, cache: Tensor | None) -> Tensor:
-        """[B, T, C] -> [B, T, C]; cache: [B, 2, H_kv, capacity, D], written where the plan says."""
+    def forward(self, x: Tensor, plan: Plan, cache: LayerCache | None) -> Tensor:
+        """[B, T, C] -> [B, T, C]; the cache is written where the plan says."""
         config = self.config
         projected = apply_per_step(self.in_projs, config, x, plan.first_step)
         heads = projected.unflatten(-1, (-1, config.head_dim))  # [B, T, H + 2 H_kv, D]
+        if plan.rotation is not None:
+            rotated, values = heads.split([config.num_heads + config.num_kv_heads, config.num_kv_heads], dim=2)
+            rotated = rotate(rotated, plan.rotation, config.positional_embedding != "rope_concat")
+            heads = torch.cat([rotated, values], dim=2)
         queries, keys_values = heads[:, :, : config.num_heads], heads[:, :, config.num_heads :]
         keys_values = keys_values.unflatten(2, (2, config.num_kv_heads))  # [B, T, 2, H_kv, D]
-        if plan.rotation is not None:
-            interleaved = config.positional_embedding != "rope_concat"
-            queries = rotate(queries, plan.rotation, interleaved)
-            keys = rotate(keys_values[:, :, 0], plan.rotation, interleaved)
-            keys_values = torch.stack([keys, keys_values[:, :, 1]], dim=2)
-        keys, values = _through_cache(cache, keys_values, plan).unbind(1)
-        y = F.scaled_dot_product_attention(
-            queries.transpose(1, 2), keys, values, plan.bias, enable_gqa=config.kv_repeat > 1
-        )
-        y = y.transpose(1, 2).flatten(2)
+        if plan.filled is None:
+            keys, values = _through_cache(cache, keys_values, plan).unbind(1)
+            y = _attend(queries.transpose(1, 2), keys, values, plan, config.kv_repeat > 1).transpose(1, 2)
+        else:
+            assert cache is not None and plan.slots is not None
+            cache_attention.store(keys_values[:, 0], cache, plan.slots[:, 0])
+            y = cache_attention.attend(queries[:, 0], cache, plan.filled, plan.length)[:, None]
+        y = y.flatten(2)
         return apply_per_step(self.out_projs, config, y, plan.first_step)
 
     def pack(self, pack_format: PackFormat, norm: tuple[Tensor, Tensor | None], scale: Tensor | None) -> None:
@@ -50,18 +54,37 @@ class SelfAttention(nn.Module):
             out_proj.pack(pack_format, output_scale=scale)
 
 
-def _through_cache(cache: Tensor | None, keys_values: Tensor, plan: Plan) -> Tensor:
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, plan: Plan, grouped: bool) -> Tensor:
+    """queries: [B, H, T, D], keys and values: [B, H_kv, L, D] -> [B, H, T, D]."""
+    if plan.row_lengths is None or len(plan.row_lengths) == 1:
+        return F.scaled_dot_product_attention(queries, keys, values, plan.bias, enable_gqa=grouped)
+    assert plan.bias is not None
+    # Row by row: sums over as many positions as the row alone would read have the same bits as alone.
+    rows = [
+        F.scaled_dot_product_attention(
+            queries[row : row + 1],
+            keys[row : row + 1, :, :length],
+            values[row : row + 1, :, :length],
+            plan.bias[row : row + 1, :, :, :length],
+            enable_gqa=grouped,
+        )
+        for row, length in enumerate(plan.row_lengths)
+    ]
+    return torch.cat(rows)
+
+
+def _through_cache(cache: LayerCache | None, keys_values: Tensor, plan: Plan) -> Tensor:
     """Writes the chunk, [B, T, 2, H_kv, D], and returns all that is cached, [B, 2, H_kv, L, D].
 
     Rows that do not execute are written too: their offset stays, so the next chunk writes over it.
     """
     if cache is None:
         return keys_values.permute(0, 2, 3, 1, 4)
-    if plan.rows is None:
-        cache[:, :, :, plan.first_step] = keys_values[:, 0]
+    if plan.rows is None or plan.slots is None:
+        cache.write_lockstep(keys_values[:, 0], plan.first_step)
     else:
-        cache[plan.rows, :, :, plan.slots] = keys_values
-    return cache[:, :, :, : plan.length]
+        cache.write(keys_values, plan.rows, plan.slots)
+    return cache.read(plan.length, keys_values.dtype)
 
 
 class CrossAttention(nn.Module):

@@ -25,6 +25,8 @@ class Plan:
     rows: Tensor | None = None  # [B, 1] and
     slots: Tensor | None = None  # [B, T]: where in the ring the chunk goes; in lockstep, to `first_step`
     length: int = 0  # L: cached positions that can hold anything yet
+    row_lengths: tuple[int, ...] | None = None  # the same of each row; None reads L in all of them
+    filled: Tensor | None = None  # [B] int32, slots to see; `cache_attention` then serves, without a bias
 
 
 def plan_whole(config: TransformerConfig, x: Tensor) -> Plan:
@@ -38,14 +40,21 @@ def plan_whole(config: TransformerConfig, x: Tensor) -> Plan:
     return Plan(_rotation(config, positions[None]), _bias(visible[None], x.dtype))
 
 
-def plan_ring(config: TransformerConfig, x: Tensor, offset: Tensor, capacity: int, length: int) -> Plan:
+def plan_ring(
+    config: TransformerConfig, x: Tensor, offset: Tensor, capacity: int, length: int | None
+) -> Plan:
     """The next chunk of each row, in a ring of `capacity` positions of which `length` are read.
 
-    Row b's chunk begins at position offset[b]. x: [B, T, C], offset: [B]. Where the ring is as
+    Where `length` is None each row reads as far as it has come itself, which takes a look at the
+    offsets. Row b's chunk begins at position offset[b]. x: [B, T, C], offset: [B]. Where the ring is as
     long as the context, the first queries of a chunk of several steps lose the oldest positions
     to the chunk's own last ones: that is what the published models do when they stream.
     """
     batch, steps, _ = x.shape
+    row_lengths = None
+    if length is None:
+        row_lengths = tuple(min(capacity, start + steps) for start in offset.tolist())
+        length = max(row_lengths)
     positions = offset[:, None] + torch.arange(steps, device=x.device)  # [B, T]
     last = positions[:, -1:]
     slot = torch.arange(length, device=x.device)[None]  # [1, L]
@@ -61,6 +70,27 @@ def plan_ring(config: TransformerConfig, x: Tensor, offset: Tensor, capacity: in
         rows=rows,
         slots=positions % capacity,
         length=length,
+        row_lengths=row_lengths,
+    )
+
+
+def plan_single(
+    config: TransformerConfig, offset: Tensor, capacity: int, length: int, exec_mask: Tensor | None
+) -> Plan:
+    """The next single step of each row, as `cache_attention` takes it; rows that do not execute see nothing.
+
+    offset: [B], exec_mask: [B] bool or None for all. The ring is as long as the context.
+    """
+    filled = (offset + 1).clamp(max=length)
+    if exec_mask is not None:
+        filled = filled * exec_mask
+    positions = offset[:, None]
+    return Plan(
+        _rotation(config, positions),
+        None,
+        slots=positions % capacity,
+        length=length,
+        filled=filled.to(torch.int32),
     )
 
 

@@ -6,6 +6,7 @@ step is drawn, and the candidate. So a conversation draws the same numbers whoev
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,10 @@ class Choice:
     temp: Tensor  # [B] float32
     top_k: Tensor  # [B] int64; 0 keeps all
     top_p: Tensor  # [B] float32; 0 keeps all
+
+    def first_rows(self, rows: int) -> Choice:
+        """The first rows alone, as views."""
+        return Choice(self.temp[:rows], self.top_k[:rows], self.top_p[:rows])
 
 
 class RowSampling:
@@ -49,6 +54,18 @@ class RowSampling:
             choice.top_k[row] = top_k
             choice.top_p[row] = top_p
         self.seed[row] = config.seed
+
+    def row(self, row: int) -> SamplingConfig:
+        """The settings of one row."""
+        return self._configs[row]
+
+    def first_rows(self, rows: int) -> RowSampling:
+        """The first rows alone, as views of the tensors here; settings given later need a new view."""
+        view = copy.copy(self)
+        view.text, view.audio = self.text.first_rows(rows), self.audio.first_rows(rows)
+        view.seed = self.seed[:rows]
+        view._configs = self._configs[:rows]
+        return view
 
     @property
     def all_greedy(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -31,6 +32,11 @@ class State:
             else:
                 tensor[rows] = 0
 
+    def first_rows(self, rows: int) -> Self:
+        """The first rows alone, as views: what is written to them is written here."""
+        fields = dataclasses.fields(self)
+        return type(self)(**{field.name: _first_rows(getattr(self, field.name), rows) for field in fields})
+
     def copy_row(self, source: int, target: int) -> None:
         for tensor in self.tensors():
             tensor[target].copy_(tensor[source])
@@ -52,6 +58,16 @@ def _tensors(value: object) -> Iterator[Tensor]:
     elif isinstance(value, list):
         for item in value:  # pyright: ignore[reportUnknownVariableType]
             yield from _tensors(item)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _first_rows(value: Any, rows: int) -> Any:
+    if isinstance(value, Tensor):
+        return value[:rows]
+    if isinstance(value, State):
+        return value.first_rows(rows)
+    if isinstance(value, list):
+        return [_first_rows(item, rows) for item in value]  # pyright: ignore[reportUnknownVariableType]
+    return value
 
 
 def keep(old: Tensor, new: Tensor, exec_mask: Tensor | None) -> None:

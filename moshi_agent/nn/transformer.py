@@ -12,13 +12,22 @@ from torch.utils.checkpoint import checkpoint
 
 from moshi_agent.config import TransformerConfig
 from moshi_agent.errors import ConfigError
+from moshi_agent.nn import cache_attention
 from moshi_agent.nn.attention import CrossAttention, SelfAttention
 from moshi_agent.nn.feedforward import GatedFeedForward
+from moshi_agent.nn.kv_cache import SCALE_DTYPE, LayerCache
 from moshi_agent.nn.linear import Linear
 from moshi_agent.nn.norm import LayerNorm, LayerScale, make_norm
 from moshi_agent.nn.packing import PackFormat
 from moshi_agent.nn.per_step import apply_per_step
-from moshi_agent.nn.positions import Plan, plan_lockstep, plan_ring, plan_whole, sine_embedding
+from moshi_agent.nn.positions import (
+    Plan,
+    plan_lockstep,
+    plan_ring,
+    plan_single,
+    plan_whole,
+    sine_embedding,
+)
 from moshi_agent.nn.state import State, keep
 
 
@@ -26,6 +35,21 @@ from moshi_agent.nn.state import State, keep
 class TransformerState(State):
     offset: Tensor  # [B] int64, steps taken
     kv: Tensor  # [B, layers, 2, H_kv, capacity, D] a ring over positions
+    kv_scales: Tensor | None = None  # [B, layers, 2, H_kv, capacity] float16, where `kv` is int8
+
+    @property
+    def capacity(self) -> int:
+        """Positions in the ring."""
+        return self.kv.shape[4]
+
+    def layers(self) -> list[LayerCache]:
+        """The cache of every layer, as views."""
+        return _layers(self.kv, self.kv_scales)
+
+
+def _layers(kv: Tensor, scales: Tensor | None) -> list[LayerCache]:
+    # Not `unbind`: autograd lets nobody write to what it returns.
+    return [LayerCache(kv[:, i], None if scales is None else scales[:, i]) for i in range(kv.shape[1])]
 
 
 class TransformerLayer(nn.Module):
@@ -49,8 +73,10 @@ class TransformerLayer(nn.Module):
             self.norm_cross = LayerNorm(config.dim)
             self.layer_scale_cross = _make_scale(config)
 
-    def forward(self, x: Tensor, plan: Plan, cache: Tensor | None, cross: Tensor | None = None) -> Tensor:
-        """[B, T, C] -> [B, T, C]; cache: [B, 2, H_kv, capacity, D], cross: [B or 1, S, C]."""
+    def forward(
+        self, x: Tensor, plan: Plan, cache: LayerCache | None, cross: Tensor | None = None
+    ) -> Tensor:
+        """[B, T, C] -> [B, T, C]; cross: [B or 1, S, C]."""
         x = x + self.layer_scale_1(self.self_attn(self.norm1(x), plan, cache))
         if self.config.cross_attention:
             assert cross is not None
@@ -105,12 +131,15 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
         self.checkpointing = False  # recompute layers in the backward pass rather than keep them
 
-    def init_state(self, rows: int, device: torch.device, dtype: torch.dtype) -> TransformerState:
+    def init_state(
+        self, rows: int, device: torch.device, dtype: torch.dtype, kv_int8: bool = False
+    ) -> TransformerState:
         """The state of `rows` streams. Raises ConfigError where the context is unlimited."""
         if self.config.context is None:
             raise ConfigError("a transformer without a context cannot stream: its cache would have no end")
-        kv = self.new_cache(rows, self.config.context, device, dtype)
-        return TransformerState(torch.zeros(rows, device=device, dtype=torch.long), kv)
+        kv = self.new_cache(rows, self.config.context, device, torch.int8 if kv_int8 else dtype)
+        scales = torch.zeros(kv.shape[:-1], device=device, dtype=SCALE_DTYPE) if kv_int8 else None
+        return TransformerState(torch.zeros(rows, device=device, dtype=torch.long), kv, scales)
 
     def new_cache(self, rows: int, capacity: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """[rows, layers, 2, H_kv, capacity, D] zeros."""
@@ -124,23 +153,32 @@ class Transformer(nn.Module):
         state: TransformerState | None = None,
         exec_mask: Tensor | None = None,
         cross: Tensor | None = None,
+        length: int | None = None,
     ) -> Tensor:
-        """[B, T, C] -> [B, T, C]: the whole sequence, or with a state the next T steps of each row."""
+        """[B, T, C] -> [B, T, C]: the whole sequence, or with a state the next T steps of each row.
+
+        `length` is how many positions of the cache are read, at least as many as any row will then
+        have; by default what is filled is read on a CPU, and all of it elsewhere.
+        """
         if state is None:
             positions = torch.arange(x.shape[1], device=x.device)[None]
             return self._run(self._with_positions(x, positions), plan_whole(self.config, x), None, cross)
         steps = x.shape[1]
-        capacity = state.kv.shape[4]
-        plan = plan_ring(self.config, x, state.offset, capacity, _readable(state, steps))
+        if length is None and state.offset.is_cuda:
+            length = state.capacity  # looking at the offsets would wait for the device
+        if length is not None and cache_attention.serves(self.config, x):
+            plan = plan_single(self.config, state.offset, state.capacity, length, exec_mask)
+        else:
+            plan = plan_ring(self.config, x, state.offset, state.capacity, length)
         positions = state.offset[:, None] + torch.arange(steps, device=x.device)
-        x = self._run(self._with_positions(x, positions), plan, state.kv, cross)
+        x = self._run(self._with_positions(x, positions), plan, state.layers(), cross)
         keep(state.offset, state.offset + steps, exec_mask)
         return x
 
     def lockstep(self, x: Tensor, cache: Tensor, step: int) -> Tensor:
         """One step, the same for all rows. x: [B, 1, C], cache: [B, layers, 2, H_kv, steps, D]."""
         x = self._with_positions(x, torch.full((1, 1), step, device=x.device))
-        return self._run(x, plan_lockstep(self.config, x, step), cache, None)
+        return self._run(x, plan_lockstep(self.config, x, step), _layers(cache, None), None)
 
     def _with_positions(self, x: Tensor, positions: Tensor) -> Tensor:
         if self.config.positional_embedding not in ("sin", "sin_rope"):
@@ -148,9 +186,11 @@ class Transformer(nn.Module):
         embedding = sine_embedding(positions, x.shape[-1], self.config.max_period, x.dtype)
         return x + self.config.positional_scale * embedding
 
-    def _run(self, x: Tensor, plan: Plan, kv: Tensor | None, cross: Tensor | None) -> Tensor:
+    def _run(
+        self, x: Tensor, plan: Plan, caches: list[LayerCache] | None, cross: Tensor | None
+    ) -> Tensor:
         for i, layer in enumerate(self.layers):
-            cache = None if kv is None else kv[:, i]
+            cache = None if caches is None else caches[i]
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, plan, cache, cross, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
             else:
@@ -162,14 +202,6 @@ class Transformer(nn.Module):
         for layer in self.layers:
             assert isinstance(layer, TransformerLayer)
             layer.pack(pack_format)
-
-
-def _readable(state: TransformerState, steps: int) -> int:
-    """How many slots of the ring can hold anything once the chunk is written."""
-    capacity = state.kv.shape[4]
-    if state.offset.is_cuda:
-        return capacity  # looking at the offsets would wait for the device
-    return min(capacity, int(state.offset.max()) + steps)
 
 
 class ProjectedTransformer(nn.Module):

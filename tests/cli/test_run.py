@@ -22,7 +22,7 @@ from moshi_agent.audio.files import read_audio
 from moshi_agent.cli import answering, main
 from moshi_agent.errors import CheckpointError
 from moshi_agent.questions import sample_questions
-from moshi_agent.transcript import Word
+from moshi_agent.transcript import TimedWord
 
 ASSETS = Path(cli.__file__).parents[1] / "assets"
 
@@ -31,7 +31,7 @@ class Echo:
     """A conversation in which the bot says what the caller said one frame before."""
 
     text = "Hello caller."
-    words = (Word("Hello", 0.08, 0.4), Word("caller.", 0.4, 0.8))
+    words = (TimedWord("Hello", 0.08, 0.4), TimedWord("caller.", 0.4, 0.8))
 
     def __init__(self, fail_at: int | None = None, error: BaseException | None = None) -> None:
         self.fail_at = fail_at

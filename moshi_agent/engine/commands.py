@@ -1,0 +1,84 @@
+"""What the threads of a program ask of the thread that owns the device: plain data, fit for a pipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from moshi_agent.config import SamplingConfig
+from moshi_agent.engine.config import SessionConfig
+from moshi_agent.engine.frame_step import Frame
+
+Key = int  # of a conversation, unique in its engine
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A conversation begins, from a snapshot if there is one. Answered when it has its row."""
+
+    key: Key
+    config: SessionConfig
+    snapshot: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class InputFrame:
+    """One frame of the user."""
+
+    key: Key
+    pcm: Frame = field(repr=False)
+    speaking: bool  # the user is, by voice activity
+    silent: bool  # may be left out to catch up
+    complete_at: float  # when its last sample came, on the monotonic clock
+    chunk: int = 0  # frames that came in one chunk share its number
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """No more input: the tail, then the end."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The end, now."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """The bot is to speak a sentence."""
+
+    key: Key
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetSampling:
+    """Samples otherwise from the next frame on."""
+
+    key: Key
+    sampling: SamplingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSnapshot:
+    """Answered with the conversation as bytes."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """No new conversations; the running ones end after so many seconds, or when they are over."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Everything ends."""
+
+
+Command = Open | InputFrame | Finish | Close | Say | SetSampling | TakeSnapshot | Drain | Stop

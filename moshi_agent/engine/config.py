@@ -1,0 +1,92 @@
+"""How an engine and its conversations are set up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from moshi_agent.config import SamplingConfig
+from moshi_agent.engine.prompt import Prompt
+from moshi_agent.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionConfig:
+    """One conversation."""
+
+    sampling: SamplingConfig | None = None  # None samples as the checkpoint advises
+    seed: int | None = None  # of the sampling; None draws one
+    greet: bool = False  # asks a model that was trained so to speak first
+    prompt: Prompt | None = None  # what is forced before the conversation
+    output_sample_rate: int = 24_000  # of the audio chunks
+    live: bool = True  # in real time; else input is taken as fast as it comes and nothing is left out
+    stall_ms: float = 200.0  # live: input missing for longer is replaced by silence
+    backlog_limit_ms: float = 160.0  # live: more waiting input than this loses silent frames
+    output_limit_ms: float = 120.0  # live: output this far ahead of real time loses digital silence
+    queue_s: float = 20.0  # audio that waits for a slow consumer; the oldest is dropped beyond it
+    digital_silence: bool = True  # where the bot says nothing its samples are exactly zero
+    silence_floor_dbfs: float = -55.0  # what counts as nothing
+    tail_ms: float = 4000.0  # silence heard after the end of the input, longer while the bot speaks
+    longest_tail_ms: float = 20_000.0
+    refresh: bool = False  # begins anew from the prompt, in a silence, once the context is full
+
+    def __post_init__(self) -> None:
+        for name in (
+            "stall_ms",
+            "backlog_limit_ms",
+            "output_limit_ms",
+            "queue_s",
+            "tail_ms",
+            "longest_tail_ms",
+        ):
+            value: float = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise ConfigError(f"{name}={value}; accepted: 0 or more")
+        if not 4_000 <= self.output_sample_rate <= 192_000:
+            raise ConfigError(f"output_sample_rate={self.output_sample_rate}; accepted: 4000 to 192000 Hz")
+        if self.seed is not None and not -(2**63) <= self.seed < 2**63:
+            raise ConfigError(f"seed={self.seed}; accepted: a 64-bit integer")
+
+    def sampling_or(self, advised: SamplingConfig, drawn_seed: int) -> SamplingConfig:
+        """The sampling of this conversation, where the checkpoint advises `advised`."""
+        sampling = self.sampling or replace(advised, seed=drawn_seed)
+        return sampling if self.seed is None else replace(sampling, seed=self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """One engine: a checkpoint on a device."""
+
+    source: str = "tiny"  # `tiny`, a repository or a folder, as for `load_checkpoint`
+    device: str = "auto"
+    dtype: str | None = None  # by PyTorch's name
+    pack: str | None = "auto"
+    revision: str | None = None
+    token: str | None = field(default=None, repr=False)
+    lora: str | None = None
+    capacity: int = 8  # conversations at once
+    threads: int = 1  # of the CPU; more than there are idle cores makes every step slower
+    gather_ms: float = 0.0  # how long a step waits for others once somebody is ready
+    waiting: int = 0  # conversations that may wait for a free row
+    wait_timeout_s: float = 10.0
+    admit_by_time: bool = True  # refuses who would make the measured step exceed its budget
+    kv_cache: str = "auto"  # storage of the temporal transformer's cache: auto, float, int8
+
+    def __post_init__(self) -> None:
+        if self.capacity < 1:
+            raise ConfigError(f"capacity={self.capacity}; accepted: 1 or more")
+        if self.threads < 1:
+            raise ConfigError(f"threads={self.threads}; accepted: 1 or more")
+        if self.waiting < 0 or self.gather_ms < 0 or self.wait_timeout_s < 0:
+            raise ConfigError("waiting, gather_ms and wait_timeout_s; accepted: 0 or more")
+
+
+def advised_sampling(lm_gen_config: Mapping[str, object]) -> SamplingConfig:
+    """The sampling that a checkpoint's `lm_gen_config` advises; other keys are not about sampling."""
+    names = ("temp", "temp_text", "top_k", "top_k_text", "top_p", "top_p_text")
+    chosen = {name: lm_gen_config[name] for name in names if name in lm_gen_config}
+    greedy = not lm_gen_config.get("use_sampling", True)
+    return SamplingConfig(greedy=greedy, **chosen)  # pyright: ignore[reportArgumentType]

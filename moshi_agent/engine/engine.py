@@ -1,0 +1,151 @@
+"""The engine: one device, one checkpoint, many conversations."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from moshi_agent.audio.framing import Samples
+from moshi_agent.engine.capacity import Capacity
+from moshi_agent.engine.commands import Drain
+from moshi_agent.engine.config import EngineConfig, SessionConfig
+from moshi_agent.engine.local import LocalBackend
+from moshi_agent.engine.metrics import EngineMetrics
+from moshi_agent.engine.prompt import Prompt, PromptSource
+from moshi_agent.engine.session import Callbacks, Session
+from moshi_agent.events import AudioChunk, Event, TextToken
+
+
+class Engine:
+    """Serves conversations with a checkpoint. `load` gives the one that this process shares.
+
+    Loading happens in `load`; `start` measures the step and begins to serve. Use it as a context manager,
+    sync or async, or call `start` and `close`.
+    """
+
+    # Many adapters in a process share one engine: by what it was loaded with, and how often.
+    _shared: ClassVar[dict[EngineConfig, tuple[Engine, int]]] = {}
+    _shared_lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, config: EngineConfig | None = None) -> None:
+        self.config = config or EngineConfig()
+        self._backend = LocalBackend(self.config)
+        self._keys = itertools.count(1)
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    @classmethod
+    def load(cls, source: str = "tiny", *, shared: bool = True, **options: Any) -> Engine:
+        """The engine of this process for this checkpoint and these options; loaded where it is not yet.
+
+        Args:
+            source: `tiny`, a folder, or `owner/name` of a repository, as for `load_checkpoint`.
+            shared: whoever asks for the same gets the same engine, which closes when all have closed it.
+            options: the fields of `EngineConfig`.
+
+        Raises:
+            ConfigError, CheckpointError: as `load_checkpoint`, or for an option that does not exist.
+        """
+        config = replace(EngineConfig(source=str(source)), **options)
+        if not shared:
+            return cls(config)
+        with cls._shared_lock:
+            engine, users = cls._shared.get(config) or (cls(config), 0)
+            cls._shared[config] = (engine, users + 1)
+            return engine
+
+    def start(self) -> Self:
+        """Begins to serve; returns when it does. May be called again."""
+        with self._lock:
+            self._backend.start()
+        return self
+
+    async def start_async(self) -> Self:
+        """As `start`, off the event loop."""
+        return await asyncio.to_thread(self.start)
+
+    def close(self) -> None:
+        """Ends every conversation and frees the device, once all who share the engine have closed it."""
+        with self._shared_lock:
+            engine, users = self._shared.get(self.config) or (None, 0)
+            if engine is self and users > 1:
+                self._shared[self.config] = (self, users - 1)
+                return
+            if engine is self:
+                del self._shared[self.config]
+        with self._lock:
+            self._backend.stop()
+            self._is_closed = True
+
+    async def aclose(self) -> None:
+        """As `close`, off the event loop."""
+        await asyncio.to_thread(self.close)
+
+    def drain(self, seconds: float) -> None:
+        """Takes nobody any more; conversations go on to their end, for so many seconds at most."""
+        self._backend.send(Drain(seconds))
+
+    def session(self, config: SessionConfig | None = None, *, resume: bytes | None = None) -> Session:
+        """A conversation that begins with `async with` or `with`.
+
+        Args:
+            config: of the conversation.
+            resume: goes on where `Session.snapshot` was taken.
+        """
+        return Session(next(self._keys), config or SessionConfig(), self._backend, resume)
+
+    def open_session(
+        self,
+        config: SessionConfig | None = None,
+        *,
+        on_audio: Callable[[AudioChunk], object] | None = None,
+        on_text: Callable[[TextToken], object] | None = None,
+        on_event: Callable[[Event], object] | None = None,
+        resume: bytes | None = None,
+    ) -> Session:
+        """A conversation that has begun. Its callbacks are called in a thread of its own.
+
+        Raises:
+            EngineFull, EngineUnhealthy, InputError: as `Session.open`.
+        """
+        callbacks = Callbacks(on_audio=on_audio, on_text=on_text, on_event=on_event)
+        session = Session(next(self._keys), config or SessionConfig(), self._backend, resume, callbacks)
+        return session.open()
+
+    def prompt(self, *, text: str | None = None, audio: Samples | None = None) -> Prompt:
+        """What a conversation is to begin with: words that the bot has written, sounds that it has made.
+
+        Args:
+            text: one piece a frame, from the first frame on.
+            audio: [N] float32 at 24 kHz.
+        """
+        return self._backend.prompt(PromptSource(text, audio))
+
+    def capacity(self) -> Capacity:
+        """How many conversations fit, as measured on this device."""
+        return self._backend.capacity()
+
+    def metrics(self) -> EngineMetrics:
+        """The figures of now."""
+        return self._backend.metrics.snapshot()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.start_async()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()

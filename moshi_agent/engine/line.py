@@ -1,0 +1,312 @@
+"""The host's side of one conversation: what its row is given in a step, and what becomes of the output.
+
+Silence gate, transcript, turns, drift control and the tail after the end of the input. Numbers only: no
+device, no thread, no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moshi_agent.audio.framing import FRAME_SAMPLES, SAMPLE_RATE_HZ
+from moshi_agent.audio.playout import PlayoutClock
+from moshi_agent.audio.resampling import StreamResampler
+from moshi_agent.audio.speech_gate import SpeechGate
+from moshi_agent.config import SamplingConfig
+from moshi_agent.engine.commands import InputFrame, Key
+from moshi_agent.engine.config import SessionConfig
+from moshi_agent.engine.event_queue import Delivery
+from moshi_agent.engine.frame_step import Frame, RowInput, RowOutput, Tokens
+from moshi_agent.engine.metrics import SessionMetrics
+from moshi_agent.engine.say import Scripts
+from moshi_agent.engine.scheduler import Pace, Ready
+from moshi_agent.engine.turns import Turns, ends_sentence
+from moshi_agent.engine.words import WordTracker
+from moshi_agent.events import (
+    AudioChunk,
+    ContextFull,
+    ContextRefreshed,
+    Ended,
+    EndReason,
+    Event,
+    InputResumed,
+    InputSkipped,
+    InputStalled,
+    OutputDropped,
+    SayFinished,
+    TextToken,
+    Word,
+)
+from moshi_agent.nn.embedding import UNGENERATED_TOKEN
+from moshi_agent.pieces import Tokenizer, is_text
+from moshi_agent.transcript import TimedWord
+
+FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
+_SILENCE = np.zeros(FRAME_SAMPLES, np.float32)
+_LONGEST_BACKLOG_S = 30.0
+_MOST_FILE_S = 24 * 3600.0  # input that is not live may all be there at once
+_MUTUAL_SILENCE_FRAMES = 6
+_REMEMBERED_CHARACTERS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFrame:
+    """A step before the conversation: nothing of it is heard, and all that matters is forced."""
+
+    forced: Tokens | None
+    hears_silence: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TailFrame:
+    """Silence after the end of an input that is not live."""
+
+
+LineFrame = InputFrame | PromptFrame | TailFrame
+Outlet = Callable[[Delivery], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What a line has to know of the checkpoint."""
+
+    tokenizer: Tokenizer | None
+    num_streams: int
+    max_delay: int
+    context: int | None
+    delay_s: float  # by which the text is later than what it is about
+
+
+class Line:
+    """One conversation, from the frames it brings to the events it hears."""
+
+    def __init__(
+        self, key: Key, config: SessionConfig, sampling: SamplingConfig, model: Model, outlet: Outlet
+    ) -> None:
+        self.key = key
+        self.config = config
+        self.sampling = sampling
+        self.metrics = SessionMetrics()
+        self.frame = 0  # the next one
+        self.is_finished = False  # the input has ended
+        self.context_is_full = False
+        self._model = model
+        self._outlet = outlet
+        self._gate = SpeechGate(floor_dbfs=config.silence_floor_dbfs)
+        self._turns = Turns()
+        self._words = WordTracker(model.tokenizer, FRAME_S)
+        self._scripts = Scripts(model.tokenizer)
+        self._said = ""  # the end of what the bot has written
+        self._resampler = StreamResampler(SAMPLE_RATE_HZ, config.output_sample_rate)
+        self._playout = (
+            PlayoutClock(config.output_sample_rate, target_ms=config.output_limit_ms) if config.live else None
+        )
+        self._user_speaking = self._bot_speaking = False
+        self._silent_frames = 0  # since either side spoke
+        self._tail_frames = 0  # heard since the input ended
+
+    @property
+    def pace(self) -> Pace:
+        config = self.config
+        return Pace(
+            live=config.live,
+            frame_s=FRAME_S,
+            stall_s=config.stall_ms / 1000,
+            backlog_limit_s=config.backlog_limit_ms / 1000,
+            longest_backlog_s=_LONGEST_BACKLOG_S if config.live else _MOST_FILE_S,
+        )
+
+    def opening(self) -> list[PromptFrame]:
+        """The steps before the first frame: the model's own first, which hears nothing, and the prompt."""
+        first = None
+        if self.config.greet:
+            first = np.full(self._model.num_streams, UNGENERATED_TOKEN)
+            first[0] = 1  # begin of text: models that were trained so then greet
+        prompt = [] if self.config.prompt is None else self.config.prompt.tokens
+        return [PromptFrame(first, False), *(PromptFrame(tokens, True) for tokens in prompt)]
+
+    def say(self, text: str) -> None:
+        """Queues a sentence. Raises InputError for one that the model has no pieces for."""
+        self._scripts.add(text)
+
+    def row_input(self, row: int, ready: Ready[Key, LineFrame]) -> RowInput:
+        """What the row is given."""
+        frame = ready.frame
+        if isinstance(frame, PromptFrame):
+            return RowInput(row=row, pcm=_SILENCE if frame.hears_silence else None, forced=frame.forced)
+        pcm = frame.pcm if isinstance(frame, InputFrame) else _SILENCE
+        script, forced = self._scripts.current, None
+        if script is None:
+            return RowInput(row=row, pcm=pcm)
+        if script.must:
+            forced = np.full(self._model.num_streams, UNGENERATED_TOKEN)
+            forced[0] = script.next_piece
+        return RowInput(row=row, pcm=pcm, forced=forced, next_piece=script.next_piece)
+
+    def take(
+        self, output: RowOutput, ready: Ready[Key, LineFrame], now: float, wall_s: float, backlog_s: float
+    ) -> None:
+        """Turns the output of a step into events and hands them out.
+
+        Args:
+            now: when the step ended, on the monotonic clock.
+            wall_s: the same in Unix time.
+            backlog_s: input that waits behind this frame.
+        """
+        if isinstance(ready.frame, PromptFrame):
+            return
+        speech = output.audio if output.audio is not None else _SILENCE
+        tokenizer = self._model.tokenizer
+        gated = self._gate.process(speech, tokenizer is not None and is_text(tokenizer, output.text))
+        if self.config.digital_silence:
+            speech = gated.pcm
+        stamp = _Stamp(self.frame, wall_s)
+        events = [
+            *self._input_events(ready, stamp),
+            *self._text_events(output.next_text, gated.is_open, stamp),
+            *self._turn_events(ready.frame, gated.is_open, stamp),
+            *self._audio_events(speech, now, stamp),
+        ]
+        self._count(ready, now, backlog_s)
+        self.frame += 1
+        taken = ready.skipped + isinstance(ready.frame, InputFrame)
+        self._outlet(Delivery(events, taken))
+
+    def note_context(self, steps: int, wall_s: float) -> None:
+        """Says so, once, when the model has taken as many steps as its context holds."""
+        if not self.context_is_full and self._model.context is not None and steps >= self._model.context:
+            self.context_is_full = True
+            self._outlet(Delivery([_Stamp(self.frame, wall_s).event(ContextFull)]))
+
+    @property
+    def wants_refresh(self) -> bool:
+        """Whether now is the time to begin anew: the context is full, and nobody speaks."""
+        quiet = self._silent_frames >= _MUTUAL_SILENCE_FRAMES and not self._scripts
+        return self.config.refresh and self.context_is_full and quiet
+
+    def refreshed(self, wall_s: float) -> None:
+        """The model has begun anew."""
+        self.context_is_full = False
+        self._outlet(Delivery([_Stamp(self.frame, wall_s).event(ContextRefreshed)]))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the tail after the end of the input has been heard, to the end of what the bot says."""
+        if not self.is_finished:
+            return False
+        tail_ms = 1000 * FRAME_S * self._tail_frames
+        return tail_ms >= self.config.tail_ms and (
+            not self._bot_speaking or tail_ms >= self.config.longest_tail_ms
+        )
+
+    def end(self, reason: EndReason, wall_s: float, error: str | None = None) -> None:
+        """The last events."""
+        stamp = _Stamp(self.frame, wall_s)
+        words = [stamp.word(word) for word in self._words.finish(self.frame)]
+        last = Ended(frame=stamp.frame, media_s=stamp.media_s, wall_s=wall_s, reason=reason, error=error)
+        self._outlet(Delivery([*words, last]))
+
+    def _input_events(self, ready: Ready[Key, LineFrame], stamp: _Stamp) -> list[Event]:
+        events: list[Event] = []
+        if ready.begins_stall and not self.is_finished:
+            events.append(stamp.event(InputStalled))
+        if ready.resumed_after:
+            events.append(stamp.event(InputResumed, silent_frames=ready.resumed_after))
+        if ready.skipped:
+            events.append(stamp.event(InputSkipped, frames=ready.skipped))
+        return events
+
+    def _text_events(self, token: int, audible: bool, stamp: _Stamp) -> list[Event]:
+        aligned = stamp.frame + self._model.max_delay
+        events: list[Event] = []
+        text = self._words.add(token, aligned)
+        if text:
+            self._said = (self._said + text)[-_REMEMBERED_CHARACTERS:]
+            events.append(stamp.event(TextToken, text=text, token=token, aligned_frame=aligned))
+        events += [stamp.word(word) for word in self._words.hear(stamp.frame, audible)]
+        sentence = self._scripts.take(token)
+        if sentence is not None:
+            events.append(stamp.event(SayFinished, text=sentence))
+        return events
+
+    def _turn_events(self, frame: LineFrame | None, audible: bool, stamp: _Stamp) -> list[Event]:
+        self._user_speaking = isinstance(frame, InputFrame) and frame.speaking
+        self._bot_speaking = audible
+        self._silent_frames = 0 if self._user_speaking or audible else self._silent_frames + 1
+        self._tail_frames += self.is_finished and not isinstance(frame, InputFrame)
+        kinds = self._turns.follow(self._user_speaking, audible, ends_sentence(self._said))
+        return [stamp.event(kind) for kind in kinds]
+
+    def _audio_events(self, speech: Frame, now: float, stamp: _Stamp) -> list[Event]:
+        pcm = self._resampler.push(speech)
+        events: list[Event] = []
+        if self._playout is not None:
+            whole, pcm = len(pcm), self._playout.admit(pcm, now)
+            if len(pcm) < whole:
+                dropped = whole - len(pcm)
+                self.metrics.dropped(dropped)
+                events.append(stamp.event(OutputDropped, samples=dropped, was_silent=True))
+        if len(pcm):
+            events.append(stamp.event(AudioChunk, pcm=pcm, sample_rate=self.config.output_sample_rate))
+        return events
+
+    def _count(self, ready: Ready[Key, LineFrame], now: float, backlog_s: float) -> None:
+        is_input = isinstance(ready.frame, InputFrame)
+        self.metrics.frame(
+            latency_s=now - ready.frame.complete_at if isinstance(ready.frame, InputFrame) else None,
+            waited_s=ready.waited_s if is_input else None,
+            skipped=ready.skipped,
+            stalled=ready.frame is None and not self.is_finished,
+            backlog_s=backlog_s,
+        )
+
+    def save(self) -> dict[str, Any]:
+        """Everything that the next frame depends on, as plain numbers, lists and arrays."""
+        return {
+            "frame": self.frame,
+            "context_is_full": self.context_is_full,
+            "gate": self._gate.save(),
+            "turns": self._turns.save(),
+            "words": self._words.save(),
+            "scripts": self._scripts.save(),
+            "said": self._said,
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Takes what `save` gave."""
+        self.frame = saved["frame"]
+        self.context_is_full = saved["context_is_full"]
+        self._gate.load(saved["gate"])
+        self._turns.load(saved["turns"])
+        self._words.load(saved["words"])
+        self._scripts.load(saved["scripts"])
+        self._said = saved["said"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """When something happened."""
+
+    frame: int
+    wall_s: float
+
+    @property
+    def media_s(self) -> float:
+        return round(self.frame * FRAME_S, 6)
+
+    def event(self, kind: Callable[..., Event], **fields: object) -> Event:
+        return kind(frame=self.frame, media_s=self.media_s, wall_s=self.wall_s, **fields)
+
+    def word(self, word: TimedWord) -> Word:
+        return Word(
+            frame=self.frame,
+            media_s=self.media_s,
+            wall_s=self.wall_s,
+            text=word.word,
+            start=word.start,
+            end=word.end,
+        )

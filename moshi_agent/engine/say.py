@@ -1,0 +1,180 @@
+"""Sentences that the bot was asked to speak.
+
+While there is one, the model's text is restricted to padding, end of padding and the next piece of the
+sentence. So the model chooses when to speak; where it does not in time, the piece is forced.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from moshi_agent.errors import BacklogFull, InputError
+from moshi_agent.pieces import Tokenizer, is_text
+
+
+class Script:
+    """One sentence, piece by piece.
+
+    Its pieces are those of its words one by one, as in the text that the model was trained on, where the
+    pieces of a word also stand in frames that follow one another: patience is for beginnings of words, and
+    what goes on with a word is forced at once.
+
+    Args:
+        tokenizer: a sentencepiece model; None, for a checkpoint without one, is refused.
+        text: the sentence. Whitespace parts its words and has no other meaning.
+        patience_frames: how many frames the model may let pass before each word, in padding.
+        first_patience_frames: the same before the first word, where it may let the user finish.
+
+    Raises:
+        InputError: no tokenizer, no words, or a word that has no pieces.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        text: str,
+        patience_frames: int = 25,
+        first_patience_frames: int = 50,
+    ) -> None:
+        self.text = text
+        self._pieces: list[int] = []
+        self._patience: list[int] = []  # frames, for each piece
+        self._taken = 0  # pieces
+        self._waited = 0  # frames since the last of them
+        if tokenizer is None:
+            raise InputError("this checkpoint has no tokenizer: it cannot be asked to say a sentence")
+        for word in _word_pieces(tokenizer, text):
+            self._pieces += word
+            self._patience += [patience_frames, *[0] * (len(word) - 1)]
+        self._patience[0] = first_patience_frames
+
+    def __len__(self) -> int:
+        """How many pieces are left."""
+        return len(self._pieces) - self._taken
+
+    @property
+    def done(self) -> bool:
+        """Whether the model has taken every piece. Its sound is still to come."""
+        return self._taken == len(self._pieces)
+
+    @property
+    def next_piece(self) -> int:
+        """The token of the text stream that is next; there is none once `done`."""
+        return self._pieces[self._taken]
+
+    @property
+    def must(self) -> bool:
+        """Whether the model has let so many frames pass that the next piece is to be forced."""
+        return not self.done and self._waited >= self._patience[self._taken]
+
+    def take(self, token: int) -> None:
+        """Takes the text token of a frame, forced or not: the next piece, or one more frame of waiting."""
+        if self.done:
+            return
+        if token == self.next_piece:
+            self._taken += 1
+            self._waited = 0
+        else:
+            self._waited += 1
+
+    def save(self) -> dict[str, Any]:
+        """Text and place, fit for JSON."""
+        return {"text": self.text, "taken": self._taken, "waited": self._waited}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Takes what `save` gave, of a script of the same text."""
+        self._taken, self._waited = saved["taken"], saved["waited"]
+
+
+class Scripts:
+    """The sentences of a conversation, one after the other.
+
+    Args:
+        tokenizer: as for `Script`.
+        most_pieces: how many pieces may wait, of all sentences together; a piece takes a frame or more.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, most_pieces: int = 3000) -> None:
+        self._tokenizer = tokenizer
+        self._most_pieces = most_pieces
+        self._queue: deque[Script] = deque()
+
+    def __len__(self) -> int:
+        """How many sentences are not done."""
+        return len(self._queue)
+
+    @property
+    def current(self) -> Script | None:
+        """The sentence that is being spoken, or is next; None if there is none."""
+        return self._queue[0] if self._queue else None
+
+    def add(self, text: str) -> None:
+        """Queues a sentence.
+
+        Raises:
+            InputError: as for `Script`.
+            BacklogFull: too many pieces would wait; the sentence is not taken.
+        """
+        script = Script(self._tokenizer, text)
+        waiting = sum(map(len, self._queue))
+        if waiting + len(script) > self._most_pieces:
+            raise BacklogFull(
+                f"{len(script)} pieces of text to say, and {waiting} wait already; at most "
+                f"{self._most_pieces} may: say less, or wait for what was asked to be said"
+            )
+        self._queue.append(script)
+
+    def take(self, token: int) -> str | None:
+        """Takes the text token of a frame, forced or not. Returns the sentence it completes, if any."""
+        script = self.current
+        if script is None:
+            return None
+        script.take(token)
+        return self._queue.popleft().text if script.done else None
+
+    def save(self) -> list[dict[str, Any]]:
+        """All sentences that are not done, fit for JSON."""
+        return [script.save() for script in self._queue]
+
+    def load(self, saved: list[dict[str, Any]]) -> None:
+        """Takes what `save` gave."""
+        self._queue.clear()
+        for script in saved:
+            self._queue.append(Script(self._tokenizer, script["text"]))
+            self._queue[-1].load(script)
+
+
+def pieces_of(tokenizer: Tokenizer | None, text: str) -> list[int]:
+    """The tokens of a text, word by word.
+
+    Raises:
+        InputError: no tokenizer, no words, or a word that has no pieces.
+    """
+    if tokenizer is None:
+        raise InputError("this checkpoint has no tokenizer: it cannot be asked to say a sentence")
+    return [piece for word in _word_pieces(tokenizer, text) for piece in word]
+
+
+def _word_pieces(tokenizer: Tokenizer, text: str) -> list[list[int]]:
+    """The pieces of each word that has any."""
+    words: list[list[int]] = []
+    for word in text.split():
+        if _has_surrogates(word):
+            raise InputError(f"{word!r} is not Unicode text; accepted: no surrogates")
+        pieces: list[int] = tokenizer.encode(word)
+        if not all(is_text(tokenizer, piece) for piece in pieces):
+            raise InputError(
+                f"{word!r} cannot be said: the model's text has no pieces for it; accepted: words of "
+                "characters that its tokenizer knows"
+            )
+        words.append(pieces)
+    words = [pieces for pieces in words if pieces]  # a character without width may have none
+    if not words:
+        raise InputError("an empty sentence cannot be said; accepted: at least one word")
+    return words
+
+
+def _has_surrogates(word: str) -> bool:
+    """Halves of UTF-16 pairs, which JSON can bring, are no Unicode text."""
+    return any("\ud800" <= character <= "\udfff" for character in word)

@@ -1,0 +1,325 @@
+"""One conversation as its user holds it: audio in, events out, by iteration or by callbacks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from moshi_agent.config import SamplingConfig
+from moshi_agent.engine.commands import (
+    Close,
+    Command,
+    Finish,
+    InputFrame,
+    Key,
+    Open,
+    Say,
+    SetSampling,
+    TakeSnapshot,
+)
+from moshi_agent.engine.config import SessionConfig
+from moshi_agent.engine.event_queue import EventQueue
+from moshi_agent.engine.line import FRAME_S, Outlet
+from moshi_agent.engine.microphone import Microphone, Pcm
+from moshi_agent.errors import BacklogFull, SessionClosed
+from moshi_agent.events import AudioChunk, Event, TextToken
+
+_log = logging.getLogger("moshi_agent.engine")
+_LONGEST_BACKLOG_S = 10.0  # of a live conversation, waiting for the engine
+_LONGEST_FILE_S = 3600.0  # of any other, in and out together
+
+
+class Backend(Protocol):
+    """Where the engine runs: in this process or in one of its own."""
+
+    def send(self, command: Command) -> None:
+        """Hands over a command that needs no answer."""
+        ...
+
+    def request(self, command: Command, outlet: Outlet | None = None) -> Future[Any]:
+        """Hands over a command and returns its answer to come."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Callbacks:
+    """What is called with the events of a conversation, one after the other, in a thread of its own."""
+
+    on_audio: Callable[[AudioChunk], object] | None = None
+    on_text: Callable[[TextToken], object] | None = None
+    on_event: Callable[[Event], object] | None = None  # every event, those two kinds too
+
+    def __bool__(self) -> bool:
+        return any((self.on_audio, self.on_text, self.on_event))
+
+    def call(self, event: Event) -> None:
+        """Hands one event to whom it concerns."""
+        if self.on_audio is not None and isinstance(event, AudioChunk):
+            self.on_audio(event)
+        if self.on_text is not None and isinstance(event, TextToken):
+            self.on_text(event)
+        if self.on_event is not None:
+            self.on_event(event)
+
+
+class Session:
+    """A conversation. Made by `Engine.session` and `Engine.open_session`.
+
+    Its methods may be called from any thread. Events are read once: by `async for`, by `for`, or by the
+    callbacks. A session that nobody refers to any more is closed.
+    """
+
+    def __init__(
+        self,
+        key: Key,
+        config: SessionConfig,
+        backend: Backend,
+        snapshot: bytes | None = None,
+        callbacks: Callbacks | None = None,
+    ) -> None:
+        self.key = key
+        self.config = config
+        self._backend = backend
+        self._snapshot = snapshot
+        self._callbacks = callbacks or Callbacks()
+        self._events = EventQueue(config.queue_s if config.live else math.inf)
+        self._microphone = Microphone(key)
+        self._lock = threading.Lock()  # held while audio goes in
+        self._inputs_sent = 0
+        self._input_has_ended = False
+        self._finalizer: weakref.finalize[..., Session] | None = None
+        self._pump: threading.Thread | None = None
+
+    # Beginning and end
+
+    def open(self) -> Self:
+        """Takes a row of the engine, waiting for one as the engine is set up to.
+
+        Raises:
+            EngineFull: there is none, or no time for one more conversation.
+            EngineUnhealthy: the engine is closed or broken.
+            InputError: a snapshot or a prompt of another model.
+        """
+        reply = self._request_open()
+        try:
+            reply.result()
+        except BaseException:
+            self._backend.send(Close(self.key))
+            raise
+        self._opened()
+        return self
+
+    async def open_async(self) -> Self:
+        """As `open`."""
+        reply = self._request_open()
+        try:
+            await asyncio.wrap_future(reply)
+        except BaseException:
+            self._backend.send(Close(self.key))
+            raise
+        self._opened()
+        return self
+
+    def _request_open(self) -> Future[Any]:
+        if self._finalizer is not None:
+            raise SessionClosed("this session has been opened before; make another one")
+        return self._backend.request(Open(self.key, self.config, self._snapshot), self._events.put)
+
+    def _opened(self) -> None:
+        self._snapshot = None
+        self._finalizer = weakref.finalize(self, self._backend.send, Close(self.key))
+        if self._callbacks:
+            arguments = (self._events, self._callbacks)
+            self._pump = threading.Thread(
+                target=_pump, args=arguments, name=f"moshi-session-{self.key}", daemon=True
+            )
+            self._pump.start()
+
+    def close(self) -> None:
+        """Ends the conversation now and frees its row. May be called again."""
+        if self._finalizer is not None:
+            self._finalizer()
+
+    async def aclose(self) -> None:
+        """As `close`."""
+        self.close()
+
+    def finish(self) -> Awaitable[None]:
+        """Ends the input: what was pushed is heard out, then a tail of silence, then the stream ends.
+
+        Takes effect at once; awaiting the result waits for the end. `wait` does the same in a thread.
+        """
+        with self._lock:
+            if not self._input_has_ended:
+                self._send_frames(self._microphone.flush())
+                self._backend.send(Finish(self.key))
+            self._input_has_ended = True
+        return _End(self._events)
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Blocks until the conversation has ended and its callbacks are done; False after the timeout."""
+        ended = self._events.wait_until(lambda: False, timeout_s)
+        if ended and self._pump is not None and self._pump is not threading.current_thread():
+            self._pump.join(timeout_s)
+            return not self._pump.is_alive()
+        return ended
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the conversation goes on."""
+        return self._finalizer is not None and self._finalizer.alive and not self._events.is_over
+
+    # Audio in
+
+    def push(self, pcm: Pcm, sample_rate: int = 24_000) -> None:
+        """Gives the bot something to hear; returns at once.
+
+        Args:
+            pcm: mono, any number of samples: [N] float32 from -1 to 1, [N] int16, or int16 bytes.
+            sample_rate: in Hz, 4000 to 192000.
+
+        Raises:
+            AudioError: other samples, or another rate. Nothing of them is heard.
+            BacklogFull: too much waits already. Nothing of them is heard.
+            SessionClosed: the conversation, or its input, has ended.
+        """
+        with self._lock:
+            self._check_open()
+            frames = self._microphone.frames_in(pcm, sample_rate) if sample_rate > 0 else 0
+            if self.backlog_s + self._unread_s + frames * FRAME_S > self._longest_s + FRAME_S:
+                raise BacklogFull(
+                    f"{self.backlog_s:.1f} s of input wait and {self._unread_s:.1f} s of output are unread; "
+                    f"with this chunk it would be more than {self._longest_s:g} s"
+                )
+            self._send_frames(self._microphone.push(pcm, sample_rate))
+
+    async def send_audio(self, pcm: Pcm, sample_rate: int = 24_000) -> None:
+        """As `push`, but waits while too much input is waiting in a live conversation."""
+        while self.is_open and self.config.live and self.backlog_s > self._longest_s / 2:
+            await self._events.changed()
+        self.push(pcm, sample_rate)
+
+    def _send_frames(self, frames: list[InputFrame]) -> None:
+        for frame in frames:
+            self._backend.send(frame)
+        self._inputs_sent += len(frames)
+
+    def _check_open(self) -> None:
+        if self._finalizer is None:
+            raise SessionClosed("the session is not open yet: use `async with` or `open`")
+        if self._input_has_ended:
+            raise SessionClosed("the input has ended: nothing can be pushed after `finish`")
+        if not self.is_open:
+            raise SessionClosed("the conversation is over")
+
+    @property
+    def backlog_s(self) -> float:
+        """Seconds of input that wait for the engine."""
+        return (self._inputs_sent - self._events.inputs_taken) * FRAME_S
+
+    @property
+    def _unread_s(self) -> float:
+        # What a live conversation leaves unread is dropped in time; elsewhere nothing is.
+        return 0.0 if self.config.live else self._events.audio_s
+
+    @property
+    def _longest_s(self) -> float:
+        return _LONGEST_BACKLOG_S if self.config.live else _LONGEST_FILE_S
+
+    # In the conversation
+
+    def say(self, text: str) -> Future[None]:
+        """Makes the bot speak a sentence, in its own time: it chooses when each word comes.
+
+        The result is there when the sentence has been taken, or raises InputError for one that the model has
+        no pieces for; `asyncio.wrap_future` makes it awaitable. `SayFinished` tells when it is spoken.
+        """
+        return self._backend.request(Say(self.key, text))
+
+    def set_sampling(self, sampling: SamplingConfig) -> Future[None]:
+        """Samples otherwise from the next frame on; the seed stays."""
+        return self._backend.request(SetSampling(self.key, sampling))
+
+    async def snapshot(self) -> bytes:
+        """The conversation between two frames, for `Engine.session(resume=...)` of any engine of this model.
+
+        Samples that make no whole frame yet are not part of it. Raises SessionClosed after the end.
+        """
+        return await asyncio.wrap_future(self.take_snapshot())
+
+    def take_snapshot(self) -> Future[bytes]:
+        """As `snapshot`, for threads."""
+        return self._backend.request(TakeSnapshot(self.key))
+
+    # Events out
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return _events_async(self._events)
+
+    def __iter__(self) -> Iterator[Event]:
+        return _events(self._events)
+
+    def next_event(self, timeout_s: float | None = None) -> Event | None:
+        """The next event, in a thread; None after the end. Raises TimeoutError."""
+        return self._events.get(timeout_s)
+
+    # As a context
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.open_async()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _End:
+    """Waits for the end of a conversation, when awaited."""
+
+    def __init__(self, events: EventQueue) -> None:
+        self._events = events
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> None:
+        while not self._events.is_over:
+            await self._events.changed()
+
+
+# These hold the queue rather than the session, which would otherwise never be dropped.
+
+
+async def _events_async(events: EventQueue) -> AsyncIterator[Event]:
+    while (event := await events.get_async()) is not None:
+        yield event
+
+
+def _events(events: EventQueue) -> Iterator[Event]:
+    while (event := events.get()) is not None:
+        yield event
+
+
+def _pump(events: EventQueue, callbacks: Callbacks) -> None:
+    for event in _events(events):
+        try:
+            callbacks.call(event)
+        except Exception:
+            _log.exception("a callback failed; the conversation goes on")

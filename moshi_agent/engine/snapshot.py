@@ -1,0 +1,99 @@
+"""A conversation as bytes: its row of the state and what the host keeps of it, in the safetensors format."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from moshi_agent.config import SamplingConfig
+from moshi_agent.errors import InputError
+from moshi_agent.nn.state import State
+
+_FORMAT = "moshi_agent conversation 1"
+_LARGEST_HEADER = 1 << 24
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One conversation between two frames."""
+
+    tensors: list[Tensor] = field(repr=False)  # of its row, as `State.save_row` gives them
+    steps: int  # of the language model
+    sampling: SamplingConfig
+    line: dict[str, Any] = field(repr=False)  # numbers, lists and arrays
+
+    def check(self, state: State) -> list[Tensor]:
+        """The tensors, if they fit a row of this state. Raises InputError."""
+        here = [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in state.tensors()]
+        there = [(tuple(tensor.shape), tensor.dtype) for tensor in self.tensors]
+        if here != there:
+            raise InputError("the snapshot is of another model, or of an engine set up otherwise")
+        return self.tensors
+
+
+def pack_snapshot(snapshot: Snapshot) -> bytes:
+    """The snapshot as bytes, to be given to `unpack_snapshot`."""
+    tensors = {f"row.{i}": tensor.contiguous() for i, tensor in enumerate(snapshot.tensors)}
+    arrays: dict[str, Tensor] = {}
+    facts = {
+        "format": _FORMAT,
+        "steps": snapshot.steps,
+        "sampling": asdict(snapshot.sampling),
+        "line": _without_arrays(snapshot.line, "line", arrays),
+    }
+    return save(tensors | arrays, {"moshi_agent": json.dumps(facts)})
+
+
+def unpack_snapshot(data: bytes) -> Snapshot:
+    """What `pack_snapshot` packed. Raises InputError for anything else; no byte of it is run as code."""
+    try:
+        facts = json.loads(_metadata(data)["moshi_agent"])
+        if facts["format"] != _FORMAT:
+            raise InputError(f"a snapshot of format {facts['format']!r}; accepted: {_FORMAT!r}")
+        tensors = load(data)
+        rows = [tensors[f"row.{i}"] for i in range(sum(name.startswith("row.") for name in tensors))]
+        line = _with_arrays(facts["line"], tensors)
+        return Snapshot(rows, int(facts["steps"]), SamplingConfig(**facts["sampling"]), line)
+    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"no snapshot of a conversation, or a damaged one ({error})") from error
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The text that a safetensors file carries: 8 bytes of length, then JSON."""
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or not 0 < length <= min(len(data) - 8, _LARGEST_HEADER):
+        raise ValueError("not in the safetensors format")
+    return json.loads(data[8 : 8 + length])["__metadata__"]
+
+
+def _without_arrays(value: Any, path: str, arrays: dict[str, Tensor]) -> Any:
+    """The same value, with arrays replaced by their names."""
+    if isinstance(value, np.ndarray):
+        arrays[path] = torch.from_numpy(np.ascontiguousarray(value))
+        return {"array": path}
+    if isinstance(value, dict):
+        return {key: _without_arrays(item, f"{path}.{key}", arrays) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_arrays(item, f"{path}.{i}", arrays) for i, item in enumerate(value)]
+    return value
+
+
+def _with_arrays(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {"array"}:
+            array: NDArray[Any] = tensors[value["array"]].numpy()
+            return array
+        return {key: _with_arrays(item, tensors) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_arrays(item, tensors) for item in value]
+    return value

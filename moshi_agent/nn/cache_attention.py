@@ -1,0 +1,85 @@
+"""Attention of a single step to a ring cache, read as it is stored and only as far as it is filled.
+
+On CUDA this is a kernel of its own: an int8 cache would otherwise be read, written in a float type
+and read again, five times the traffic, and a mask would let every row cost as much as the longest.
+Positions are rotated before they are stored, so their order in the ring says nothing: the filled slots
+are exactly what the step may see. Elsewhere `SelfAttention` has the same mathematics in PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from moshi_agent.config import TransformerConfig
+from moshi_agent.nn.kv_cache import LayerCache
+
+_MOST_PROGRAMS = 1024  # that keep a large device busy; more splits of the cache would only cost
+_LEAST_CHUNK = 128  # positions that are worth a program
+_HEAD_DIMS = (16, 32, 64, 128, 256)
+
+
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def serves(config: TransformerConfig, x: Tensor) -> bool:
+    """Whether the kernel takes this chunk: one step, on a CUDA device, and Triton is there. x: [B, T, C]."""
+    return x.is_cuda and x.shape[1] == 1 and config.head_dim in _HEAD_DIMS and _has_triton()
+
+
+def choose_chunk(programs: int, length: int) -> tuple[int, int]:
+    """How a cache of `length` positions is split where there are so many rows times heads.
+
+    Returns:
+        The number of splits, and how many positions each has.
+    """
+    wanted = max(1, _MOST_PROGRAMS // programs)
+    splits = max(1, min(wanted, length // _LEAST_CHUNK))
+    chunk = -(-length // splits)
+    chunk = -(-chunk // _LEAST_CHUNK) * _LEAST_CHUNK  # whole blocks of the kernel
+    return -(-length // chunk), chunk
+
+
+def store(keys_values: Tensor, layer: LayerCache, slots: Tensor) -> None:
+    """Writes one step of every row, [B, 2, H_kv, D], to its slot, [B]."""
+    from moshi_agent.nn import cache_attention_kernels as kernels
+
+    with torch.cuda.device_of(keys_values):
+        kernels.store(keys_values, layer, slots)
+
+
+def attend(queries: Tensor, layer: LayerCache, filled: Tensor, length: int) -> Tensor:
+    """What one step of every row sees.
+
+    Args:
+        queries: [B, H, D].
+        filled: [B] int32, how many slots of each row hold something; a row with 0 gives zeros.
+        length: the most that any row may have filled; what lies beyond is not read.
+
+    Returns:
+        [B, H, D].
+    """
+    from moshi_agent.nn import cache_attention_kernels as kernels
+
+    batch, heads, _ = queries.shape
+    splits, chunk = choose_chunk(batch * heads, length)
+    with torch.cuda.device_of(queries):
+        sums, peaks, weights = kernels.attend_to_chunks(queries, layer, filled, splits, chunk)
+        return kernels.combine(sums, peaks, weights, queries.dtype)
+
+
+def attend_reference(queries: Tensor, layer: LayerCache, filled: Tensor, length: int) -> Tensor:
+    """The same as `attend` in plain PyTorch, in float32: what the kernel is held to."""
+    keys, values = layer.read(length, torch.float32).float().unbind(1)
+    repeat = queries.shape[1] // keys.shape[1]
+    keys, values = (part.repeat_interleave(repeat, dim=1) for part in (keys, values))
+    scores = torch.einsum("bhd,bhld->bhl", queries.float(), keys) / queries.shape[-1] ** 0.5
+    seen = torch.arange(length, device=queries.device) < filled[:, None]
+    scores = scores.masked_fill(~seen[:, None], -torch.inf)
+    y = torch.einsum("bhl,bhld->bhd", scores.softmax(-1), values)
+    return torch.where((filled > 0)[:, None, None], y, 0).to(queries.dtype)
