@@ -23,8 +23,9 @@ class Script:
     Args:
         tokenizer: a sentencepiece model; None, for a checkpoint without one, is refused.
         text: the sentence. Whitespace parts its words and has no other meaning.
-        patience_frames: how many frames the model may let pass before each word, in padding.
-        first_patience_frames: the same before the first word, where it may let the user finish.
+        patience_frames: how many frames the model may let pass before each word. The built-in model takes no
+            more in a sentence it knows; more of them only draw out one that it has to be forced through.
+        first_patience_frames: the same before the first word, where it may wait for its turn.
 
     Raises:
         InputError: no tokenizer, no words, or a word that has no pieces.
@@ -34,8 +35,8 @@ class Script:
         self,
         tokenizer: Tokenizer | None,
         text: str,
-        patience_frames: int = 25,
-        first_patience_frames: int = 50,
+        patience_frames: int = 12,
+        first_patience_frames: int = 25,
     ) -> None:
         self.text = text
         self._pieces: list[int] = []

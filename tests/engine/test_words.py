@@ -91,6 +91,13 @@ def test_the_sound_before_a_word_is_not_the_word() -> None:
     assert bot.is_silent(1) == [TimedWord("the", 0.32, 0.48)]
 
 
+def test_a_word_is_given_with_its_last_frame() -> None:
+    """Where the next word is written ahead nobody waits for it to begin."""
+    bot = Speech(ahead=2)
+    assert bot.says(" a") == bot.says(None) == bot.says(" the") == []
+    assert bot.says(None) == [TimedWord("a", 0.16, 0.32)]
+
+
 def test_a_next_word_written_ahead_does_not_hide_an_earlier_silence() -> None:
     """Whichever is first: the silence ends the word, though the next word's start is known before it."""
     bot = Speech(ahead=2)
