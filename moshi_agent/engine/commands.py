@@ -70,6 +70,26 @@ class TakeSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeMetrics:
+    """Answered with the conversation's `SessionReport`."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class NoteDropped:
+    """Nobody has taken so many samples of the output in time; they are lost."""
+
+    key: Key
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPercentiles:
+    """The percentiles of the engine's metrics are to cover what comes from now on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """No new conversations; the running ones end after so many seconds, or when they are over."""
 
@@ -81,4 +101,17 @@ class Stop:
     """Everything ends."""
 
 
-Command = Open | InputFrame | Finish | Close | Say | SetSampling | TakeSnapshot | Drain | Stop
+Command = (
+    Open
+    | InputFrame
+    | Finish
+    | Close
+    | Say
+    | SetSampling
+    | TakeSnapshot
+    | TakeMetrics
+    | NoteDropped
+    | RestartPercentiles
+    | Drain
+    | Stop
+)

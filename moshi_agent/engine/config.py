@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
-from moshi_agent.config import SamplingConfig
+from moshi_agent.config import SamplingConfig, require_value
 from moshi_agent.engine.prompt import Prompt
 from moshi_agent.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+KVCache = Literal["auto", "float", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,10 @@ class SessionConfig:
             value: float = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise ConfigError(f"{name}={value}; accepted: 0 or more")
+        if self.output_limit_ms == 0:
+            raise ConfigError("output_limit_ms=0; accepted: above 0, a chunk of 80 ms and some jitter")
+        if not -200 <= self.silence_floor_dbfs <= 100:
+            raise ConfigError(f"silence_floor_dbfs={self.silence_floor_dbfs}; accepted: -200 to 100")
         if not 4_000 <= self.output_sample_rate <= 192_000:
             raise ConfigError(f"output_sample_rate={self.output_sample_rate}; accepted: 4000 to 192000 Hz")
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
@@ -73,7 +80,9 @@ class EngineConfig:
     waiting: int = 0  # conversations that may wait for a free row
     wait_timeout_s: float = 10.0
     admit_by_time: bool = True  # refuses who would make the measured step exceed its budget
-    kv_cache: str = "auto"  # storage of the temporal transformer's cache: auto, float, int8
+    kv_cache: KVCache = "auto"  # of the temporal transformer; auto is int8 on CUDA where floats do not fit
+    cuda_graphs: bool = True  # on CUDA; without, every step is launched kernel by kernel
+    process: bool = False  # runs in a process of its own: this one may then be as busy as it likes
 
     def __post_init__(self) -> None:
         if self.capacity < 1:
@@ -82,6 +91,7 @@ class EngineConfig:
             raise ConfigError(f"threads={self.threads}; accepted: 1 or more")
         if self.waiting < 0 or self.gather_ms < 0 or self.wait_timeout_s < 0:
             raise ConfigError("waiting, gather_ms and wait_timeout_s; accepted: 0 or more")
+        require_value("kv_cache", self.kv_cache, get_args(KVCache))
 
 
 def advised_sampling(lm_gen_config: Mapping[str, object]) -> SamplingConfig:

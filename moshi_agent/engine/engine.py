@@ -11,13 +11,15 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from moshi_agent.audio.framing import Samples
+from moshi_agent.engine.callbacks import Callbacks
 from moshi_agent.engine.capacity import Capacity
-from moshi_agent.engine.commands import Drain
+from moshi_agent.engine.commands import Drain, RestartPercentiles
 from moshi_agent.engine.config import EngineConfig, SessionConfig
 from moshi_agent.engine.local import LocalBackend
 from moshi_agent.engine.metrics import EngineMetrics
+from moshi_agent.engine.process import ProcessBackend
 from moshi_agent.engine.prompt import Prompt, PromptSource
-from moshi_agent.engine.session import Callbacks, Session
+from moshi_agent.engine.session import Session
 from moshi_agent.events import AudioChunk, Event, TextToken
 
 
@@ -34,7 +36,7 @@ class Engine:
 
     def __init__(self, config: EngineConfig | None = None) -> None:
         self.config = config or EngineConfig()
-        self._backend = LocalBackend(self.config)
+        self._backend = (ProcessBackend if self.config.process else LocalBackend)(self.config)
         self._keys = itertools.count(1)
         self._lock = threading.Lock()
         self._is_closed = False
@@ -133,6 +135,10 @@ class Engine:
     def metrics(self) -> EngineMetrics:
         """The figures of now."""
         return self._backend.metrics.snapshot()
+
+    def restart_percentiles(self) -> None:
+        """The percentiles of the metrics cover what comes from now on; counts and buckets stay."""
+        self._backend.send(RestartPercentiles())
 
     def __enter__(self) -> Self:
         return self.start()

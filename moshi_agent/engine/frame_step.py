@@ -12,40 +12,32 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.config import SamplingConfig
+from moshi_agent.engine.config import KVCache
+from moshi_agent.engine.graphs import CudaDevice, GraphDevice, GraphRunner, choose_lengths
+from moshi_agent.engine.memory import choose_kv_int8, row_bytes
+from moshi_agent.engine.step_runner import EagerRunner, StepRunner
+from moshi_agent.engine.step_tensors import (
+    Frame,
+    ResultTensors,
+    RowInput,
+    RowOutput,
+    StepShape,
+    StepTensors,
+    Tokens,
+)
 from moshi_agent.errors import ConfigError
-from moshi_agent.models.generator import ANY_TEXT, Generator, LMGenState, StepInput
+from moshi_agent.models.generator import Generator, LMGenState, StepInput
 from moshi_agent.models.mimi import MimiModel, MimiState
+from moshi_agent.nn import cache_attention
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
 from moshi_agent.nn.sampling import RowSampling
 from moshi_agent.nn.state import State
 
-Frame = NDArray[np.float32]  # [samples of one frame], 24 kHz mono, -1 to 1
-Tokens = NDArray[np.int64]  # [streams], text first
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowInput:
-    """What one row is given in a step."""
-
-    row: int
-    pcm: Frame | None  # None: the language model takes a step without the codec hearing anything
-    forced: Tokens | None = None  # [streams] tokens of every stream to take where they are not -2
-    next_piece: int = ANY_TEXT  # the one piece of text that may come now, beside padding
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowOutput:
-    """What one row has given in a step."""
-
-    audio: Frame | None  # [1920]; None before the model's first whole frame
-    text: int  # the token that goes with `audio`; -2 without one
-    next_text: int  # the token taken in this step, `max_delay` frames ahead of `text`
-    healthy: bool  # False: some number in this row is no number any more
+__all__ = ["EngineState", "Frame", "FrameStep", "RowInput", "RowOutput", "Tokens"]
 
 
 @dataclass
@@ -54,36 +46,29 @@ class EngineState(State):
     lm: LMGenState
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepTensors:
-    """The input of a step on the device, for its first n rows. A mask of None is all of them."""
-
-    pcm: Tensor  # [n, 1, 1920]
-    hears: Tensor | None  # [n] bool, rows whose codec hears `pcm`
-    steps: Tensor | None  # [n] bool, rows whose language model takes a step
-    forced: Tensor | None  # [n, streams] int64
-    next_piece: Tensor | None  # [n] int64
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResultTensors:
-    """The output of a step on the device."""
-
-    audio: Tensor  # [n, 1920]
-    text: Tensor  # [n] int64, -2 in rows without output
-    next_text: Tensor  # [n] int64, taken in this step
-    speaks: Tensor  # [n] bool, rows with audio
-    healthy: Tensor  # [n] bool
-
-
 class FrameStep:
     """A checkpoint and the state of `rows` conversations with it.
 
     Everything a conversation has is a row of a tensor: nothing here branches on which one it is.
     Not thread-safe: one thread owns it.
+
+    Args:
+        kv_cache: how the temporal transformer's cache is stored, as in `EngineConfig`.
+        graphs: what captures the steps; by default CUDA graphs on a CUDA device, and nothing elsewhere.
+            False runs them as they are anywhere.
+
+    Raises:
+        ConfigError: the checkpoint has no language model.
     """
 
-    def __init__(self, checkpoint: Checkpoint, rows: int) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        rows: int,
+        *,
+        kv_cache: KVCache = "auto",
+        graphs: GraphDevice | bool = True,
+    ) -> None:
         if checkpoint.lm is None:
             raise ConfigError(f"{checkpoint.name} holds a codec alone; conversations need a language model")
         self.rows = rows
@@ -93,26 +78,53 @@ class FrameStep:
         self.max_delay = checkpoint.lm.config.max_delay
         self.context = checkpoint.lm.config.temporal.context
         self.device = checkpoint.lm.device
-        self.state = self._new_state()
-        self.sampling = RowSampling(rows, self.device, SamplingConfig(greedy=True))
+        mimi_state = self.mimi.init_state(rows)  # first, so that the choice knows what it leaves free
+        self.kv_int8 = choose_kv_int8(kv_cache, checkpoint.lm, rows)
+        self.state = EngineState(mimi_state, self.generator.init_state(rows, self.kv_int8))
+        if graphs is True:
+            graphs = CudaDevice(self.device) if self.device.type == "cuda" else False
+        greedy = SamplingConfig(greedy=True)
+        self.sampling = RowSampling(rows, self.device, greedy, constant_cost=graphs is not False)
+        self._runner = self._new_runner(graphs)
         self._steps = [0] * rows  # what each row has taken, so that nobody has to ask the device
 
-    def _new_state(self) -> EngineState:
-        return EngineState(self.mimi.init_state(self.rows), self.generator.init_state(self.rows))
+    def _new_runner(self, graphs: GraphDevice | bool) -> StepRunner:
+        context = self.state.lm.temporal.capacity
+        shape = StepShape(
+            rows=self.rows,
+            frame_size=self.mimi.frame_size,
+            streams=self.num_streams,
+            context=context,
+            device=self.device,
+        )
+        if isinstance(graphs, bool):
+            return EagerRunner(self.compute, shape)
+        config = self.generator.lm_model.config.temporal
+        return GraphRunner(
+            self.compute, shape, graphs, choose_lengths(context, cache_attention.serves(config, self.device))
+        )
 
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Does beforehand what a first step would wait for: on CUDA, captures the graphs."""
+        self._runner.warm_up()
+
+    @torch.inference_mode()
     def rebuild(self) -> None:
-        """A fresh state for all rows, after a step that failed half-way."""
-        self.state = self._new_state()
+        """Begins every row anew, after a step that failed half-way."""
+        self.state.reset()  # in place: graphs know it by its address, and there may be no room for another
         self._steps = [0] * self.rows
 
     @torch.inference_mode()
     def run(self, inputs: Sequence[RowInput]) -> list[RowOutput]:
         """One step of the rows named, at most one input each. Returns their outputs in the same order."""
-        count = 1 + max(given.row for given in inputs)
-        result = self.compute(count, self._to_device(count, inputs))
-        for given in inputs:
-            self._steps[given.row] += 1
-        return _to_host(result, [given.row for given in inputs])
+        rows = [given.row for given in inputs]
+        longest = 1 + max(self._steps[row] for row in rows)
+        capacity = self.state.lm.temporal.capacity
+        result = self._runner.run(1 + max(rows), min(longest, capacity), inputs)
+        for row in rows:
+            self._steps[row] += 1
+        return result.outputs(rows)
 
     def compute(self, count: int, given: StepTensors, length: int | None = None) -> ResultTensors:
         """The step of the first `count` rows. `length` as in `Transformer.forward`."""
@@ -155,29 +167,6 @@ class FrameStep:
         audio = self.mimi.decode_codes(codes.clamp(0, self.mimi.cardinality - 1), state, mask)[:, 0]
         return torch.where(speaks[:, None], audio, 0), speaks, tokens[:, 0, 0]
 
-    def _to_device(self, count: int, inputs: Sequence[RowInput]) -> StepTensors:
-        pcm = np.zeros((count, 1, self.mimi.frame_size), np.float32)
-        hears, steps = np.zeros((2, count), np.bool_)
-        forced = np.full((count, self.num_streams), UNGENERATED_TOKEN)
-        next_piece = np.full(count, ANY_TEXT)
-        for given in inputs:
-            steps[given.row] = True
-            next_piece[given.row] = given.next_piece
-            if given.pcm is not None:
-                hears[given.row], pcm[given.row, 0] = True, given.pcm
-            if given.forced is not None:
-                forced[given.row] = given.forced
-        return StepTensors(
-            pcm=self._tensor(pcm),
-            hears=None if hears.all() else self._tensor(hears),
-            steps=None if steps.all() else self._tensor(steps),
-            forced=None if (forced == UNGENERATED_TOKEN).all() else self._tensor(forced),
-            next_piece=None if (next_piece == ANY_TEXT).all() else self._tensor(next_piece),
-        )
-
-    def _tensor(self, array: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
-
     def steps_taken(self, row: int) -> int:
         """Steps of the language model since the row began."""
         return self._steps[row]
@@ -204,7 +193,7 @@ class FrameStep:
     @torch.inference_mode()
     def save_row(self, row: int) -> list[Tensor]:
         """A copy of the row's state in host memory, to be given to `load_row`."""
-        return [tensor.cpu() for tensor in self.state.save_row(row)]
+        return [tensor[row].to("cpu", copy=True) for tensor in self.state.tensors()]
 
     @torch.inference_mode()
     def load_row(self, row: int, saved: list[Tensor], steps: int) -> None:
@@ -215,10 +204,11 @@ class FrameStep:
     @property
     def row_bytes(self) -> int:
         """Of state, for one conversation."""
-        return sum(tensor[0].numel() * tensor.element_size() for tensor in self.state.tensors())
+        return row_bytes(self.state)
 
     def measure(self, counts: Sequence[int], repeats: int) -> dict[int, list[float]]:
         """Milliseconds of steps with so many rows, all of whose caches are full. Begins every row anew."""
+        self.warm_up()
         hearing = np.zeros(self.mimi.frame_size, np.float32)
         times: dict[int, list[float]] = {}
         for count in counts:
@@ -237,26 +227,12 @@ class FrameStep:
             self.state.mimi.decoder_transformer,
             self.state.lm.temporal,
         ):
-            transformer.offset.fill_(2 * transformer.kv.shape[4])
+            transformer.offset.fill_(2 * transformer.capacity)
         self.state.lm.ring.offset.fill_(self.max_delay + 1)
+        self._steps = [2 * self.state.lm.temporal.capacity] * self.rows
 
 
 def _milliseconds(call: Callable[[], object]) -> float:
     started = time.perf_counter()
     call()
     return 1000 * (time.perf_counter() - started)
-
-
-def _to_host(result: ResultTensors, rows: Sequence[int]) -> list[RowOutput]:
-    audio = result.audio.cpu().numpy()
-    text, next_text = result.text.tolist(), result.next_text.tolist()
-    speaks, healthy = result.speaks.tolist(), result.healthy.tolist()
-    return [
-        RowOutput(
-            audio=audio[row] if speaks[row] else None,
-            text=text[row],
-            next_text=next_text[row],
-            healthy=healthy[row],
-        )
-        for row in rows
-    ]

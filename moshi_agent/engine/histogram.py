@@ -46,6 +46,7 @@ class Histogram:
         self._buckets = [0] * (len(self._bounds) + 1)
         self._recent = np.zeros(recent)  # a ring
         self._count = 0
+        self._forgotten = 0  # values that the percentiles leave out
         self._total = 0.0
         self._max = 0.0
 
@@ -58,9 +59,14 @@ class Histogram:
         self._max = max(self._max, value)
         self._count += 1
 
+    def restart_percentiles(self) -> None:
+        """The percentiles cover values from now on; everything else stays."""
+        self._forgotten = self._count
+
     def read(self) -> Distribution:
         """The distribution so far."""
-        recent = self._recent[: self._count].copy()
+        end = self._count
+        recent = self._recent[np.arange(max(self._forgotten, end - len(self._recent)), end) % len(self._recent)]
         p50, p95, p99 = np.percentile(recent, (50, 95, 99)).tolist() if len(recent) else (0.0, 0.0, 0.0)
         buckets = tuple(self._buckets)
         return Distribution(

@@ -6,7 +6,6 @@ device, no thread, no clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +18,15 @@ from moshi_agent.audio.speech_gate import SpeechGate
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.commands import InputFrame, Key
 from moshi_agent.engine.config import SessionConfig
-from moshi_agent.engine.event_queue import Delivery
+from moshi_agent.engine.event_queue import Delivery, Outlet
 from moshi_agent.engine.frame_step import Frame, RowInput, RowOutput, Tokens
 from moshi_agent.engine.metrics import SessionMetrics
 from moshi_agent.engine.say import Scripts
 from moshi_agent.engine.scheduler import Pace, Ready
+from moshi_agent.engine.stamp import FRAME_S, Stamp
 from moshi_agent.engine.turns import Turns, ends_sentence
 from moshi_agent.engine.words import WordTracker
+from moshi_agent.errors import InputError
 from moshi_agent.events import (
     AudioChunk,
     ContextFull,
@@ -39,13 +40,10 @@ from moshi_agent.events import (
     OutputDropped,
     SayFinished,
     TextToken,
-    Word,
 )
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
 from moshi_agent.pieces import Tokenizer, is_text
-from moshi_agent.transcript import TimedWord
 
-FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
 _SILENCE = np.zeros(FRAME_SAMPLES, np.float32)
 _LONGEST_BACKLOG_S = 30.0
 _MOST_FILE_S = 24 * 3600.0  # input that is not live may all be there at once
@@ -67,7 +65,6 @@ class TailFrame:
 
 
 LineFrame = InputFrame | PromptFrame | TailFrame
-Outlet = Callable[[Delivery], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +128,8 @@ class Line:
 
     def say(self, text: str) -> None:
         """Queues a sentence. Raises InputError for one that the model has no pieces for."""
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"{type(text).__name__} cannot be said; accepted: text")
         self._scripts.add(text)
 
     def row_input(self, row: int, ready: Ready[Key, LineFrame]) -> RowInput:
@@ -164,7 +163,7 @@ class Line:
         gated = self._gate.process(speech, tokenizer is not None and is_text(tokenizer, output.text))
         if self.config.digital_silence:
             speech = gated.pcm
-        stamp = _Stamp(self.frame, wall_s)
+        stamp = Stamp(self.frame, wall_s)
         events = [
             *self._input_events(ready, stamp),
             *self._text_events(output.next_text, gated.is_open, stamp),
@@ -180,7 +179,7 @@ class Line:
         """Says so, once, when the model has taken as many steps as its context holds."""
         if not self.context_is_full and self._model.context is not None and steps >= self._model.context:
             self.context_is_full = True
-            self._outlet(Delivery([_Stamp(self.frame, wall_s).event(ContextFull)]))
+            self._outlet(Delivery([Stamp(self.frame, wall_s).event(ContextFull)]))
 
     @property
     def wants_refresh(self) -> bool:
@@ -191,26 +190,28 @@ class Line:
     def refreshed(self, wall_s: float) -> None:
         """The model has begun anew."""
         self.context_is_full = False
-        self._outlet(Delivery([_Stamp(self.frame, wall_s).event(ContextRefreshed)]))
+        self._outlet(Delivery([Stamp(self.frame, wall_s).event(ContextRefreshed)]))
 
     @property
     def is_over(self) -> bool:
-        """Whether the tail after the end of the input has been heard, to the end of what the bot says."""
+        """Whether the tail after the end of the input has been heard, to the end of what the bot says.
+
+        Input that still waits is not known here.
+        """
         if not self.is_finished:
             return False
         tail_ms = 1000 * FRAME_S * self._tail_frames
-        return tail_ms >= self.config.tail_ms and (
-            not self._bot_speaking or tail_ms >= self.config.longest_tail_ms
-        )
+        is_busy = self._bot_speaking or bool(self._scripts)
+        return tail_ms >= self.config.tail_ms and (not is_busy or tail_ms >= self.config.longest_tail_ms)
 
     def end(self, reason: EndReason, wall_s: float, error: str | None = None) -> None:
         """The last events."""
-        stamp = _Stamp(self.frame, wall_s)
-        words = [stamp.word(word) for word in self._words.finish(self.frame)]
+        stamp = Stamp(self.frame, wall_s)
+        words = [stamp.word(word, self._model.delay_s) for word in self._words.finish(self.frame)]
         last = Ended(frame=stamp.frame, media_s=stamp.media_s, wall_s=wall_s, reason=reason, error=error)
         self._outlet(Delivery([*words, last]))
 
-    def _input_events(self, ready: Ready[Key, LineFrame], stamp: _Stamp) -> list[Event]:
+    def _input_events(self, ready: Ready[Key, LineFrame], stamp: Stamp) -> list[Event]:
         events: list[Event] = []
         if ready.begins_stall and not self.is_finished:
             events.append(stamp.event(InputStalled))
@@ -220,20 +221,20 @@ class Line:
             events.append(stamp.event(InputSkipped, frames=ready.skipped))
         return events
 
-    def _text_events(self, token: int, audible: bool, stamp: _Stamp) -> list[Event]:
+    def _text_events(self, token: int, audible: bool, stamp: Stamp) -> list[Event]:
         aligned = stamp.frame + self._model.max_delay
         events: list[Event] = []
         text = self._words.add(token, aligned)
         if text:
             self._said = (self._said + text)[-_REMEMBERED_CHARACTERS:]
             events.append(stamp.event(TextToken, text=text, token=token, aligned_frame=aligned))
-        events += [stamp.word(word) for word in self._words.hear(stamp.frame, audible)]
+        events += [stamp.word(word, self._model.delay_s) for word in self._words.hear(stamp.frame, audible)]
         sentence = self._scripts.take(token)
         if sentence is not None:
             events.append(stamp.event(SayFinished, text=sentence))
         return events
 
-    def _turn_events(self, frame: LineFrame | None, audible: bool, stamp: _Stamp) -> list[Event]:
+    def _turn_events(self, frame: LineFrame | None, audible: bool, stamp: Stamp) -> list[Event]:
         self._user_speaking = isinstance(frame, InputFrame) and frame.speaking
         self._bot_speaking = audible
         self._silent_frames = 0 if self._user_speaking or audible else self._silent_frames + 1
@@ -241,7 +242,7 @@ class Line:
         kinds = self._turns.follow(self._user_speaking, audible, ends_sentence(self._said))
         return [stamp.event(kind) for kind in kinds]
 
-    def _audio_events(self, speech: Frame, now: float, stamp: _Stamp) -> list[Event]:
+    def _audio_events(self, speech: Frame, now: float, stamp: Stamp) -> list[Event]:
         pcm = self._resampler.push(speech)
         events: list[Event] = []
         if self._playout is not None:
@@ -285,28 +286,3 @@ class Line:
         self._words.load(saved["words"])
         self._scripts.load(saved["scripts"])
         self._said = saved["said"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Stamp:
-    """When something happened."""
-
-    frame: int
-    wall_s: float
-
-    @property
-    def media_s(self) -> float:
-        return round(self.frame * FRAME_S, 6)
-
-    def event(self, kind: Callable[..., Event], **fields: object) -> Event:
-        return kind(frame=self.frame, media_s=self.media_s, wall_s=self.wall_s, **fields)
-
-    def word(self, word: TimedWord) -> Word:
-        return Word(
-            frame=self.frame,
-            media_s=self.media_s,
-            wall_s=self.wall_s,
-            text=word.word,
-            start=word.start,
-            end=word.end,
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from concurrent.futures import Future
 from typing import Any, cast
@@ -16,6 +15,7 @@ from moshi_agent.engine.config import EngineConfig, advised_sampling
 from moshi_agent.engine.core import Core
 from moshi_agent.engine.frame_step import FrameStep
 from moshi_agent.engine.line import Model, Outlet
+from moshi_agent.engine.memory import free_bytes
 from moshi_agent.engine.metrics import Metrics
 from moshi_agent.engine.prompt import Prompt, PromptSource, compile_prompt
 from moshi_agent.errors import ConfigError, EngineUnhealthy
@@ -29,7 +29,9 @@ class LocalBackend:
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
         self.checkpoint = _load(config)
-        self._step = FrameStep(self.checkpoint, config.capacity)
+        self._step = FrameStep(
+            self.checkpoint, config.capacity, kv_cache=config.kv_cache, graphs=config.cuda_graphs
+        )
         self._times = StepTimes()
         advised = advised_sampling(self.checkpoint.lm_gen_config)
         self.core = Core(self._step, _model(self.checkpoint), advised, config, self._times)
@@ -57,6 +59,7 @@ class LocalBackend:
                 torch.set_num_threads(self.config.threads)
                 self._measure()
             except BaseException as error:
+                self._thread = None  # as if it had never been started
                 self._started.set_exception(error)
                 return
             self._started.set_result(None)
@@ -90,7 +93,7 @@ class LocalBackend:
         return Capacity(
             rows=self.config.capacity,
             live=self.core.metrics.snapshot().live_sessions,
-            by_memory=self.config.capacity + _free_bytes(self._step.device) // row_bytes,
+            by_memory=self.config.capacity + free_bytes(self._step.device) // row_bytes,
             by_time=self._times.most_rows(),
             row_bytes=row_bytes,
             step_ms=self._times.table,
@@ -134,9 +137,3 @@ def _model(checkpoint: Checkpoint) -> Model:
         context=lm.config.temporal.context,
         delay_s=float(checkpoint.stt_config.get("audio_delay_seconds", 0.0)),
     )
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -195,6 +195,13 @@ class Metrics:
         """Whether the engine takes conversations."""
         self._healthy = healthy
 
+    def restart_percentiles(self) -> None:
+        """The percentiles cover what comes from now on; everything else stays."""
+        with self._writing:
+            for histogram in (self._step_s, self._batch_size, self._queue_wait_s, self._backlog_s):
+                histogram.restart_percentiles()
+            self._tally.latency_s.restart_percentiles()
+
     def count_frame(
         self, latency_s: float | None, skipped: int, stalled: bool, waited_s: float | None, backlog_s: float
     ) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moshi_agent.audio.framing import FRAME_SAMPLES, SAMPLE_RATE_HZ, Framer, Samples
-from moshi_agent.audio.resampling import StreamResampler
+from moshi_agent.audio.resampling import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, StreamResampler
 from moshi_agent.audio.voice_activity import VoiceActivity
 from moshi_agent.engine.commands import InputFrame, Key
 from moshi_agent.errors import AudioError
@@ -17,6 +17,7 @@ from moshi_agent.errors import AudioError
 Pcm = NDArray[np.float32] | NDArray[np.int16] | bytes | bytearray | memoryview
 
 _LONGEST_CHUNK_S = 3600.0
+_LOUDEST = 16.0  # a little over 1 is no harm; 32767 is somebody's int16 as float
 
 
 class Microphone:
@@ -31,16 +32,12 @@ class Microphone:
         self._activity = VoiceActivity()
         self._chunk = 0
 
-    def push(self, pcm: Pcm, sample_rate: int) -> list[InputFrame]:
-        """The frames that the chunk completes. Another rate than before begins another stream.
+    def push(self, samples: Samples, sample_rate: int) -> list[InputFrame]:
+        """The frames that samples, as `to_float32` gives them, complete.
 
-        Raises:
-            AudioError: no mono int16 or float32 samples, some that are no numbers, or an impossible rate.
+        Another rate than before begins another stream.
         """
-        samples = to_float32(pcm)
         self._chunk += 1
-        if len(samples) > _LONGEST_CHUNK_S * sample_rate:
-            raise AudioError(f"a chunk of {len(samples)} samples; accepted: at most an hour at once")
         rest: Samples = np.empty(0, np.float32)
         if sample_rate != self._rate_hz:
             resampler = StreamResampler(sample_rate, SAMPLE_RATE_HZ)
@@ -53,11 +50,6 @@ class Microphone:
         last = self._framer.flush()
         return frames if last is None else [*frames, self._frame(last)]
 
-    def frames_in(self, pcm: Pcm, sample_rate: int) -> int:
-        """At most how many frames a chunk completes."""
-        samples = len(pcm) // 2 if isinstance(pcm, bytes | bytearray | memoryview) else len(pcm)
-        return 1 + int(samples * SAMPLE_RATE_HZ / max(sample_rate, 1) / FRAME_SAMPLES)
-
     def _frames(self, samples: Samples) -> list[InputFrame]:
         return [self._frame(frame) for frame in self._framer.push(samples)]
 
@@ -66,24 +58,41 @@ class Microphone:
         return InputFrame(self._key, pcm, activity.speaking, activity.silent, self._clock(), self._chunk)
 
 
-def to_float32(pcm: object) -> Samples:
+def to_float32(pcm: object, sample_rate: object) -> Samples:
     """Mono samples as float32 from -1 to 1.
 
     Args:
         pcm: [N] float32, [N] int16, or bytes of little-endian int16.
+        sample_rate: in Hz.
 
     Raises:
-        AudioError: anything else, or samples that are no numbers.
+        AudioError: anything else, samples that are no numbers, or more than an hour of them.
     """
-    if isinstance(pcm, bytes | bytearray | memoryview):
-        if len(pcm) % 2:
-            raise AudioError(f"{len(pcm)} bytes; accepted: 16-bit samples, two bytes each")
-        pcm = np.frombuffer(pcm, "<i2")
-    if not isinstance(pcm, np.ndarray) or pcm.ndim != 1 or pcm.dtype not in (np.float32, np.int16):
-        found = f"{pcm.ndim}-dimensional {pcm.dtype}" if isinstance(pcm, np.ndarray) else type(pcm).__name__
+    if not isinstance(sample_rate, int | np.integer) or not LOWEST_RATE_HZ <= sample_rate <= HIGHEST_RATE_HZ:
+        accepted = f"{LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} Hz, whole numbers"
+        raise AudioError(f"audio at a rate of {sample_rate!r}; accepted: {accepted}")
+    samples = _int16(pcm) if isinstance(pcm, bytes | bytearray | memoryview) else pcm
+    if (
+        not isinstance(samples, np.ndarray)
+        or samples.ndim != 1
+        or samples.dtype not in (np.float32, np.int16)
+    ):
+        is_array = isinstance(samples, np.ndarray)
+        found = f"{samples.ndim}-dimensional {samples.dtype}" if is_array else type(samples).__name__
         raise AudioError(f"audio as {found}; accepted: one-dimensional float32 or int16, or int16 bytes")
-    if pcm.dtype == np.int16:
-        return pcm.astype(np.float32) / np.float32(32768)
-    if not np.isfinite(pcm).all():
-        raise AudioError("audio with NaN or infinite samples; accepted: finite samples")
-    return pcm.astype(np.float32, copy=False)
+    if len(samples) > _LONGEST_CHUNK_S * sample_rate:
+        raise AudioError(f"a chunk of {len(samples)} samples; accepted: at most an hour at once")
+    if samples.dtype == np.int16:
+        return samples.astype(np.float32) / np.float32(32768)
+    samples = samples.astype(np.float32, copy=False)
+    peak = float(np.abs(samples).max(initial=0))
+    if not peak <= _LOUDEST:  # nor where it is NaN
+        raise AudioError(f"audio with samples of {peak:g}; accepted: float32 from -1 to 1")
+    return samples
+
+
+def _int16(pcm: bytes | bytearray | memoryview) -> NDArray[np.int16]:
+    data = bytes(pcm)
+    if len(data) % 2:
+        raise AudioError(f"{len(data)} bytes; accepted: 16-bit samples, two bytes each")
+    return np.frombuffer(data, "<i2")

@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from moshi_agent.config import SamplingConfig
+from moshi_agent.engine.callbacks import Callbacks
 from moshi_agent.engine.commands import (
     Close,
     Command,
     Finish,
     InputFrame,
     Key,
+    NoteDropped,
     Open,
     Say,
     SetSampling,
+    TakeMetrics,
     TakeSnapshot,
 )
 from moshi_agent.engine.config import SessionConfig
-from moshi_agent.engine.event_queue import EventQueue
-from moshi_agent.engine.line import FRAME_S, Outlet
-from moshi_agent.engine.microphone import Microphone, Pcm
+from moshi_agent.engine.event_queue import EventQueue, Outlet
+from moshi_agent.engine.metrics import SessionReport
+from moshi_agent.engine.microphone import Microphone, Pcm, to_float32
+from moshi_agent.engine.stamp import FRAME_S
 from moshi_agent.errors import BacklogFull, SessionClosed
-from moshi_agent.events import AudioChunk, Event, TextToken
+from moshi_agent.events import Event
 
-_log = logging.getLogger("moshi_agent.engine")
 _LONGEST_BACKLOG_S = 10.0  # of a live conversation, waiting for the engine
+_PATIENT_BACKLOG_S = 1.0  # above it, who can wait does
 _LONGEST_FILE_S = 3600.0  # of any other, in and out together
+_NOT_OPEN = "the session is not open yet: use `async with` or `open`"
 
 
 class Backend(Protocol):
@@ -47,27 +51,6 @@ class Backend(Protocol):
     def request(self, command: Command, outlet: Outlet | None = None) -> Future[Any]:
         """Hands over a command and returns its answer to come."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Callbacks:
-    """What is called with the events of a conversation, one after the other, in a thread of its own."""
-
-    on_audio: Callable[[AudioChunk], object] | None = None
-    on_text: Callable[[TextToken], object] | None = None
-    on_event: Callable[[Event], object] | None = None  # every event, those two kinds too
-
-    def __bool__(self) -> bool:
-        return any((self.on_audio, self.on_text, self.on_event))
-
-    def call(self, event: Event) -> None:
-        """Hands one event to whom it concerns."""
-        if self.on_audio is not None and isinstance(event, AudioChunk):
-            self.on_audio(event)
-        if self.on_text is not None and isinstance(event, TextToken):
-            self.on_text(event)
-        if self.on_event is not None:
-            self.on_event(event)
 
 
 class Session:
@@ -90,7 +73,8 @@ class Session:
         self._backend = backend
         self._snapshot = snapshot
         self._callbacks = callbacks or Callbacks()
-        self._events = EventQueue(config.queue_s if config.live else math.inf)
+        longest_s = config.queue_s if config.live else math.inf
+        self._events = EventQueue(longest_s, partial(_note_dropped, backend, key))
         self._microphone = Microphone(key)
         self._lock = threading.Lock()  # held while audio goes in
         self._inputs_sent = 0
@@ -137,11 +121,7 @@ class Session:
         self._snapshot = None
         self._finalizer = weakref.finalize(self, self._backend.send, Close(self.key))
         if self._callbacks:
-            arguments = (self._events, self._callbacks)
-            self._pump = threading.Thread(
-                target=_pump, args=arguments, name=f"moshi-session-{self.key}", daemon=True
-            )
-            self._pump.start()
+            self._pump = self._callbacks.start(self._events, f"moshi-session-{self.key}")
 
     def close(self) -> None:
         """Ends the conversation now and frees its row. May be called again."""
@@ -158,15 +138,17 @@ class Session:
         Takes effect at once; awaiting the result waits for the end. `wait` does the same in a thread.
         """
         with self._lock:
+            if self._finalizer is None:
+                raise SessionClosed(_NOT_OPEN)
             if not self._input_has_ended:
                 self._send_frames(self._microphone.flush())
                 self._backend.send(Finish(self.key))
             self._input_has_ended = True
-        return _End(self._events)
+        return self._events.ended()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Blocks until the conversation has ended and its callbacks are done; False after the timeout."""
-        ended = self._events.wait_until(lambda: False, timeout_s)
+        ended = self._events.wait_for_end(timeout_s)
         if ended and self._pump is not None and self._pump is not threading.current_thread():
             self._pump.join(timeout_s)
             return not self._pump.is_alive()
@@ -193,17 +175,18 @@ class Session:
         """
         with self._lock:
             self._check_open()
-            frames = self._microphone.frames_in(pcm, sample_rate) if sample_rate > 0 else 0
-            if self.backlog_s + self._unread_s + frames * FRAME_S > self._longest_s + FRAME_S:
+            samples = to_float32(pcm, sample_rate)
+            waiting_s = self.backlog_s + self._unread_s
+            if waiting_s + len(samples) / sample_rate > self._longest_s:
                 raise BacklogFull(
                     f"{self.backlog_s:.1f} s of input wait and {self._unread_s:.1f} s of output are unread; "
                     f"with this chunk it would be more than {self._longest_s:g} s"
                 )
-            self._send_frames(self._microphone.push(pcm, sample_rate))
+            self._send_frames(self._microphone.push(samples, sample_rate))
 
     async def send_audio(self, pcm: Pcm, sample_rate: int = 24_000) -> None:
         """As `push`, but waits while too much input is waiting in a live conversation."""
-        while self.is_open and self.config.live and self.backlog_s > self._longest_s / 2:
+        while self.is_open and self.config.live and self.backlog_s > _PATIENT_BACKLOG_S:
             await self._events.changed()
         self.push(pcm, sample_rate)
 
@@ -214,7 +197,7 @@ class Session:
 
     def _check_open(self) -> None:
         if self._finalizer is None:
-            raise SessionClosed("the session is not open yet: use `async with` or `open`")
+            raise SessionClosed(_NOT_OPEN)
         if self._input_has_ended:
             raise SessionClosed("the input has ended: nothing can be pushed after `finish`")
         if not self.is_open:
@@ -223,7 +206,8 @@ class Session:
     @property
     def backlog_s(self) -> float:
         """Seconds of input that wait for the engine."""
-        return (self._inputs_sent - self._events.inputs_taken) * FRAME_S
+        # A resumed conversation may bring frames of its own.
+        return max(0, self._inputs_sent - self._events.inputs_taken) * FRAME_S
 
     @property
     def _unread_s(self) -> float:
@@ -259,13 +243,17 @@ class Session:
         """As `snapshot`, for threads."""
         return self._backend.request(TakeSnapshot(self.key))
 
+    def metrics(self) -> Future[SessionReport]:
+        """The figures of this conversation so far. Raises SessionClosed after the end."""
+        return self._backend.request(TakeMetrics(self.key))
+
     # Events out
 
     def __aiter__(self) -> AsyncIterator[Event]:
-        return _events_async(self._events)
+        return aiter(self._events)
 
     def __iter__(self) -> Iterator[Event]:
-        return _events(self._events)
+        return iter(self._events)
 
     def next_event(self, timeout_s: float | None = None) -> Event | None:
         """The next event, in a thread; None after the end. Raises TimeoutError."""
@@ -290,36 +278,5 @@ class Session:
         self.close()
 
 
-class _End:
-    """Waits for the end of a conversation, when awaited."""
-
-    def __init__(self, events: EventQueue) -> None:
-        self._events = events
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return self._wait().__await__()
-
-    async def _wait(self) -> None:
-        while not self._events.is_over:
-            await self._events.changed()
-
-
-# These hold the queue rather than the session, which would otherwise never be dropped.
-
-
-async def _events_async(events: EventQueue) -> AsyncIterator[Event]:
-    while (event := await events.get_async()) is not None:
-        yield event
-
-
-def _events(events: EventQueue) -> Iterator[Event]:
-    while (event := events.get()) is not None:
-        yield event
-
-
-def _pump(events: EventQueue, callbacks: Callbacks) -> None:
-    for event in _events(events):
-        try:
-            callbacks.call(event)
-        except Exception:
-            _log.exception("a callback failed; the conversation goes on")
+def _note_dropped(backend: Backend, key: Key, samples: int) -> None:
+    backend.send(NoteDropped(key, samples))

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from moshi_agent.audio.framing import FRAME_SAMPLES
 from moshi_agent.config import SamplingConfig
+from moshi_agent.engine.commands import InputFrame
+from moshi_agent.engine.line import PromptFrame
 from moshi_agent.errors import InputError
 from moshi_agent.nn.state import State
 
@@ -29,14 +32,23 @@ class Snapshot:
     steps: int  # of the language model
     sampling: SamplingConfig
     line: dict[str, Any] = field(repr=False)  # numbers, lists and arrays
+    opening: tuple[PromptFrame, ...] = ()  # steps that have to go before the next frame
+    inputs: tuple[InputFrame, ...] = ()  # that wait
 
-    def check(self, state: State) -> list[Tensor]:
-        """The tensors, if they fit a row of this state. Raises InputError."""
+    def check(self, state: State, streams: int) -> list[Tensor]:
+        """The tensors, if they fit a row of this state and a model of so many streams. Raises InputError."""
         here = [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in state.tensors()]
         there = [(tuple(tensor.shape), tensor.dtype) for tensor in self.tensors]
-        if here != there:
+        forced = [frame.forced for frame in self.opening if frame.forced is not None]
+        if here != there or any(not _is(tokens, (streams,), np.int64) for tokens in forced):
             raise InputError("the snapshot is of another model, or of an engine set up otherwise")
+        if any(not _is(frame.pcm, (FRAME_SAMPLES,), np.float32) for frame in self.inputs):
+            raise InputError("a damaged snapshot of a conversation: input that is no audio")
         return self.tensors
+
+
+def _is(array: object, shape: tuple[int, ...], dtype: DTypeLike) -> bool:
+    return isinstance(array, np.ndarray) and array.shape == shape and array.dtype == dtype
 
 
 def pack_snapshot(snapshot: Snapshot) -> bytes:
@@ -48,6 +60,8 @@ def pack_snapshot(snapshot: Snapshot) -> bytes:
         "steps": snapshot.steps,
         "sampling": asdict(snapshot.sampling),
         "line": _without_arrays(snapshot.line, "line", arrays),
+        "opening": _without_arrays([asdict(frame) for frame in snapshot.opening], "opening", arrays),
+        "inputs": _without_arrays([asdict(frame) for frame in snapshot.inputs], "inputs", arrays),
     }
     return save(tensors | arrays, {"moshi_agent": json.dumps(facts)})
 
@@ -60,9 +74,16 @@ def unpack_snapshot(data: bytes) -> Snapshot:
             raise InputError(f"a snapshot of format {facts['format']!r}; accepted: {_FORMAT!r}")
         tensors = load(data)
         rows = [tensors[f"row.{i}"] for i in range(sum(name.startswith("row.") for name in tensors))]
-        line = _with_arrays(facts["line"], tensors)
-        return Snapshot(rows, int(facts["steps"]), SamplingConfig(**facts["sampling"]), line)
-    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        opening, inputs = (_with_arrays(facts[name], tensors) for name in ("opening", "inputs"))
+        return Snapshot(
+            tensors=rows,
+            steps=int(facts["steps"]),
+            sampling=SamplingConfig(**facts["sampling"]),
+            line=_with_arrays(facts["line"], tensors),
+            opening=tuple(PromptFrame(**frame) for frame in opening),
+            inputs=tuple(InputFrame(**frame) for frame in inputs),
+        )
+    except (KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"no snapshot of a conversation, or a damaged one ({error})") from error

@@ -202,14 +202,14 @@ class LMModel(nn.Module):
         With a state, the next S steps of each row; `length` as in `Transformer.forward`.
         """
         conditions = conditions or Conditions()
-        x = self._embed(tokens)
+        x = self.embed(tokens)
         if conditions.sum is not None:
             x = x + conditions.sum
         x = self.out_norm(self.transformer(x, state, exec_mask, conditions.cross, length))
         return x, self.text_linear(x)
 
-    def _embed(self, tokens: Tensor) -> Tensor:
-        """[B, 1 + n_q, S] -> [B, S, dim]."""
+    def embed(self, tokens: Tensor) -> Tensor:
+        """What the temporal transformer reads: tokens of all streams, [B, 1 + n_q, S] -> [B, S, dim]."""
         if self._packed_embeddings is not None:
             batch, streams, steps = tokens.shape
             return self._packed_embeddings(tokens.transpose(1, 2).reshape(-1, streams)).view(batch, steps, -1)

@@ -31,7 +31,9 @@ class SelfAttention(nn.Module):
         projected = apply_per_step(self.in_projs, config, x, plan.first_step)
         heads = projected.unflatten(-1, (-1, config.head_dim))  # [B, T, H + 2 H_kv, D]
         if plan.rotation is not None:
-            rotated, values = heads.split([config.num_heads + config.num_kv_heads, config.num_kv_heads], dim=2)
+            rotated, values = heads.split(
+                [config.num_heads + config.num_kv_heads, config.num_kv_heads], dim=2
+            )
             rotated = rotate(rotated, plan.rotation, config.positional_embedding != "rope_concat")
             heads = torch.cat([rotated, values], dim=2)
         queries, keys_values = heads[:, :, : config.num_heads], heads[:, :, config.num_heads :]

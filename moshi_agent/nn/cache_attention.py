@@ -27,9 +27,9 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def serves(config: TransformerConfig, x: Tensor) -> bool:
-    """Whether the kernel takes this chunk: one step, on a CUDA device, and Triton is there. x: [B, T, C]."""
-    return x.is_cuda and x.shape[1] == 1 and config.head_dim in _HEAD_DIMS and _has_triton()
+def serves(config: TransformerConfig, device: torch.device) -> bool:
+    """Whether the kernel takes the single steps of such a transformer: on CUDA, where Triton is there."""
+    return device.type == "cuda" and config.head_dim in _HEAD_DIMS and _has_triton()
 
 
 def choose_chunk(programs: int, length: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-# pyright: basic, reportMissingImports=false
+# pyright: basic, reportMissingImports=false, reportIndexIssue=false
 """The Triton kernels of `cache_attention`; to be imported where Triton is there.
 
 Flash-decoding (Dao et al. 2023): the cache is cut into chunks, each attended to by a program of its
@@ -18,6 +18,7 @@ from torch import Tensor
 from moshi_agent.nn.kv_cache import LayerCache
 
 _BLOCK_NUMBERS = 4096  # of one block of keys: positions times head_dim
+_OPTIONS = {"enable_fp_fusion": True}  # the default is about to change, and Triton warns of it
 _LOWEST = tl.constexpr(-1e30)  # below every score, and finite: the difference of two of them is 0
 
 
@@ -160,6 +161,7 @@ def store(keys_values: Tensor, layer: LayerCache, slots: Tensor) -> None:
         head_dim=head_dim,
         quantized=scales is not None,
         num_warps=1,
+        **_OPTIONS,
     )
 
 
@@ -192,6 +194,7 @@ def attend_to_chunks(
         block=_BLOCK_NUMBERS // head_dim,
         quantized=scales is not None,
         num_warps=4,
+        **_OPTIONS,
     )
     return sums, peaks, weights
 
@@ -209,5 +212,6 @@ def combine(sums: Tensor, peaks: Tensor, weights: Tensor, dtype: torch.dtype) ->
         head_dim=head_dim,
         padded_splits=triton.next_power_of_2(splits),
         num_warps=4,
+        **_OPTIONS,
     )
     return output

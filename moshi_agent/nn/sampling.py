@@ -18,6 +18,8 @@ _GOLDEN = -7046029254386353131  # 2^64 / golden ratio, as int64
 _MIX_1 = -4658895280553007687  # the multipliers of SplitMix64 (Steele et al. 2014)
 _MIX_2 = -7723592293110705685
 
+MOST_CANDIDATES = 512  # of a draw whose cost may not depend on the settings
+
 
 @dataclass
 class Choice:
@@ -33,9 +35,16 @@ class Choice:
 
 
 class RowSampling:
-    """The sampling settings of every row of a batch."""
+    """The sampling settings of every row of a batch.
 
-    def __init__(self, rows: int, device: torch.device, config: SamplingConfig) -> None:
+    With `constant_cost` every step draws in the same way whatever the settings are, as a captured graph
+    has to. Then a draw is among the best `MOST_CANDIDATES`, also where `top_k` says more or all.
+    """
+
+    def __init__(
+        self, rows: int, device: torch.device, config: SamplingConfig, constant_cost: bool = False
+    ) -> None:
+        self._constant_cost = constant_cost
         self.text = _choice(rows, device)
         self.audio = _choice(rows, device)
         self.seed = torch.zeros(rows, dtype=torch.long, device=device)  # [B]
@@ -69,10 +78,13 @@ class RowSampling:
 
     @property
     def all_greedy(self) -> bool:
-        return all(config.greedy for config in self._configs)
+        """Whether the best tokens are all that is wanted, and the settings may be forgotten."""
+        return not self._constant_cost and all(config.greedy for config in self._configs)
 
     def widest(self, text: bool, card: int) -> int:
         """How many candidates the row that keeps the most keeps."""
+        if self._constant_cost:
+            return min(card, MOST_CANDIDATES)
         kept = [config.top_k_text if text else config.top_k for config in self._configs if not config.greedy]
         return card if not kept or 0 in kept else min(max(kept), card)
 

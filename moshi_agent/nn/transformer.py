@@ -73,9 +73,7 @@ class TransformerLayer(nn.Module):
             self.norm_cross = LayerNorm(config.dim)
             self.layer_scale_cross = _make_scale(config)
 
-    def forward(
-        self, x: Tensor, plan: Plan, cache: LayerCache | None, cross: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, plan: Plan, cache: LayerCache | None, cross: Tensor | None = None) -> Tensor:
         """[B, T, C] -> [B, T, C]; cross: [B or 1, S, C]."""
         x = x + self.layer_scale_1(self.self_attn(self.norm1(x), plan, cache))
         if self.config.cross_attention:
@@ -166,7 +164,9 @@ class Transformer(nn.Module):
         steps = x.shape[1]
         if length is None and state.offset.is_cuda:
             length = state.capacity  # looking at the offsets would wait for the device
-        if length is not None and cache_attention.serves(self.config, x):
+        # The kernel has no derivative.
+        single = steps == 1 and not torch.is_grad_enabled()
+        if length is not None and single and cache_attention.serves(self.config, x.device):
             plan = plan_single(self.config, state.offset, state.capacity, length, exec_mask)
         else:
             plan = plan_ring(self.config, x, state.offset, state.capacity, length)
@@ -186,9 +186,7 @@ class Transformer(nn.Module):
         embedding = sine_embedding(positions, x.shape[-1], self.config.max_period, x.dtype)
         return x + self.config.positional_scale * embedding
 
-    def _run(
-        self, x: Tensor, plan: Plan, caches: list[LayerCache] | None, cross: Tensor | None
-    ) -> Tensor:
+    def _run(self, x: Tensor, plan: Plan, caches: list[LayerCache] | None, cross: Tensor | None) -> Tensor:
         for i, layer in enumerate(self.layers):
             cache = None if caches is None else caches[i]
             if self.checkpointing and torch.is_grad_enabled():

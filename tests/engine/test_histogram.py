@@ -32,6 +32,22 @@ def test_a_distribution_is_what_numpy_says_of_the_same_values(values: list[float
     assert [read.p50, read.p95, read.p99] == pytest.approx(expected.tolist())
 
 
+@given(VALUES, VALUES, st.integers(1, 64))
+def test_percentiles_that_begin_anew_leave_out_what_was_before(
+    before: list[float], after: list[float], recent: int
+) -> None:
+    histogram = Histogram(BOUNDS, recent)
+    for value in before:
+        histogram.observe(value)
+    histogram.restart_percentiles()
+    for value in after:
+        histogram.observe(value)
+    read = histogram.read()
+    assert read.count == len(before) + len(after)
+    expected = np.percentile(after[-recent:], [50, 95, 99]) if after else np.zeros(3)
+    assert [read.p50, read.p95, read.p99] == pytest.approx(expected.tolist())
+
+
 def test_a_million_values_take_no_more_memory_than_the_first_thousand() -> None:
     histogram = Histogram(BOUNDS, recent=1000)
     for value in np.linspace(0, 3, 1000).tolist():

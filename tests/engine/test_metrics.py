@@ -96,6 +96,19 @@ def test_steps_faults_and_refusals_are_counted() -> None:
     assert (total.refused_sessions, total.errors, total.restarts, total.healthy) == (1, 2, 1, False)
 
 
+def test_percentiles_begin_anew_and_counts_go_on() -> None:
+    metrics, session = Metrics(), SessionMetrics()
+    metrics.opened(session)
+    for seconds in (5.0, 0.02):
+        metrics.restart_percentiles()
+        metrics.step(seconds, 1)
+        session.frame(latency_s=seconds, waited_s=seconds, backlog_s=seconds)
+    figures = metrics.snapshot()
+    measured = (figures.step_s, figures.latency_s, figures.queue_wait_s, figures.backlog_s)
+    assert all(distribution.count == 2 for distribution in measured)
+    assert all(distribution.p99 == pytest.approx(0.02) for distribution in measured)
+
+
 def test_a_new_engine_is_healthy_and_has_done_nothing() -> None:
     total = Metrics().snapshot()
     for field in fields(EngineMetrics):

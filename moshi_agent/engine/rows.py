@@ -1,0 +1,128 @@
+"""The rows of a frame step: whose they are, and how conversations begin, move and leave in them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import Tensor
+
+from moshi_agent.config import SamplingConfig
+from moshi_agent.engine.commands import Key
+from moshi_agent.engine.frame_step import FrameStep
+from moshi_agent.engine.line import Line, PromptFrame
+from moshi_agent.engine.slots import Slots
+from moshi_agent.engine.snapshot import Snapshot
+from moshi_agent.errors import InputError
+
+_MOST_PROMPTS = 16  # kept as snapshots, in host memory
+_GREEDY = SamplingConfig(greedy=True)
+
+
+class Rows:
+    """Gives conversations their rows.
+
+    A prompt is computed in the row of the first conversation that has it, and kept: the row of every later
+    one is a copy.
+    """
+
+    def __init__(self, step: FrameStep) -> None:
+        self._step = step
+        self._slots = Slots[Key](step.rows)
+        self._prompts: OrderedDict[str, tuple[list[Tensor], int]] = OrderedDict()
+        self._computing: dict[Key, str | None] = {}  # prompts, by which they are to be kept if at all
+
+    def of(self, key: Key) -> int:
+        """The row of a conversation."""
+        return self._slots.row_of(key)
+
+    def enter(self, line: Line, snapshot: Snapshot | None) -> list[PromptFrame]:
+        """Takes a row for a conversation; returns the steps that have to go before its first frame.
+
+        Raises:
+            InputError: its prompt or the snapshot is of another model.
+        """
+        prompt, streams = line.config.prompt, self._step.num_streams
+        if prompt is not None and prompt.tokens.shape[1] != streams:
+            raise InputError(f"a prompt of {prompt.tokens.shape[1]} streams; this model has {streams}")
+        row = self._slots.take(line.key)
+        try:
+            return self.begin(line) if snapshot is None else self._resume(row, line, snapshot)
+        except BaseException:
+            self.leave(line.key)
+            raise
+
+    def begin(self, line: Line) -> list[PromptFrame]:
+        """Makes the row one of a conversation that has not begun, or has but heard its prompt."""
+        row, prompt = self._slots.row_of(line.key), line.config.prompt
+        if prompt is None:
+            self._step.begin_row(row, line.sampling)
+            return line.opening()
+        name = f"{prompt.digest} {line.config.greet}"
+        kept = self._prompts.get(name)
+        if kept is None:
+            # Without chance: what is kept of it serves conversations with other seeds too.
+            self._step.begin_row(row, _GREEDY)
+            self._computing[line.key] = name
+            return line.opening()
+        self._prompts.move_to_end(name)
+        self._step.begin_row(row, line.sampling)
+        self._step.load_row(row, *kept)
+        return []
+
+    def _resume(self, row: int, line: Line, snapshot: Snapshot) -> list[PromptFrame]:
+        tensors = snapshot.check(self._step.state, self._step.num_streams)
+        try:
+            line.load(snapshot.line)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"a damaged snapshot of a conversation ({error})") from error
+        in_prompt = any(frame.hears_silence for frame in snapshot.opening)
+        self._step.begin_row(row, _GREEDY if in_prompt else line.sampling)
+        self._step.load_row(row, tensors, snapshot.steps)
+        if in_prompt:
+            self._computing[line.key] = None
+        return list(snapshot.opening)
+
+    def opened(self, line: Line) -> None:
+        """The last step before the first frame is taken: now the conversation's own settings hold."""
+        if line.key not in self._computing:
+            return
+        row, name = self._slots.row_of(line.key), self._computing.pop(line.key)
+        self._step.set_sampling(row, line.sampling)
+        if name is None:
+            return
+        self._prompts[name] = (self._step.save_row(row), self._step.steps_taken(row))
+        while len(self._prompts) > _MOST_PROMPTS:
+            self._prompts.popitem(last=False)
+
+    def set_sampling(self, line: Line) -> None:
+        """Samples by the conversation's settings, once its prompt is over."""
+        if line.key not in self._computing:
+            self._step.set_sampling(self._slots.row_of(line.key), line.sampling)
+
+    def steps_taken(self, key: Key) -> int:
+        """Steps of the language model that are in the row's state."""
+        return self._step.steps_taken(self._slots.row_of(key))
+
+    def save(self, line: Line, opening: list[PromptFrame]) -> Snapshot:
+        """The conversation between two frames, with the steps of its prompt that are still to come."""
+        row = self._slots.row_of(line.key)
+        return Snapshot(
+            tensors=self._step.save_row(row),
+            steps=self._step.steps_taken(row),
+            sampling=line.sampling,
+            line=line.save(),
+            opening=tuple(opening),
+        )
+
+    def leave(self, key: Key) -> None:
+        """Frees the row of a conversation; the last row moves into the gap."""
+        self._computing.pop(key, None)
+        move = self._slots.release(key)
+        if move is not None:
+            self._step.move_row(move.source, move.target)
+
+    def rebuild(self) -> None:
+        """Every row is free and its state new. Raises what the device raises."""
+        self._slots = Slots[Key](self._step.rows)
+        self._computing.clear()
+        self._step.rebuild()

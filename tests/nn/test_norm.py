@@ -1,0 +1,26 @@
+"""Norms: the one kernel that serves on CUDA is the norm that is written out."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import pytest
+import torch
+
+from moshi_agent.nn.norm import RMSNorm
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fused_norm_is_the_one_written_out(dtype: torch.dtype) -> None:
+    """For inputs of any size, to the last bit but one of the type."""
+    generator = torch.Generator().manual_seed(0)
+    norm = RMSNorm(64, eps=1e-8, float32=True)
+    assert norm.alpha is not None
+    torch.nn.init.normal_(norm.alpha, mean=1.0, std=0.3, generator=generator)
+    norm = norm.to(dtype)
+    x = (10 ** torch.arange(-3.0, 4.0)[:, None, None] * torch.randn(7, 3, 64, generator=generator)).to(dtype)
+    wanted = norm(x)
+    with mock.patch.object(torch.Tensor, "is_cuda", property(lambda tensor: True)):
+        fused = norm(x)
+    assert fused.dtype == wanted.dtype == dtype
+    torch.testing.assert_close(fused, wanted, rtol=2 * torch.finfo(dtype).eps, atol=1e-30)
