@@ -193,7 +193,7 @@ class FrameStep:
     @torch.inference_mode()
     def save_row(self, row: int) -> list[Tensor]:
         """A copy of the row's state in host memory, to be given to `load_row`."""
-        return [tensor[row].to("cpu", copy=True) for tensor in self.state.tensors()]
+        return [part.to("cpu", copy=True) for part in self.state.row_parts(row)]
 
     @torch.inference_mode()
     def load_row(self, row: int, saved: list[Tensor], steps: int) -> None:

@@ -66,7 +66,8 @@ class Histogram:
     def read(self) -> Distribution:
         """The distribution so far."""
         end = self._count
-        recent = self._recent[np.arange(max(self._forgotten, end - len(self._recent)), end) % len(self._recent)]
+        first = max(self._forgotten, end - len(self._recent))
+        recent = self._recent[np.arange(first, end) % len(self._recent)]
         p50, p95, p99 = np.percentile(recent, (50, 95, 99)).tolist() if len(recent) else (0.0, 0.0, 0.0)
         buckets = tuple(self._buckets)
         return Distribution(

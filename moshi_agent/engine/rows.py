@@ -70,14 +70,14 @@ class Rows:
         return []
 
     def _resume(self, row: int, line: Line, snapshot: Snapshot) -> list[PromptFrame]:
-        tensors = snapshot.check(self._step.state, self._step.num_streams)
+        snapshot.check(self._step.num_streams)
         try:
             line.load(snapshot.line)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"a damaged snapshot of a conversation ({error})") from error
         in_prompt = any(frame.hears_silence for frame in snapshot.opening)
         self._step.begin_row(row, _GREEDY if in_prompt else line.sampling)
-        self._step.load_row(row, tensors, snapshot.steps)
+        self._step.load_row(row, snapshot.tensors, snapshot.steps)
         if in_prompt:
             self._computing[line.key] = None
         return list(snapshot.opening)

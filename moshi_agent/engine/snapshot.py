@@ -18,7 +18,6 @@ from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.commands import InputFrame
 from moshi_agent.engine.line import PromptFrame
 from moshi_agent.errors import InputError
-from moshi_agent.nn.state import State
 
 _FORMAT = "moshi_agent conversation 1"
 _LARGEST_HEADER = 1 << 24
@@ -35,16 +34,13 @@ class Snapshot:
     opening: tuple[PromptFrame, ...] = ()  # steps that have to go before the next frame
     inputs: tuple[InputFrame, ...] = ()  # that wait
 
-    def check(self, state: State, streams: int) -> list[Tensor]:
-        """The tensors, if they fit a row of this state and a model of so many streams. Raises InputError."""
-        here = [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in state.tensors()]
-        there = [(tuple(tensor.shape), tensor.dtype) for tensor in self.tensors]
+    def check(self, streams: int) -> None:
+        """Raises InputError unless the frames that wait fit a model of so many streams."""
         forced = [frame.forced for frame in self.opening if frame.forced is not None]
-        if here != there or any(not _is(tokens, (streams,), np.int64) for tokens in forced):
+        if any(not _is(tokens, (streams,), np.int64) for tokens in forced):
             raise InputError("the snapshot is of another model, or of an engine set up otherwise")
         if any(not _is(frame.pcm, (FRAME_SAMPLES,), np.float32) for frame in self.inputs):
             raise InputError("a damaged snapshot of a conversation: input that is no audio")
-        return self.tensors
 
 
 def _is(array: object, shape: tuple[int, ...], dtype: DTypeLike) -> bool:

@@ -28,7 +28,8 @@ class LayerCache:
         """The first positions, [B, 2, H_kv, L, D], as numbers of that type where they are quantised."""
         values = self.values[:, :, :, :length]
         if self.scales is None:
-            return values
+            # Autograd keeps what was read, and the next layer writes to the same storage.
+            return values.clone() if values.requires_grad else values
         return dequantize(values, self.scales[:, :, :, :length]).to(dtype)
 
     def write(self, keys_values: Tensor, rows: Tensor, slots: Tensor) -> None:

@@ -7,12 +7,14 @@ copies, saves and restores rows, whatever the module.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from torch import Tensor
+
+from moshi_agent.errors import InputError
 
 
 @dataclass
@@ -41,13 +43,37 @@ class State:
         for tensor in self.tensors():
             tensor[target].copy_(tensor[source])
 
+    def row_parts(self, row: int) -> Iterator[Tensor]:
+        """Views of all of a row that means anything, in a fixed order.
+
+        How much that is may depend on parts that were given before, which `load_row` has then filled in.
+        """
+        for field in dataclasses.fields(self):
+            yield from _row_parts(getattr(self, field.name), row)
+
     def save_row(self, row: int) -> list[Tensor]:
         """A copy of one row, to be given to `load_row` of any state of the same shape."""
-        return [tensor[row].clone() for tensor in self.tensors()]
+        return [part.clone() for part in self.row_parts(row)]
 
-    def load_row(self, row: int, saved: list[Tensor]) -> None:
-        for tensor, value in zip(self.tensors(), saved, strict=True):
-            tensor[row].copy_(value)
+    def load_row(self, row: int, saved: Sequence[Tensor]) -> None:
+        """Takes what `save_row` gave. Raises InputError if it is of another state; some is then written."""
+        given = list(saved)
+        for part in self.row_parts(row):
+            if not given or (part.shape, part.dtype) != (given[0].shape, given[0].dtype):
+                raise InputError("the row is of another model, or of a state that was set up otherwise")
+            part.copy_(given.pop(0))
+        if given:
+            raise InputError("the row is of another model, or of a state that was set up otherwise")
+
+
+def _row_parts(value: object, row: int) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value[row]
+    elif isinstance(value, State):
+        yield from value.row_parts(row)
+    elif isinstance(value, list):
+        for item in value:  # pyright: ignore[reportUnknownVariableType]
+            yield from _row_parts(item, row)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def _tensors(value: object) -> Iterator[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +45,14 @@ class TransformerState(State):
     def layers(self) -> list[LayerCache]:
         """The cache of every layer, as views."""
         return _layers(self.kv, self.kv_scales)
+
+    def row_parts(self, row: int) -> Iterator[Tensor]:
+        """Of the caches only what is filled: a young conversation's is a small part of the ring."""
+        yield self.offset[row]
+        filled = min(self.capacity, max(0, int(self.offset[row])))
+        yield self.kv[row, :, :, :, :filled]
+        if self.kv_scales is not None:
+            yield self.kv_scales[row, :, :, :, :filled]
 
 
 def _layers(kv: Tensor, scales: Tensor | None) -> list[LayerCache]:
