@@ -1,0 +1,27 @@
+"""Moshi in a Pipecat pipeline: one service instead of speech-to-text, LLM and text-to-speech.
+
+    service.py       MoshiLLMService, the pipeline component
+    conversation.py  its way out: events of the engine as frames of the pipeline
+    settings.py      what of it can be changed while it runs
+    bot_turn.py      where the bot's continuous speech is cut into turns
+    playout.py       whole frames for the transport, and no more than it can play in time
+    metrics.py       figures that Pipecat has no words for
+    transcript.py    what was said, in a file
+    jitter.py        shorter jitter buffers for WebRTC, by choice
+
+Tested with pipecat-ai 1.14.0.
+"""
+
+from moshi_agent_adapters.pipecat.jitter import use_short_jitter_buffers
+from moshi_agent_adapters.pipecat.metrics import MoshiMetricsData
+from moshi_agent_adapters.pipecat.service import MoshiLLMService
+from moshi_agent_adapters.pipecat.settings import MoshiLLMSettings
+from moshi_agent_adapters.pipecat.transcript import TranscriptFile
+
+__all__ = [
+    "MoshiLLMService",
+    "MoshiLLMSettings",
+    "MoshiMetricsData",
+    "TranscriptFile",
+    "use_short_jitter_buffers",
+]

@@ -1,0 +1,260 @@
+"""The pipeline component."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from loguru import logger
+from numpy.typing import NDArray
+from pipecat.frames.frames import (
+    CancelFrame,
+    EndFrame,
+    Frame,
+    InputAudioRawFrame,
+    InputTextRawFrame,
+    InterruptionFrame,
+    LLMContextFrame,
+    LLMServiceMetadataFrame,
+    LLMUpdateSettingsFrame,
+    TTSSpeakFrame,
+)
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
+from pipecat.services.settings import LLMSettings
+from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
+
+from moshi_agent import (
+    BacklogFull,
+    Engine,
+    MoshiAgentError,
+    Session,
+    SessionClosed,
+    SessionConfig,
+)
+from moshi_agent_adapters.pipecat.conversation import ConversationFrames
+from moshi_agent_adapters.pipecat.settings import (
+    SAMPLING_FIELDS,
+    UNSUPPORTED_FIELDS,
+    MoshiLLMSettings,
+    complete,
+)
+
+_NEVER_MS = 60_000.0  # the engine's own drift control would leave out parts of frames: `Playout` does it here
+
+
+class MoshiLLMService(ConversationFrames):
+    """Moshi as a Pipecat service: full duplex, audio in and audio out.
+
+    It stands where a cascade has speech-to-text, LLM and text-to-speech. It hears all the time and speaks
+    when it wants to: nothing triggers an answer, and no voice activity detection is needed. Its conversation
+    begins with the first audio, LLMContextFrame or TTSSpeakFrame.
+
+    Moshi hears; it cannot read. Text of the user (InputTextRawFrame, messages of the context) does not reach
+    it, of which it warns once. What TTSSpeakFrame brings it speaks word for word. There is no transcript of
+    the user: for one, put a speech-to-text service before this.
+
+    On an InterruptionFrame, which is nothing that a user's voice causes here, the rest of the bot's turn is
+    muted: Moshi itself cannot be told to stop.
+
+    Args:
+        engine: Loaded, and best started, before: all pipelines of a process share it, and none closes it.
+        settings: Sampling and prompts, see MoshiLLMSettings.
+        session: Everything else about the conversation, such as `greet=True`. Rates and pace are set here.
+        **kwargs: Arguments of LLMService.
+    """
+
+    Settings = MoshiLLMSettings
+    _settings: MoshiLLMSettings  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        settings: MoshiLLMSettings | None = None,
+        session: SessionConfig | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(engine=engine, settings=complete(settings, model=engine.config.source), **kwargs)
+        self._config = session or SessionConfig()
+        self._conversation: asyncio.Task[None] | None = None
+        self._is_over = False  # the pipeline has ended
+        self._to_say: list[str] = []  # asked for before the conversation has begun
+        self._sample_rate_hz = 24_000
+        self._warned: set[str] = set()
+        ignored = [name for name in UNSUPPORTED_FIELDS if getattr(self._settings, name) is not None]
+        if ignored:
+            self._warn_once("settings", f"{', '.join(ignored)} have no meaning for Moshi and are ignored")
+
+    def service_metadata_frame(self) -> LLMServiceMetadataFrame:
+        """Recommends turns as proposed by this service, and no interruption at the user's voice."""
+        return LLMServiceMetadataFrame(
+            service_name=self.name,
+            is_realtime_service=True,
+            user_turn_strategies=ExternalUserTurnStrategies(enable_interruptions=False),
+        )
+
+    # Beginning and end
+
+    async def setup(self, setup: FrameProcessorSetup) -> None:
+        """Takes the transport's rate. The engine starts here if nobody has started it."""
+        await super().setup(setup)
+        self._sample_rate_hz = setup.audio_out_sample_rate
+        await self._engine.start_async()
+
+    async def stop(self, frame: EndFrame) -> None:
+        """Ends the conversation, closing what is open for the processors that follow."""
+        await super().stop(frame)
+        await self._tear_down()
+
+    async def cancel(self, frame: CancelFrame) -> None:
+        """Ends the conversation."""
+        await super().cancel(frame)
+        await self._tear_down()
+
+    async def cleanup(self) -> None:
+        """Ends the conversation, if nothing has before."""
+        await super().cleanup()
+        await self._tear_down()
+
+    async def _tear_down(self) -> None:
+        self._is_over = True
+        await self._end_conversation()
+
+    async def reset_conversation(self) -> None:
+        """Begins another conversation: Moshi forgets what was said. Not to be called from an event handler of
+        this service."""
+        await self._end_conversation()
+        self._begin_conversation()
+
+    def _begin_conversation(self) -> None:
+        if self._conversation is None and not self._is_over:
+            self._begin_output(self._sample_rate_hz)
+            self._conversation = self.create_task(self._converse(), f"{self}::conversation")
+
+    async def _end_conversation(self) -> None:
+        task, self._conversation = self._conversation, None
+        if task is not None:
+            await self.cancel_task(task)
+
+    async def _converse(self) -> None:
+        try:
+            async with self._engine.session(self._session_config()) as session:
+                await self._begun(session)
+                await self._follow(aiter(session))
+        except Exception as error:  # whatever it is, a bot that is silent for ever helps nobody
+            await self._give_up(str(error), error)
+        finally:
+            self._session = None
+            await self._user_stopped()
+            await self.stop_all_metrics()
+
+    async def _begun(self, session: Session) -> None:
+        self._session = session
+        waiting, self._to_say = self._to_say, []
+        for text in waiting:
+            await self.say(text)
+
+    def _session_config(self) -> SessionConfig:
+        settings, config = self._settings, self._config
+        self._warn_about_prompts()
+        return replace(
+            config,
+            live=True,
+            output_sample_rate=self._sample_rate_hz,
+            output_limit_ms=_NEVER_MS,
+            sampling=settings.sampling(config.sampling),
+            seed=config.seed if settings.seed is None else settings.seed,
+        )
+
+    # Settings and prompts
+
+    async def _update_settings(self, delta: LLMSettings) -> dict[str, Any]:
+        changed = await super()._update_settings(delta)
+        if self._session is not None and SAMPLING_FIELDS & changed.keys():
+            sampling = self._settings.sampling(self._config.sampling)
+            try:
+                if sampling is not None:
+                    await asyncio.wrap_future(self._session.set_sampling(sampling))
+            except SessionClosed:
+                pass
+        self._warn_unhandled_updated_settings(changed.keys() - SAMPLING_FIELDS)
+        return changed
+
+    def _warn_about_prompts(self) -> None:
+        roles = [message for message in self._context.get_messages() if _is_role_prompt(message)]
+        if self._settings.system_instruction or self._settings.voice or roles:
+            self._warn_once(
+                "prompts",
+                f"{self._engine.config.source} was not trained to take a role or a voice: the system "
+                "instruction and the voice have no effect",
+            )
+
+    def _warn_once(self, about: str, message: str) -> None:
+        if about not in self._warned:
+            self._warned.add(about)
+            logger.warning(f"{self}: {message}")
+
+    # Frames from the pipeline
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Hears audio, takes settings and sentences to say; passes on everything else."""
+        await super().process_frame(frame, direction)
+        match frame:
+            case InputAudioRawFrame():
+                self._hear(frame)
+            case LLMContextFrame():
+                self._take_context(frame.context)
+            case TTSSpeakFrame():
+                await self.say(frame.text)
+                return
+            case LLMUpdateSettingsFrame():
+                return  # LLMService has applied it, or passed it on
+            case InterruptionFrame():
+                self._mute()
+            case InputTextRawFrame():
+                self._warn_once("text", "Moshi hears, and cannot read: typed text does not reach it")
+            case _:
+                pass
+        await self.push_frame(frame, direction)
+
+    def _hear(self, frame: InputAudioRawFrame) -> None:
+        self._begin_conversation()
+        if self._session is None or not self._session.is_open:
+            return
+        try:
+            self._session.push(_mono(frame), frame.sample_rate)
+        except BacklogFull as error:
+            self._warn_once("backlog", f"{error}; such input is not heard")
+        except SessionClosed:
+            pass  # between the check and now; its last event tells why
+
+    def _take_context(self, context: LLMContext) -> None:
+        self._context = context
+        self._begin_conversation()
+        self._warn_about_prompts()
+
+    async def say(self, text: str) -> None:
+        """Makes Moshi speak a sentence, in its own time. TTSSpeakFrame does the same."""
+        if self._session is None:
+            self._to_say.append(text)
+            self._begin_conversation()
+            return
+        try:
+            await asyncio.wrap_future(self._session.say(text))
+        except MoshiAgentError as error:
+            await self.push_error(f"cannot say {text!r}: {error}", exception=error)
+
+
+def _mono(frame: InputAudioRawFrame) -> NDArray[np.int16]:
+    """[N] int16: the frame's samples, its channels averaged."""
+    samples = np.frombuffer(frame.audio, "<i2")
+    if frame.num_channels == 1:
+        return samples
+    return samples.reshape(-1, frame.num_channels).mean(axis=1).astype(np.int16)
+
+
+def _is_role_prompt(message: Any) -> bool:
+    return isinstance(message, dict) and message.get("role") in ("system", "developer")

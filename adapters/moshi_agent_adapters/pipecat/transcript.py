@@ -1,0 +1,56 @@
+"""What was said in a call, in a file."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from pipecat.frames.frames import (
+    Frame,
+    LLMFullResponseEndFrame,
+    ProposedUserStartedSpeakingFrame,
+    TTSTextFrame,
+)
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+
+
+class TranscriptFile(FrameProcessor):
+    """Writes what the bot says, and when the caller begins to speak, as lines of JSON.
+
+        {"at_s": 4.1, "who": "bot", "text": "Hello, this is Moshi."}
+        {"at_s": 5.0, "who": "caller", "speaks": true}
+
+    `at_s` counts from the making of this object; a turn of the bot is written when it is over. There are no
+    words of the caller: Moshi does not write down what it hears. Its place is after the service.
+
+    Args:
+        path: of the file, which is added to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._began = time.monotonic()
+        self._text = ""
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Notes the frame and passes it on."""
+        await super().process_frame(frame, direction)
+        match frame:
+            case TTSTextFrame():
+                self._text += frame.text
+            case LLMFullResponseEndFrame() if self._text:
+                self._write(who="bot", text=self._text.strip())
+                self._text = ""
+            case ProposedUserStartedSpeakingFrame():
+                self._write(who="caller", speaks=True)
+            case _:
+                pass
+        await self.push_frame(frame, direction)
+
+    def _write(self, **entry: object) -> None:
+        """Adds a line at once: what was said is there even if the process dies."""
+        entry = {"at_s": round(time.monotonic() - self._began, 2), **entry}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")

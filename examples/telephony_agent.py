@@ -1,0 +1,284 @@
+"""A phone agent: somebody dials a Twilio number and talks to Moshi.
+
+    pip install "moshi-agent[pipecat]"
+    export TWILIO_AUTH_TOKEN=...   # of your account: requests that it has not signed are refused
+    python examples/telephony_agent.py --public-url https://your-host.example.com --transcripts calls/
+
+Have the number's voice webhook point to https://your-host.example.com/voice (POST). The agent greets, hears
+and speaks at the same time, and can be interrupted. 1 on the keypad repeats the greeting, 0 ends the call.
+Run it as one process: the engine is shared by all calls, and so is the count of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import hmac
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qsl
+from xml.sax.saxutils import quoteattr
+
+import uvicorn
+from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
+from loguru import logger
+from pipecat.audio.dtmf.types import KeypadEntry
+from pipecat.frames.frames import (
+    EndWorkerFrame,
+    Frame,
+    InputDTMFFrame,
+    TTSSpeakFrame,
+)
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineParams, PipelineWorker, ProcessorUnusablePolicy
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.serializers.twilio import TwilioFrameSerializer
+from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams, FastAPIWebsocketTransport
+from pipecat.workers.runner import WorkerRunner
+
+from moshi_agent import Engine, SessionConfig
+from moshi_agent_adapters.pipecat import MoshiLLMService, TranscriptFile
+
+RATE_HZ = 8_000  # of the telephone network
+START_TIMEOUT_S = 10.0  # from the webhook's answer, or the socket's opening, to the start of the stream
+MOST_BODY_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """How the agent is set up."""
+
+    public_url: str  # where the provider reaches it, without a path: what it signs begins so
+    auth_token: str = field(repr=False)
+    calls: int = 8  # at once; who calls then hears that the line is busy
+    call_limit_s: int = 600
+    transcripts: Path | None = None  # folder for a file per call
+    greeting: str = "Hello, this is Moshi. How can I help you?"  # what the built-in model says by itself
+
+
+class RefusedCall(Exception):
+    """A media stream that is not the one that was asked for."""
+
+
+class Lines:
+    """Who may call, and who does: a webhook reserves a line, and its media stream takes it."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._reserved: dict[str, tuple[str, float]] = {}  # by token: the call and until when
+        self._open: set[str] = set()
+
+    def reserve(self, call_sid: str) -> str | None:
+        """A token for the media stream, or None where all lines are taken."""
+        now = time.monotonic()
+        self._reserved = {token: held for token, held in self._reserved.items() if held[1] > now}
+        if len(self._reserved) + len(self._open) >= self._most:
+            return None
+        token = secrets.token_urlsafe(24)
+        self._reserved[token] = (call_sid, now + START_TIMEOUT_S)
+        return token
+
+    def take(self, token: str, call_sid: str) -> None:
+        """Turns a reservation into a call. Raises RefusedCall for one that was not made, or is over."""
+        reserved_for, until = self._reserved.pop(token, ("", 0.0))
+        if not call_sid or reserved_for != call_sid or time.monotonic() > until:
+            raise RefusedCall("its token is not that of a call that came in")
+        self._open.add(call_sid)
+
+    def free(self, call_sid: str) -> None:
+        """The call is over."""
+        self._open.discard(call_sid)
+
+
+def signature(auth_token: str, url: str, form: Sequence[tuple[str, str]]) -> str:
+    """What Twilio puts into X-Twilio-Signature: HMAC-SHA1 over the URL and the sorted form, in base64.
+
+    https://www.twilio.com/docs/usage/security#validating-requests
+    """
+    signed = url + "".join(name + value for name, value in sorted(form))
+    return base64.b64encode(hmac.digest(auth_token.encode(), signed.encode(), "sha1")).decode()
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the start message of a media stream tells."""
+
+    call_sid: str
+    stream_sid: str
+    token: str
+
+
+async def read_start(websocket: WebSocket) -> Call:
+    """The first messages of a media stream: `connected`, then `start`.
+
+    Raises:
+        RefusedCall: other messages, or none in time.
+    """
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            message = json.loads(await websocket.receive_text())
+            if message["event"] == "connected":
+                message = json.loads(await websocket.receive_text())
+        start = message["start"]
+        if message["event"] != "start" or start["mediaFormat"]["encoding"] != "audio/x-mulaw":
+            raise RefusedCall("no start of a mu-law stream")
+        call = Call(start["callSid"], start["streamSid"], start["customParameters"]["token"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RefusedCall(f"a message that cannot be read: {error!r}") from error
+    except TimeoutError as error:
+        raise RefusedCall("no start message") from error
+    if not all(isinstance(value, str) for value in (call.call_sid, call.stream_sid, call.token)):
+        raise RefusedCall("ids that are no text")
+    return call
+
+
+class Keypad(FrameProcessor):
+    """0 ends the call, 1 has the greeting repeated."""
+
+    def __init__(self, greeting: str) -> None:
+        super().__init__()
+        self._greeting = greeting
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        await self.push_frame(frame, direction)
+        if isinstance(frame, InputDTMFFrame) and frame.button == KeypadEntry.ZERO:
+            await self.push_frame(EndWorkerFrame(reason="the caller pressed 0"))
+        if isinstance(frame, InputDTMFFrame) and frame.button == KeypadEntry.ONE:
+            await self.push_frame(TTSSpeakFrame(self._greeting))
+
+
+def call_pipeline(websocket: WebSocket, call: Call, config: AgentConfig, engine: Engine) -> PipelineWorker:
+    """The pipeline of one call."""
+    # Twilio hangs up when the stream ends, since its instructions end there: no REST call is needed.
+    no_rest = TwilioFrameSerializer.InputParams(auto_hang_up=False)
+    params = FastAPIWebsocketParams(
+        audio_in_enabled=True,
+        audio_out_enabled=True,
+        audio_out_end_silence_secs=0,
+        serializer=TwilioFrameSerializer(call.stream_sid, call.call_sid, params=no_rest),
+        session_timeout=config.call_limit_s,
+    )
+    transport = FastAPIWebsocketTransport(websocket, params)
+    llm = MoshiLLMService(engine=engine, session=SessionConfig(greet=True))
+    steps: list[FrameProcessor] = [transport.input(), Keypad(config.greeting), llm]
+    if config.transcripts is not None:
+        steps.append(TranscriptFile(config.transcripts / f"{call.call_sid}.jsonl"))
+    worker = PipelineWorker(
+        Pipeline([*steps, transport.output()]),
+        params=PipelineParams(audio_in_sample_rate=RATE_HZ, audio_out_sample_rate=RATE_HZ),
+        idle_timeout_secs=None,  # the call's limit does it
+        processor_unusable_policy=ProcessorUnusablePolicy.END,
+        enable_rtvi=False,
+    )
+
+    @transport.event_handler("on_client_disconnected")
+    async def hung_up(transport: FastAPIWebsocketTransport, websocket: WebSocket) -> None:
+        await worker.cancel(reason="the caller hung up")
+
+    @transport.event_handler("on_session_timeout")
+    async def too_long(transport: FastAPIWebsocketTransport, websocket: WebSocket) -> None:
+        await worker.end(reason="the call's limit was reached")
+
+    return worker
+
+
+def create_app(config: AgentConfig, engine: Engine) -> FastAPI:
+    """The agent as an ASGI application. It starts the engine, and closes it at the end."""
+    lines = Lines(config.calls)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if config.transcripts is not None:
+            config.transcripts.mkdir(parents=True, exist_ok=True)
+        async with engine:
+            yield
+
+    app = FastAPI(lifespan=lifespan, openapi_url=None)
+
+    @app.post("/voice")
+    async def voice(request: Request) -> Response:
+        """The provider's webhook: a call has come in."""
+        body = await request.body() if _is_small(request) else b""
+        form = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
+        expected = signature(config.auth_token, config.public_url + _path_and_query(request), form)
+        given = request.headers.get("x-twilio-signature", "")
+        if not hmac.compare_digest(expected.encode(), given.encode()):
+            return Response("wrong signature", status_code=403)
+        call_sid = dict(form).get("CallSid", "")
+        if not re.fullmatch(r"CA[0-9A-Za-z]{1,64}", call_sid):
+            return Response("no CallSid", status_code=400)
+        token = lines.reserve(call_sid)
+        answer = '<Reject reason="busy"/>' if token is None else _connect(config.public_url, token)
+        return Response(f"<Response>{answer}</Response>", media_type="application/xml")
+
+    @app.websocket("/media")
+    async def media(websocket: WebSocket) -> None:
+        """The audio of a call that `voice` has answered."""
+        await websocket.accept()
+        try:
+            call = await read_start(websocket)
+            lines.take(call.token, call.call_sid)
+        except WebSocketDisconnect:
+            return
+        except RefusedCall as refusal:
+            logger.warning(f"media stream refused: {refusal}")
+            await websocket.close(code=1008)
+            return
+        try:
+            runner = WorkerRunner(handle_sigint=False)
+            await runner.add_workers(call_pipeline(websocket, call, config, engine))
+            await runner.run()
+        finally:
+            lines.free(call.call_sid)
+
+    return app
+
+
+def _is_small(request: Request) -> bool:
+    length = request.headers.get("content-length", "")
+    return length.isdecimal() and int(length) <= MOST_BODY_BYTES
+
+
+def _path_and_query(request: Request) -> str:
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+
+
+def _connect(public_url: str, token: str) -> str:
+    url = "ws" + public_url.removeprefix("http") + "/media"
+    parameter = f'<Parameter name="token" value={quoteattr(token)}/>'
+    return f"<Connect><Stream url={quoteattr(url)}>{parameter}</Stream></Connect><Hangup/>"
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="A phone agent on Twilio.")
+    parser.add_argument("--public-url", required=True, help="https://host, as the provider reaches it")
+    parser.add_argument("--model", default="tiny", help="as for moshi-agent run")
+    parser.add_argument("--calls", type=int, default=8, help="at once")
+    parser.add_argument("--call-limit", type=int, default=600, help="in seconds")
+    parser.add_argument("--transcripts", type=Path, help="folder for a file per call")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    options = parser.parse_args()
+    config = AgentConfig(
+        public_url=options.public_url.rstrip("/"),
+        auth_token=os.environ["TWILIO_AUTH_TOKEN"],
+        calls=options.calls,
+        call_limit_s=options.call_limit,
+        transcripts=options.transcripts,
+    )
+    engine = Engine.load(options.model, capacity=options.calls)
+    uvicorn.run(create_app(config, engine), host=options.host, port=options.port)
+
+
+if __name__ == "__main__":
+    main()
