@@ -84,6 +84,8 @@ def _answer(backend: LocalBackend, channel: Channel, question: Question) -> Futu
             return _result_of(backend.metrics.snapshot)
         case About.CAPACITY:
             return _result_of(backend.capacity)
+        case About.MODEL:
+            return _result_of(lambda: backend.model)
         case PromptSource():
             return _prompt(backend, question)
         case Open(key):

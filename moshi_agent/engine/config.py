@@ -20,7 +20,7 @@ KVCache = Literal["auto", "float", "int8"]
 class SessionConfig:
     """One conversation."""
 
-    sampling: SamplingConfig | None = None  # None samples as the checkpoint advises
+    sampling: SamplingConfig | None = None  # None samples as the checkpoint advises; its seed is not used
     seed: int | None = None  # of the sampling; None draws one
     greet: bool = False  # asks a model that was trained so to speak first
     prompt: Prompt | None = None  # what is forced before the conversation
@@ -59,8 +59,7 @@ class SessionConfig:
 
     def sampling_or(self, advised: SamplingConfig, drawn_seed: int) -> SamplingConfig:
         """The sampling of this conversation, where the checkpoint advises `advised`."""
-        sampling = self.sampling or replace(advised, seed=drawn_seed)
-        return sampling if self.seed is None else replace(sampling, seed=self.seed)
+        return replace(self.sampling or advised, seed=drawn_seed if self.seed is None else self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from moshi_agent.engine.commands import Drain, RestartPercentiles
 from moshi_agent.engine.config import EngineConfig, SessionConfig
 from moshi_agent.engine.local import LocalBackend
 from moshi_agent.engine.metrics import EngineMetrics
+from moshi_agent.engine.model_facts import ModelFacts
 from moshi_agent.engine.process import ProcessBackend
 from moshi_agent.engine.prompt import Prompt, PromptSource
 from moshi_agent.engine.session import Session
@@ -131,6 +132,11 @@ class Engine:
     def capacity(self) -> Capacity:
         """How many conversations fit, as measured on this device."""
         return self._backend.capacity()
+
+    @property
+    def model(self) -> ModelFacts:
+        """What the checkpoint is, and the sampling that it advises."""
+        return self._backend.model
 
     def metrics(self) -> EngineMetrics:
         """The figures of now."""

@@ -11,12 +11,13 @@ import torch
 from moshi_agent.checkpoint import Checkpoint, load_checkpoint
 from moshi_agent.engine.capacity import Capacity, StepTimes
 from moshi_agent.engine.commands import Command, Stop
-from moshi_agent.engine.config import EngineConfig, advised_sampling
+from moshi_agent.engine.config import EngineConfig
 from moshi_agent.engine.core import Core
 from moshi_agent.engine.frame_step import FrameStep
 from moshi_agent.engine.line import Model, Outlet
 from moshi_agent.engine.memory import free_bytes
 from moshi_agent.engine.metrics import Metrics
+from moshi_agent.engine.model_facts import facts_of
 from moshi_agent.engine.prompt import Prompt, PromptSource, compile_prompt
 from moshi_agent.errors import ConfigError, EngineUnhealthy
 
@@ -33,8 +34,8 @@ class LocalBackend:
             self.checkpoint, config.capacity, kv_cache=config.kv_cache, graphs=config.cuda_graphs
         )
         self._times = StepTimes()
-        advised = advised_sampling(self.checkpoint.lm_gen_config)
-        self.core = Core(self._step, _model(self.checkpoint), advised, config, self._times)
+        self.model = facts_of(self.checkpoint)
+        self.core = Core(self._step, _model(self.checkpoint), self.model.sampling, config, self._times)
         self._thread: threading.Thread | None = None
 
     @property

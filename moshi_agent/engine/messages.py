@@ -20,6 +20,7 @@ class About(enum.Enum):
     START = enum.auto()  # answered when it serves
     METRICS = enum.auto()
     CAPACITY = enum.auto()
+    MODEL = enum.auto()
 
 
 Question = Command | PromptSource | About

@@ -17,7 +17,7 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from moshi_agent.engine.capacity import Capacity
@@ -27,6 +27,7 @@ from moshi_agent.engine.event_queue import Outlet
 from moshi_agent.engine.life import Life
 from moshi_agent.engine.messages import About
 from moshi_agent.engine.metrics import EngineMetrics, Metrics
+from moshi_agent.engine.model_facts import ModelFacts
 from moshi_agent.engine.prompt import Prompt, PromptSource
 from moshi_agent.errors import EngineUnhealthy, MoshiAgentError
 
@@ -150,6 +151,11 @@ class ProcessBackend:
     def capacity(self) -> Capacity:
         """What fits, as measured."""
         return self.ask(About.CAPACITY).result()
+
+    @cached_property
+    def model(self) -> ModelFacts:
+        """What the checkpoint is."""
+        return self.ask(About.MODEL).result()
 
     def _refusal(self) -> str:
         if self._is_stopping:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -165,7 +166,7 @@ class MoshiLLMService(ConversationFrames):
             live=True,
             output_sample_rate=self._sample_rate_hz,
             output_limit_ms=_NEVER_MS,
-            sampling=settings.sampling(config.sampling),
+            sampling=settings.sampling(config.sampling or self._engine.model.sampling),
             seed=config.seed if settings.seed is None else settings.seed,
         )
 
@@ -174,12 +175,9 @@ class MoshiLLMService(ConversationFrames):
     async def _update_settings(self, delta: LLMSettings) -> dict[str, Any]:
         changed = await super()._update_settings(delta)
         if self._session is not None and SAMPLING_FIELDS & changed.keys():
-            sampling = self._settings.sampling(self._config.sampling)
-            try:
-                if sampling is not None:
-                    await asyncio.wrap_future(self._session.set_sampling(sampling))
-            except SessionClosed:
-                pass
+            sampling = self._settings.sampling(self._config.sampling or self._engine.model.sampling)
+            with suppress(SessionClosed):
+                await asyncio.wrap_future(self._session.set_sampling(sampling))
         self._warn_unhandled_updated_settings(changed.keys() - SAMPLING_FIELDS)
         return changed
 

@@ -43,15 +43,15 @@ class MoshiLLMSettings(LLMSettings):
     text_top_p: float | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
     voice: str | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
 
-    def sampling(self, base: SamplingConfig | None) -> SamplingConfig | None:
-        """The sampling that these settings ask for; `base` itself where they ask for nothing.
+    def sampling(self, base: SamplingConfig) -> SamplingConfig:
+        """The sampling that these settings ask for, over `base`.
 
         Raises:
             ConfigError: a value out of range.
         """
         given = {ours: getattr(self, theirs) for theirs, ours in _SAMPLING.items()}
         changes = {name: value for name, value in given.items() if value is not None}
-        return replace(base or SamplingConfig(), **changes) if changes else base
+        return replace(base, **changes)
 
 
 def complete(settings: MoshiLLMSettings | None, model: str) -> MoshiLLMSettings:
