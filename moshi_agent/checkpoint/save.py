@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from moshi_agent.checkpoint.kyutai_names import mimi_to_kyutai
+from moshi_agent.checkpoint.write import copy_file, make_folder, write_json, write_tensors
 from moshi_agent.config import LoraConfig
-from moshi_agent.errors import CheckpointError, OutputError
+from moshi_agent.errors import CheckpointError
 from moshi_agent.kyutai_config import write_moshi_config
 from moshi_agent.kyutai_mimi_config import write_mimi_config
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.conv import CausalConvTranspose1d
-from moshi_agent.outputs import naming, whole_file
 
 LM_NAME = "model.safetensors"
 MIMI_NAME = "mimi.safetensors"
@@ -52,14 +49,11 @@ def save_kyutai(
     lm_tensors, mimi_tensors = _lm_tensors(lm, dtype), _mimi_tensors(mimi, dtype)
     if not tokenizer.is_file():
         raise CheckpointError(f"{tokenizer}: no such file")
-    with naming(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    if tokenizer.resolve() != (folder / tokenizer.name).resolve():
-        with whole_file(folder / tokenizer.name) as part:
-            shutil.copyfile(tokenizer, part)
-    _write_tensors(folder / MIMI_NAME, mimi_tensors)
-    _write_tensors(folder / LM_NAME, lm_tensors)
-    _write_json(folder / MIMI_CONFIG_NAME, write_mimi_config(mimi.config))
+    make_folder(folder)
+    copy_file(tokenizer, folder / tokenizer.name)
+    write_tensors(folder / MIMI_NAME, mimi_tensors)
+    write_tensors(folder / LM_NAME, lm_tensors)
+    write_json(folder / MIMI_CONFIG_NAME, write_mimi_config(mimi.config))
     names = {
         "moshi_name": LM_NAME,
         "mimi_name": MIMI_NAME,
@@ -68,11 +62,11 @@ def save_kyutai(
         "model_type": model_type,
         "lm_gen_config": dict(lm_gen_config or {}),
     }
-    _write_json(folder / "config.json", write_moshi_config(lm.config) | names)
+    write_json(folder / "config.json", write_moshi_config(lm.config) | names)
 
 
 def _lm_tensors(lm: LMModel, dtype: torch.dtype) -> dict[str, Tensor]:
-    _refuse_packed(lm)
+    refuse_packed(lm)
     if isinstance(lm.config.lora, LoraConfig):
         raise CheckpointError("a model with low-rank updates cannot be written; fuse them first (fuse_lora)")
     tensors = lm.state_dict()
@@ -85,7 +79,7 @@ def _lm_tensors(lm: LMModel, dtype: torch.dtype) -> dict[str, Tensor]:
 
 def _mimi_tensors(mimi: MimiModel, dtype: torch.dtype) -> dict[str, Tensor]:
     """By Kyutai's names. The codebooks stay as they are: a rounded centroid changes codes."""
-    _refuse_packed(mimi)
+    refuse_packed(mimi)
     tensors: dict[str, Tensor] = {}
     for name, tensor in mimi.state_dict().items():
         owner = mimi.get_submodule(name.rpartition(".")[0])
@@ -99,28 +93,7 @@ def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
-def _refuse_packed(model: nn.Module) -> None:
+def refuse_packed(model: nn.Module) -> None:
+    """Raises CheckpointError where there are no plain weights to write."""
     if any(getattr(module, "product", None) is not None for module in model.modules()):
         raise CheckpointError("a packed model has no plain weights to write; save it before it is packed")
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    apart = {name: _apart(tensor) for name, tensor in tensors.items()}
-    with whole_file(path) as part:
-        mode = part.stat().st_mode  # the library writes a file for its owner alone
-        try:
-            save_file(apart, part)
-            part.chmod(mode)
-        except Exception as error:  # the library has a type of its own for a full disk
-            raise OutputError(f"cannot write {path}: {error}") from error
-
-
-def _apart(tensor: Tensor) -> Tensor:
-    """A tensor that shares no memory with others, which the format refuses."""
-    tensor = tensor.detach().cpu().contiguous()
-    return tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    with whole_file(path) as part, naming(path):
-        part.write_text(json.dumps(values, indent=2) + "\n")

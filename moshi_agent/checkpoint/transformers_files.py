@@ -28,7 +28,7 @@ from moshi_agent.models.mimi import MimiModel
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 
-_CODEC_PREFIX = "audio_encoder."
+CODEC_PREFIX = "audio_encoder."
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def build_transformers(
     with torch.device("meta"):
         mimi_names = dict(MimiModel(files.mimi_config).state_dict())
         lm = None if files.lm_config is None else LMModel(files.lm_config)
-    prefix = "" if lm is None else _CODEC_PREFIX
+    prefix = "" if lm is None else CODEC_PREFIX
     pairings = mimi_pairings(mimi_names, files.mimi_config.transformer, prefix)
     wanted = to_theirs(pairings, mimi_names)
     lm_pairings: list[Pairing] = []

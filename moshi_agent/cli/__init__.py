@@ -7,16 +7,19 @@ import click
 from moshi_agent._version import __version__
 from moshi_agent.cli.bench import bench
 from moshi_agent.cli.command_line import CommandLine
+from moshi_agent.cli.convert import convert
 from moshi_agent.cli.download import download
 from moshi_agent.cli.run import run
+from moshi_agent.cli.serve import serve
+from moshi_agent.cli.talk import talk
 from moshi_agent.cli.train import train
 
 
 @click.group(cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="moshi-agent")
 def main() -> None:
-    """Moshi, the full-duplex speech model: talk to it, fetch its weights, measure it, train it."""
+    """Moshi, the full-duplex speech model: talk to it, serve it, fetch its weights, measure it, train it."""
 
 
-for command in (run, download, bench, train):
+for command in (run, serve, talk, download, convert, bench, train):
     main.add_command(command)

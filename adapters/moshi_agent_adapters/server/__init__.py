@@ -1,0 +1,37 @@
+"""A server for Moshi: a web page, WebRTC, Kyutai's and OpenAI's websocket protocols, on one shared engine.
+
+    app.py               the ASGI application
+    config.py            how a server is set up
+    security.py          who is let in
+    call.py              one call: its input, output and time
+    protocol.py          what a protocol is to a call; kyutai_protocol.py and live_protocol.py are two
+    kyutai_chat.py       /api/chat
+    live_sessions.py     /v1/live/sessions
+    web_calls.py         the page, and what it calls over WebRTC
+    health.py            /health, /ready, /metrics, /v1/models, /openapi.json
+    drain.py             the end of a server
+    command.py           `moshi-agent serve`
+
+Needs the extra `server`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from moshi_agent_adapters.server.app import GROUPS, RouteGroup, create_app
+    from moshi_agent_adapters.server.config import ServerConfig
+    from moshi_agent_adapters.server.server import Server
+
+__all__ = ["GROUPS", "RouteGroup", "Server", "ServerConfig", "create_app"]
+
+# Imported when first asked for: clients use the protocols too, and need neither torch nor a web server.
+_LAZY = {"Server": "server", "ServerConfig": "config"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY.get(name, 'app')}"), name)

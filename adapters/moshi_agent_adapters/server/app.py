@@ -1,0 +1,61 @@
+"""The server as an ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute
+
+from moshi_agent import Engine
+from moshi_agent_adapters.server import health, kyutai_chat, live_sessions, web_calls
+from moshi_agent_adapters.server.config import ServerConfig
+from moshi_agent_adapters.server.security import Guard
+from moshi_agent_adapters.server.server import Server
+
+RouteGroup = Callable[[Server], Sequence[BaseRoute]]
+
+GROUPS: tuple[RouteGroup, ...] = (health.routes, kyutai_chat.routes, live_sessions.routes, web_calls.routes)
+
+
+def create_app(
+    engine: Engine, config: ServerConfig | None = None, groups: Sequence[RouteGroup] = GROUPS
+) -> Starlette:
+    """An application that serves one engine, which it starts and closes.
+
+    Args:
+        engine: as `Engine.load` gives it.
+        config: of the server; where it listens is up to who runs the application.
+        groups: what it speaks. Each takes the `Server` and gives its routes.
+
+    Its `state.server` is the `Server`, whose `drain` ends it gently.
+    """
+    server = Server(engine, config or ServerConfig())
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
+        async with engine:
+            yield
+            for end_calls in server.at_shutdown:
+                await end_calls()
+
+    app = Starlette(
+        routes=[route for group in groups for route in group(server)],
+        middleware=[Middleware(Guard, config=server.config)],
+        exception_handlers={HTTPException: _http_error},
+        lifespan=lifespan,
+    )
+    app.state.server = server
+    return app
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    """An error in the form of OpenAI's."""
+    assert isinstance(error, HTTPException)
+    body = {"type": "invalid_request_error", "code": str(error.status_code), "message": error.detail}
+    return JSONResponse({"error": body}, error.status_code, error.headers)

@@ -1,0 +1,135 @@
+"""`moshi-agent serve`: loads the engine, and serves until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import uvicorn
+
+from moshi_agent import ConfigError, Engine
+from moshi_agent_adapters.server.app import create_app
+from moshi_agent_adapters.server.config import ServerConfig, is_loopback
+from moshi_agent_adapters.server.drain import DrainingServer
+from moshi_agent_adapters.server.listening import listen
+from moshi_agent_adapters.server.tunnel import WARNING, open_tunnel
+
+_PING_S = 10.0  # a websocket that does not answer for so long is closed
+_GRACE_S = 5  # for connections, once everything has ended
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    """What `moshi-agent serve` was asked to do."""
+
+    server: ServerConfig
+    model: str = "tiny"
+    device: str = "auto"
+    capacity: int = 8
+    threads: int = 1
+    overcommit: bool = False  # calls are taken by the number of rows alone
+    process: bool = True  # the engine in a process of its own
+    ssl_cert: Path | None = None
+    ssl_key: Path | None = None
+    ssl_self_signed: bool = False
+    tunnel: bool = False
+    proxies: str | None = None  # addresses whose X-Forwarded-For is believed
+    log_level: str = "warning"
+
+
+def serve(asked: Serve) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: the settings do not go together, or the port is taken.
+        CheckpointError: the model is missing or damaged.
+    """
+    server = asked.server
+    if asked.tunnel and not server.tokens and not server.no_auth:
+        raise ConfigError("a tunnel needs a token; accepted: --token, --token-file or --insecure-no-auth")
+    if (asked.ssl_cert is None) != (asked.ssl_key is None):
+        raise ConfigError("a certificate and its key go together; accepted: both, or neither")
+    logging.basicConfig(
+        level=asked.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    sockets = listen(server.host, server.port)
+    port = int(sockets[0].getsockname()[1])
+    engine = Engine.load(
+        asked.model,
+        device=asked.device,
+        capacity=asked.capacity,
+        threads=asked.threads,
+        process=asked.process,
+        admit_by_time=not asked.overcommit,
+    )
+    app = create_app(engine, server)
+    with _tls(asked) as files:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            log_level=asked.log_level,
+            access_log=False,  # tokens may stand in a query
+            server_header=False,
+            ws="websockets-sansio",
+            ws_max_size=4 * server.longest_message,  # beyond ours, which can say what is wrong
+            ws_ping_interval=_PING_S,
+            ws_ping_timeout=_PING_S,
+            ws_per_message_deflate=False,  # audio does not become smaller
+            timeout_graceful_shutdown=_GRACE_S,
+            proxy_headers=asked.proxies is not None,
+            forwarded_allow_ips=asked.proxies,
+            ssl_certfile=files[0] if files else None,
+            ssl_keyfile=files[1] if files else None,
+        )
+        _announce(asked, port, secure=files is not None)
+        DrainingServer(config, app.state.server).run(sockets)
+
+
+@contextmanager
+def _tls(asked: Serve) -> Generator[tuple[Path, Path] | None]:
+    """The files of the certificate and its key, if there is to be TLS."""
+    if asked.ssl_cert is not None and asked.ssl_key is not None:
+        yield asked.ssl_cert, asked.ssl_key
+    elif asked.ssl_self_signed:
+        from moshi_agent_adapters.server.certificate import self_signed
+
+        with self_signed(asked.server.host) as files:
+            yield files
+    else:
+        yield None
+
+
+def _announce(asked: Serve, port: int, secure: bool) -> None:
+    server = asked.server
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    click.echo(
+        f"{server.model_name} is at {'https' if secure else 'http'}://{host}:{port}, "
+        f"for {asked.capacity} calls at once."
+    )
+    if not (secure or is_loopback(server.host)):
+        click.echo(
+            "Browsers refuse the microphone to pages that come from another machine without TLS: "
+            "--ssl-self-signed or --ssl-cert and --ssl-key.",
+            err=True,
+        )
+    if server.no_auth and not server.tokens:
+        click.echo("Everybody who reaches this address may use it.", err=True)
+    if asked.tunnel:
+        click.echo(WARNING, err=True)
+        click.echo(f"The tunnel is at {open_tunnel(port)}")
+
+
+def read_tokens(file: Path) -> tuple[str, ...]:
+    """The tokens of a file, one a line. Raises ConfigError where there is none."""
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+    tokens = tuple(line for line in lines if line and not line.startswith("#"))
+    if not tokens:
+        raise ConfigError(f"{file} holds no token; accepted: one on each line")
+    return tokens

@@ -1,0 +1,65 @@
+"""What machines ask of a server: whether it is well, whether it has room, its figures, its model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from moshi_agent import Engine
+from moshi_agent.engine import prometheus
+from moshi_agent.engine.capacity import Capacity
+from moshi_agent_adapters.server.openapi import openapi_document
+from moshi_agent_adapters.server.server import Server
+
+
+def routes(server: Server) -> Sequence[BaseRoute]:
+    """The endpoints, for an application."""
+    engine = server.engine
+    registry = CollectorRegistry()
+    prometheus.register(engine.metrics, registry)
+
+    def health(request: Request) -> Response:
+        healthy = engine.metrics().healthy
+        return JSONResponse({"status": "ok" if healthy else "failing"}, 200 if healthy else 503)
+
+    def ready(request: Request) -> Response:
+        capacity = engine.capacity()
+        is_ready = engine.metrics().healthy and not server.is_draining and _has_room(engine, capacity)
+        step_ms = {str(rows): round(ms, 3) for rows, ms in capacity.step_ms.items()}
+        body = asdict(capacity) | {
+            "ready": is_ready,
+            "draining": server.is_draining,
+            "free": capacity.free,
+            "step_ms": step_ms,
+        }
+        return JSONResponse(body, 200 if is_ready else 503)
+
+    def metrics(request: Request) -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    def models(request: Request) -> Response:
+        model = {"id": server.config.model_name, "object": "model", "created": 0, "owned_by": "moshi-agent"}
+        return JSONResponse({"object": "list", "data": [model]})
+
+    def openapi(request: Request) -> Response:
+        return JSONResponse(openapi_document())
+
+    return [
+        Route("/health", health),
+        Route("/ready", ready),
+        Route("/metrics", metrics),
+        Route("/v1/models", models),
+        Route("/openapi.json", openapi),
+    ]
+
+
+def _has_room(engine: Engine, capacity: Capacity) -> bool:
+    """As the engine admits: the first conversation always, others by time where it is set up so."""
+    if not capacity.live or not engine.config.admit_by_time:
+        return capacity.live < capacity.rows
+    return capacity.free > 0

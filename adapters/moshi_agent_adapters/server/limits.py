@@ -1,0 +1,69 @@
+"""What one address, and one call, may do: numbers only, time is passed in."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+_MINUTE_S = 60.0
+
+
+class TooMany(Exception):
+    """One address has too many calls at once, or begins too many."""
+
+
+class AddressLimits:
+    """Counts the calls of each address. Forgets an address that has been quiet for a minute."""
+
+    def __init__(self, at_once: int, starts_per_minute: int) -> None:
+        self._at_once = at_once
+        self._starts_per_minute = starts_per_minute
+        self._live: Counter[str] = Counter()
+        self._starts: dict[str, deque[float]] = {}
+
+    @property
+    def live(self) -> int:
+        """Calls now, of all addresses."""
+        return self._live.total()
+
+    def enter(self, address: str, now: float) -> None:
+        """A call begins. Raises TooMany; otherwise `leave` has to follow."""
+        self._forget(now)
+        if self._live[address] >= self._at_once:
+            raise TooMany(f"{self._at_once} calls at once from one address are accepted")
+        starts = self._starts.setdefault(address, deque())
+        if len(starts) >= self._starts_per_minute:
+            raise TooMany(f"{self._starts_per_minute} calls a minute from one address are accepted")
+        starts.append(now)
+        self._live[address] += 1
+
+    def leave(self, address: str) -> None:
+        """A call has ended."""
+        self._live[address] -= 1
+        if not self._live[address]:
+            del self._live[address]
+
+    def _forget(self, now: float) -> None:
+        for address, starts in list(self._starts.items()):
+            while starts and starts[0] <= now - _MINUTE_S:
+                starts.popleft()
+            if not starts:
+                del self._starts[address]
+
+
+class Pace:
+    """How far the audio of a client is ahead of real time.
+
+    A level that rises with every second of audio and falls with every second of time, never below zero.
+    """
+
+    def __init__(self, ahead_s: float) -> None:
+        self._ahead_s = ahead_s
+        self._level_s = 0.0
+        self._now: float | None = None
+
+    def admits(self, audio_s: float, now: float) -> bool:
+        """Whether so much more audio is within bounds. It counts as having come either way."""
+        passed = 0.0 if self._now is None else now - self._now
+        self._now = now
+        self._level_s = max(0.0, self._level_s - passed) + audio_s
+        return self._level_s <= self._ahead_s

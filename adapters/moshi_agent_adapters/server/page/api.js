@@ -1,0 +1,70 @@
+// Requests to the server. A token, where it asks for one, goes into a header and stays in this tab.
+
+const TOKEN_KEY = "moshi-agent-token";
+
+/** What the server refused, with its own words. */
+export class ApiError extends Error {
+  constructor(status, code, message) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+/** Takes the token out of the address (`/#token=...`), where it may have been handed over. */
+export function adoptTokenFromAddress() {
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (token) {
+    setToken(token);
+    history.replaceState(null, "", location.pathname + location.search);
+  }
+}
+
+export function setToken(token) {
+  sessionStorage.setItem(TOKEN_KEY, token);
+}
+
+function headers() {
+  const token = sessionStorage.getItem(TOKEN_KEY);
+  return token ? { Authorization: `Bearer ${token}` } : {};
+}
+
+async function request(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
+  } catch {
+    throw new ApiError(0, "unreachable", "The server cannot be reached.");
+  }
+  if (!response.ok) throw await failure(response);
+  return response;
+}
+
+async function failure(response) {
+  const text = await response.text().catch(() => "");
+  try {
+    const { code, message } = JSON.parse(text).error;
+    return new ApiError(response.status, code, message);
+  } catch {
+    return new ApiError(response.status, "http", text.slice(0, 200) || response.statusText);
+  }
+}
+
+export async function getJson(path) {
+  return (await request(path)).json();
+}
+
+export async function getBytes(path) {
+  return (await request(path)).arrayBuffer();
+}
+
+export async function sendJson(method, path, values, options = {}) {
+  const body = values === undefined ? undefined : JSON.stringify(values);
+  const response = await request(path, {
+    method,
+    body,
+    headers: { "Content-Type": "application/json" },
+    ...options,
+  });
+  return response.status === 204 ? null : response.json();
+}

@@ -1,0 +1,139 @@
+// What was said, turn by turn. The bot's words come one by one; of the caller only the time is known.
+
+const SAME_TURN_MS = 1500; // a shorter pause of the bot does not end its turn
+const SHORTEST_UTTERANCE_S = 0.3; // of the caller, to be noted
+
+export class Transcript {
+  #list;
+  #announcer;
+  #turns = []; // {who, text, at, element}
+  #botTurn = null;
+  #botStoppedAt = 0; // 0 while it speaks
+  #userTurn = null;
+  #startedAt = Date.now();
+
+  /** `list` shows the turns, `announcer` is read out by screen readers: whole sentences only. */
+  constructor(list, announcer) {
+    this.#list = list;
+    this.#announcer = announcer;
+  }
+
+  clear() {
+    this.#list.replaceChildren();
+    this.#turns = [];
+    this.#botTurn = this.#userTurn = null;
+    this.#botStoppedAt = 0;
+    this.#startedAt = Date.now();
+  }
+
+  get isEmpty() {
+    return this.#turns.length === 0;
+  }
+
+  /** A piece of the bot's inner monologue. */
+  addBotText(piece) {
+    if (this.#botStoppedAt && Date.now() - this.#botStoppedAt > SAME_TURN_MS) this.#endBotTurn();
+    if (this.#botTurn === null) {
+      this.#botTurn = this.#add("bot", "");
+      this.#botStoppedAt = 0;
+    }
+    this.#botTurn.text += piece;
+    this.#botTurn.body.textContent = this.#botTurn.text.trimStart();
+    this.#scroll();
+  }
+
+  botStarted() {
+    this.#botStoppedAt = 0;
+    this.#botTurn?.element.classList.add("live");
+  }
+
+  botStopped() {
+    this.#botStoppedAt = Date.now();
+    if (this.#botTurn === null) return;
+    this.#botTurn.element.classList.remove("live");
+    this.#announcer.textContent = `Moshi: ${this.#botTurn.text.trim()}`;
+  }
+
+  interrupted() {
+    this.#botTurn?.body.append(Object.assign(document.createElement("span"), { className: "broken", textContent: " …" }));
+    this.#endBotTurn();
+  }
+
+  /** The caller says something that is known: a sample question. */
+  addUser(text) {
+    if (this.#botStoppedAt) this.#endBotTurn();
+    this.#add("user", text);
+  }
+
+  /** The caller begins at `media_s`; what the bot says from now on answers it. Noted if it is not known otherwise. */
+  userStarted(media_s, isUnknown) {
+    if (this.#botStoppedAt) this.#endBotTurn();
+    this.#userTurn = isUnknown ? { ...this.#add("user", "speaking…"), media_s } : null;
+  }
+
+  userStopped(media_s) {
+    if (this.#userTurn === null) return;
+    const { element, body, media_s: began } = this.#userTurn;
+    const turn = this.#turns.find((other) => other.element === element);
+    turn.text = body.textContent = `spoke for ${(media_s - began).toFixed(1)} s`;
+    this.#userTurn = null;
+    if (media_s - began >= SHORTEST_UTTERANCE_S) return;
+    element.remove();
+    this.#turns = this.#turns.filter((other) => other !== turn);
+  }
+
+  /** The call is over. */
+  finish() {
+    this.#endBotTurn();
+    if (this.#userTurn) this.#userTurn.element.remove();
+    this.#turns = this.#turns.filter(({ element }) => element.isConnected);
+    this.#userTurn = null;
+  }
+
+  addNote(text) {
+    this.#endBotTurn();
+    this.#add("note", text);
+  }
+
+  /** All of it as plain text. */
+  text() {
+    const names = { user: "You", bot: "Moshi", note: "" };
+    const lines = this.#turns.map(({ who, text, at }) =>
+      `[${clock((at - this.#startedAt) / 1000)}] ${names[who]}${names[who] ? ": " : ""}${text.trim()}`);
+    return `${lines.join("\n")}\n`;
+  }
+
+  #endBotTurn() {
+    this.#botTurn?.element.classList.remove("live");
+    this.#botTurn = null;
+  }
+
+  #add(who, text) {
+    const element = document.createElement("li");
+    element.className = `turn ${who}`;
+    const body = document.createElement("span");
+    body.textContent = text;
+    if (who !== "note") element.append(label(who));
+    element.append(body);
+    if (who === "bot") element.classList.add("live");
+    this.#list.append(element);
+    const turn = { who, text, at: Date.now(), element, body };
+    this.#turns.push(turn);
+    this.#scroll();
+    return turn;
+  }
+
+  #scroll() {
+    this.#list.scrollTop = this.#list.scrollHeight;
+  }
+}
+
+function label(who) {
+  const name = who === "bot" ? "Moshi" : "You";
+  return Object.assign(document.createElement("span"), { className: "who", textContent: name });
+}
+
+function clock(seconds) {
+  const whole = Math.max(0, Math.floor(seconds));
+  return `${String(Math.floor(whole / 60)).padStart(2, "0")}:${String(whole % 60).padStart(2, "0")}`;
+}

@@ -1,0 +1,131 @@
+"""What a protocol is to the server: messages in, orders out; events in, messages out. No input or output.
+
+Wanted          how the client wants its conversation to be
+Hear, Send, Say, HangUp     what a message of the client makes the call do
+ProtocolError   a message that the protocol does not allow
+CallEnd         why a call is over
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moshi_agent.config import SamplingConfig
+from moshi_agent.events import Event
+
+Message = str | bytes
+
+EndKind = Literal[
+    "left",  # the client has gone
+    "hung_up",  # the client has asked for the end
+    "bad_message",
+    "too_fast",  # it sends more audio than real time holds
+    "too_slow",  # it does not read
+    "idle",  # it sends nothing
+    "expired",  # the call is as long as a call may be
+    "refused",  # there is no room
+    "drained",  # the server is shutting down
+    "failed",  # on our side
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """How the client wants its conversation to be. What is None is left to the server."""
+
+    role: str | None = None  # a text prompt
+    voice: str | None = None  # by name
+    sampling: SamplingConfig | None = None
+    seed: int | None = None
+    output_sample_rate: int = 24_000
+
+
+@dataclass(frozen=True)
+class Hear:
+    """Audio of the user, [N] at a rate in Hz."""
+
+    pcm: NDArray[np.int16] = field(repr=False)
+    sample_rate: int
+
+
+@dataclass(frozen=True)
+class Send:
+    """A message back to the client."""
+
+    message: Message
+
+
+@dataclass(frozen=True)
+class Say:
+    """The bot is to speak this sentence."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class HangUp:
+    """The client asks for the end."""
+
+
+Order = Hear | Send | Say | HangUp
+
+
+class ProtocolError(Exception):
+    """A message of the client that the protocol does not allow.
+
+    Attributes:
+        code: for programs, in the protocol's own terms.
+        client_event_id: of the message, where it has one.
+    """
+
+    def __init__(
+        self, message: str, code: str = "invalid_message", client_event_id: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.client_event_id = client_event_id
+
+
+@dataclass(frozen=True)
+class CallEnd:
+    """Why a call is over."""
+
+    kind: EndKind
+    text: str = ""  # for people
+    code: str = ""  # for programs, where the kind does not say it all
+    client_event_id: str | None = None  # of the message that ended it
+
+    @property
+    def is_good(self) -> bool:
+        """Whether somebody has hung up, and nothing has gone wrong."""
+        return self.kind in ("left", "hung_up")
+
+
+class CallProtocol(Protocol):
+    """One call, in the terms of one protocol."""
+
+    @property
+    def wanted(self) -> Wanted | None:
+        """None until the client has said it. Raises ProtocolError."""
+        ...
+
+    def began(self) -> Iterable[Message]:
+        """The conversation has its row."""
+        ...
+
+    def receive(self, message: Message) -> Iterable[Order]:
+        """Takes a message of the client. Raises ProtocolError."""
+        ...
+
+    def tell(self, event: Event) -> Iterable[Message]:
+        """What the client is told of an event."""
+        ...
+
+    def ended(self, end: CallEnd) -> Iterable[Message]:
+        """The last messages."""
+        ...

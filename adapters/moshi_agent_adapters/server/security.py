@@ -1,0 +1,151 @@
+"""Who is let in: by a token, or the cookie it was exchanged for; and from which web pages."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from moshi_agent_adapters.server.config import ServerConfig, is_loopback
+
+COOKIE = "moshi_agent_token"
+# Where the token may stand in a URL: ours, and the one that Kyutai's page has a field for.
+_QUERY_NAMES = ("token", "worker_auth_id")
+_POLICY = (
+    "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; worker-src 'self' blob:; "
+    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "microphone=(self), camera=()",
+}
+_SIGN_IN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Token needed</title>
+<meta name="viewport" content="width=device-width"><h1>A token is needed</h1>
+<form><p><label>Token <input name="token" type="password" autocomplete="current-password" required></label>
+<button>Go on</button></form></html>"""
+
+
+class Guard:
+    """ASGI middleware before every endpoint, websockets included."""
+
+    def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
+        self._app = app
+        self._config = config
+        self._digests = [_digest(token) for token in config.tokens]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lets the request pass, or answers it."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        answer = self._answer(HTTPConnection(scope))
+        if answer is None:
+            await self._app(scope, receive, _with_headers(send))
+        elif scope["type"] == "websocket":
+            await WebSocket(scope, receive, send).send_denial_response(answer)
+        else:
+            await answer(scope, receive, _with_headers(send))
+
+    def _answer(self, request: HTTPConnection) -> Response | None:
+        """What to answer instead of the endpoint; None lets the request pass."""
+        if not self._knows_origin(request):
+            return _refusal(403, "forbidden", "this server is not for pages of that origin")
+        if not self._digests:
+            return None
+        in_query = next((request.query_params[n] for n in _QUERY_NAMES if n in request.query_params), None)
+        wants_page = request.scope["type"] == "http" and "text/html" in request.headers.get("accept", "")
+        if in_query is not None and self._opens(in_query):
+            return _with_cookie(request, in_query) if wants_page else None
+        if self._opens(_bearer(request)) or self._opens(_cookie(request)):
+            return None
+        if wants_page:
+            return HTMLResponse(_SIGN_IN, 401)
+        message = "no valid token; accepted: an Authorization header with a bearer token"
+        return _refusal(401, "invalid_api_key", message, {"WWW-Authenticate": "Bearer"})
+
+    def _opens(self, token: str | None) -> bool:
+        """Whether it is one of the tokens. Takes the same time for all that are not."""
+        if token is None:
+            return False
+        digest = _digest(token)
+        return any([hmac.compare_digest(digest, known) for known in self._digests])
+
+    def _knows_origin(self, request: HTTPConnection) -> bool:
+        """Whether a browser's page may do this. Programs that are no browsers name no origin.
+
+        Without tokens the host has to be this machine's too: a page elsewhere may have its name point here.
+        """
+        host = request.headers.get("host", "")
+        known = {_place(origin) for origin in self._config.origins}
+        here = _place(f"//{host}")
+        is_open = bool(self._digests) or self._config.no_auth
+        if not is_open and here not in known and not is_loopback(here[0]):
+            return False
+        origin = request.headers.get("origin")
+        return origin is None or _place(origin) == here or _place(origin) in known
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _place(url: str) -> tuple[str, int | None]:
+    """Host and port of a URL. Standard ports are None: behind a proxy the scheme says nothing."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return ("", None)
+    return (parts.hostname or "", None if port in (80, 443) else port)
+
+
+def _bearer(request: HTTPConnection) -> str | None:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _cookie(request: HTTPConnection) -> str | None:
+    try:
+        cookies = SimpleCookie(request.headers.get("cookie", ""))
+    except CookieError:
+        return None
+    return cookies[COOKIE].value if COOKIE in cookies else None
+
+
+def _with_cookie(request: HTTPConnection, token: str) -> Response:
+    """Back to the same page, with the token in a cookie and no longer in the address."""
+    query = [pair for pair in parse_qsl(request.url.query) if pair[0] not in _QUERY_NAMES]
+    # The path alone, and only one slash before it: nothing here leads to another host.
+    path = "/" + request.url.path.lstrip("/\\")
+    response = RedirectResponse(path + ("?" + urlencode(query) if query else ""), 303)
+    secure = request.url.scheme == "https"
+    response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure)
+    return response
+
+
+def _refusal(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    """An error in the form of OpenAI's."""
+    error = {"type": "invalid_request_error", "code": code, "message": message}
+    return JSONResponse({"error": error}, status, headers)
+
+
+def _with_headers(send: Send) -> Send:
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in _HEADERS.items():
+                headers.setdefault(name, value)
+        await send(message)
+
+    return send_with_headers

@@ -1,0 +1,77 @@
+"""The web page, and the calls that it makes: over WebRTC, under the same limits as all others."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from starlette.routing import BaseRoute
+
+from moshi_agent import EngineFull, InputError, SessionConfig
+from moshi_agent_adapters.server.limits import TooMany
+from moshi_agent_adapters.server.page_routes import page_routes
+from moshi_agent_adapters.server.protocol import Wanted
+from moshi_agent_adapters.server.server import Server
+from moshi_agent_adapters.webrtc import ConnectionConfig, Connections, TooManyCalls, webrtc_routes
+
+_KINDS: dict[str, type] = {"role": str, "voice": str, "seed": int, "greet": bool}
+
+
+def routes(server: Server) -> Sequence[BaseRoute]:
+    """The page and its endpoints, for an application."""
+    calls = WebCalls(server)
+    server.at_shutdown.append(calls.close_all)
+    return [*webrtc_routes(server.engine, connections=calls), *page_routes()]
+
+
+class WebCalls(Connections):
+    """The WebRTC calls of a server."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server.engine, ConnectionConfig(longest_call_s=server.config.longest_call_s))
+        self._server = server
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    def info(self) -> dict[str, Any]:
+        """What the page has to know."""
+        config, voices = self._server.config, self._server.prompts.voices
+        options = {"greet": not config.greet, "role": config.roles, "voices": voices}
+        return super().info() | {"model": config.model_name, "options": options}
+
+    async def session_config(self, options: dict[str, Any]) -> SessionConfig:
+        """What the caller has chosen on the page."""
+        for name, value in options.items():
+            if type(value) is not _KINDS.get(name):
+                raise InputError(f"option {name!r}; accepted: role, voice, seed, greet")
+        chosen = dict(options)
+        greet = chosen.pop("greet", False)
+        config = await self._server.session_config(Wanted(**chosen))
+        return replace(config, greet=greet or config.greet)
+
+    async def open(self, offer_sdp: str, options: dict[str, Any], address: str = "") -> tuple[str, str]:
+        """Begins a call, if the address may."""
+        if self._server.is_draining:
+            raise EngineFull("the server is shutting down")
+        addresses = self._server.addresses
+        try:
+            addresses.enter(address, time.monotonic())
+        except TooMany as error:
+            raise TooManyCalls(str(error)) from error
+        try:
+            call_id, answer = await super().open(offer_sdp, options, address)
+        except BaseException:
+            addresses.leave(address)
+            raise
+        leaving = asyncio.ensure_future(self._leave(call_id, address))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+        return call_id, answer
+
+    async def _leave(self, call_id: str, address: str) -> None:
+        try:
+            await self.call(call_id).wait_closed()
+        finally:
+            self._server.addresses.leave(address)

@@ -1,0 +1,87 @@
+"""`moshi-agent talk`: one conversation with a server, taken up again when the connection is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from moshi_agent_adapters.server.opus import DECODED_RATE_HZ
+from moshi_agent_adapters.talk.connection import ConnectionLost, Ears, converse
+from moshi_agent_adapters.talk.echo import Canceller, Headphones, echo_canceller
+from moshi_agent_adapters.talk.player import Player
+from moshi_agent_adapters.talk.screen import Screen
+from moshi_agent_adapters.talk.sound import Microphone, devices, files
+
+_HEADPHONES = (
+    "Nothing here takes the loudspeaker's echo out of the microphone (pip install livekit would): the bot "
+    "would hear itself. Are you wearing headphones?"
+)
+_WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # before each further attempt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Talk:
+    """What `moshi-agent talk` was asked to do."""
+
+    url: str
+    token: str | None = None
+    source: Path | None = None  # instead of the microphone
+    target: Path | None = None  # instead of the speakers
+    tail_s: float = 4.0
+    headphones: bool = False
+
+
+def talk(asked: Talk) -> None:
+    """Talks until the file, or the user, or the server ends it.
+
+    Raises:
+        MoshiAgentError: no server, no devices, no file.
+    """
+    canceller = Headphones() if asked.headphones or asked.source else echo_canceller()
+    if canceller is None:
+        click.confirm(_HEADPHONES, abort=True)
+    asyncio.run(_talk(asked, canceller or Headphones()))
+
+
+async def _talk(asked: Talk, canceller: Canceller) -> None:
+    player = Player(DECODED_RATE_HZ)
+    screen = Screen(player)
+    ears = Ears(on_audio=player.push, on_text=screen.text, on_round_trip=screen.round_trip)
+    try:
+        async with _sound(asked, player, screen, canceller) as microphone:
+            await _keep_conversing(asked, microphone, ears, player)
+    finally:
+        screen.end_line()
+
+
+def _sound(
+    asked: Talk, player: Player, screen: Screen, canceller: Canceller
+) -> AbstractAsyncContextManager[Microphone]:
+    if asked.source is None:
+        return devices(player, screen.sound, canceller)
+    return files(asked.source, asked.target, asked.tail_s, player, screen.sound)
+
+
+async def _keep_conversing(asked: Talk, microphone: Microphone, ears: Ears, player: Player) -> None:
+    """Begins anew after a lost connection: as another conversation, for the server keeps none."""
+    waits = list(_WAITS_S)
+    while True:
+        began_at = asyncio.get_running_loop().time()
+        try:
+            await converse(asked.url, asked.token, microphone, ears)
+            return
+        except ConnectionLost as error:
+            if asyncio.get_running_loop().time() - began_at > sum(_WAITS_S):
+                waits = list(_WAITS_S)
+            if not waits:
+                raise
+            click.echo(f"\n{error}; trying again", err=True)
+            await asyncio.sleep(waits.pop(0))
+            player.clear()
+            while not microphone.empty():  # what was said meanwhile is no longer of interest
+                if microphone.get_nowait() is None:
+                    raise

@@ -1,0 +1,146 @@
+"""One conversation over a websocket, in Kyutai's protocol, from the client's side."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
+
+import numpy as np
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+
+from moshi_agent import AudioError, MoshiAgentError
+from moshi_agent.audio.framing import Samples
+from moshi_agent_adapters.server.kyutai_protocol import Kind
+from moshi_agent_adapters.server.opus import OpusReader, OpusWriter
+
+PATH = "/api/chat"
+_HANDSHAKE_S = 30.0  # that a server may take to have room
+_PING_S = 1.0
+
+
+class ConnectionLost(MoshiAgentError):
+    """The server cannot be reached, or has gone in mid-conversation."""
+
+
+class CallRefused(MoshiAgentError):
+    """The server answers, and does not take the call, or ends it with an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ears:
+    """What is called with what comes from the server."""
+
+    on_audio: Callable[[Samples], object]  # [N] at 48 kHz
+    on_text: Callable[[str], object]
+    on_round_trip: Callable[[float], object] = lambda seconds: None
+
+
+def websocket_url(url: str) -> str:
+    """The endpoint of a server whose address is given as http, https, ws or wss, or as host and port alone.
+
+    Raises:
+        ConnectionLost: it is no address.
+    """
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    scheme = {"http": "ws", "ws": "ws", "https": "wss", "wss": "wss"}.get(parts.scheme)
+    if scheme is None or not parts.netloc:
+        raise ConnectionLost(f"{url} is no address of a server; accepted: one like http://localhost:8998")
+    path = parts.path if parts.path.endswith(PATH) else parts.path.rstrip("/") + PATH
+    return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
+
+
+async def converse(
+    url: str, token: str | None, microphone: asyncio.Queue[Samples | None], ears: Ears
+) -> None:
+    """Holds one conversation, until the microphone gives None or the server ends it.
+
+    Args:
+        microphone: samples [N] at 24 kHz.
+
+    Raises:
+        ConnectionLost, CallRefused
+    """
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    try:
+        async with connect(
+            websocket_url(url), additional_headers=headers, compression=None, max_size=1 << 20
+        ) as websocket:
+            await _await_handshake(websocket)
+            await _Talk(websocket, ears).run(microphone)
+    except InvalidStatus as error:
+        raise CallRefused(f"{url} does not take the call: {error}") from error
+    except (OSError, ConnectionClosed, InvalidHandshake, InvalidURI, TimeoutError) as error:
+        raise ConnectionLost(f"{url} cannot be reached: {error or type(error).__name__}") from error
+
+
+async def _await_handshake(websocket: ClientConnection) -> None:
+    async with asyncio.timeout(_HANDSHAKE_S):
+        message = await websocket.recv()
+    if isinstance(message, bytes) and message[:1] == Kind.ERROR.message():
+        raise CallRefused(message[1:].decode(errors="replace"))
+    if not isinstance(message, bytes) or message[:1] != Kind.HANDSHAKE.message():
+        raise CallRefused("the server does not begin with a handshake: it speaks another protocol")
+
+
+class _Talk:
+    def __init__(self, websocket: ClientConnection, ears: Ears) -> None:
+        self._websocket = websocket
+        self._ears = ears
+        self._pinged_at: float | None = None
+
+    async def run(self, microphone: asyncio.Queue[Samples | None]) -> None:
+        """Both directions at once, until the first of them ends."""
+        tasks = [
+            asyncio.create_task(work) for work in (self._speak(microphone), self._listen(), self._ping())
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _speak(self, microphone: asyncio.Queue[Samples | None]) -> None:
+        writer = OpusWriter()
+        await self._websocket.send(Kind.AUDIO.message(writer.header()))
+        while (samples := await microphone.get()) is not None:
+            pages = writer.push(samples)
+            if pages:
+                await self._websocket.send(Kind.AUDIO.message(pages))
+
+    async def _listen(self) -> None:
+        reader = OpusReader()
+        async for message in self._websocket:
+            if not isinstance(message, bytes) or not message:
+                continue
+            kind, payload = message[0], message[1:]
+            if kind == Kind.AUDIO:
+                self._hear(reader, payload)
+            elif kind == Kind.TEXT:
+                self._ears.on_text(payload.decode(errors="replace"))
+            elif kind == Kind.ERROR:
+                raise CallRefused(payload.decode(errors="replace"))
+            elif kind == Kind.PING and self._pinged_at is not None:
+                self._ears.on_round_trip(time.monotonic() - self._pinged_at)
+                self._pinged_at = None
+        raise ConnectionLost("the server has closed the connection")
+
+    def _hear(self, reader: OpusReader, payload: bytes) -> None:
+        try:
+            for pcm in reader.push(payload):
+                self._ears.on_audio(pcm.astype(np.float32) / np.float32(32768))
+        except AudioError as error:
+            raise CallRefused(f"the server sends what is no audio: {error}") from error
+
+    async def _ping(self) -> None:
+        while True:
+            await asyncio.sleep(_PING_S)
+            if self._pinged_at is None:
+                self._pinged_at = time.monotonic()
+                await self._websocket.send(Kind.PING.message())

@@ -1,0 +1,61 @@
+"""How a connection is set up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiortc import RTCConfiguration, RTCIceServer
+
+from moshi_agent.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class IceServer:
+    """A STUN or TURN server, for peers that do not reach each other directly."""
+
+    urls: tuple[str, ...]
+    username: str | None = None
+    credential: str | None = field(default=None, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a browser's `RTCIceServer`."""
+        secret = {"username": self.username, "credential": self.credential}
+        return {
+            "urls": list(self.urls),
+            **{name: value for name, value in secret.items() if value is not None},
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionConfig:
+    """One call."""
+
+    ice_servers: tuple[IceServer, ...] = ()
+    # Packets held back before they are decoded. A jitter buffer before a model only makes it late: the
+    # caller's own evens out what comes back. None leaves aiortc's buffer as it is: four packets, and after a
+    # lost one 14 for the rest of the call. A number uses private parts of aiortc, and is ignored where those
+    # have changed.
+    prefetch: int | None = 0
+    connect_timeout_s: float = 15.0  # from the answer to the first packet
+    silence_timeout_s: float = 3.5  # nothing at all received for so long: the peer is gone
+    longest_call_s: float = 3600.0
+    bit_rate: int = 32_000  # of the Opus stream to the caller, in bits a second
+    expected_loss_percent: int = 10  # what its redundancy (in-band FEC) is made for
+    stats_interval_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.prefetch is not None and not 0 <= self.prefetch <= 8:
+            raise ConfigError(f"prefetch={self.prefetch}; accepted: 0 to 8 packets of 20 ms, or None")
+        if not 6_000 <= self.bit_rate <= 510_000:
+            raise ConfigError(f"bit_rate={self.bit_rate}; accepted: 6000 to 510000")
+        if not 0 <= self.expected_loss_percent <= 100:
+            raise ConfigError(f"expected_loss_percent={self.expected_loss_percent}; accepted: 0 to 100")
+        for name in ("connect_timeout_s", "silence_timeout_s", "longest_call_s", "stats_interval_s"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name}={getattr(self, name)}; accepted: above 0")
+
+    def rtc_configuration(self) -> RTCConfiguration:
+        """As aiortc takes it. No server is asked that was not named: its own default is one of Google's."""
+        servers = [RTCIceServer(list(s.urls), s.username, s.credential) for s in self.ice_servers]
+        return RTCConfiguration(iceServers=servers)

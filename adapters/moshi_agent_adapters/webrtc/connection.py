@@ -1,0 +1,300 @@
+"""One call: a WebRTC peer on one side, a conversation of the engine on the other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+from aiortc import RTCDataChannel, RTCPeerConnection, RTCRtpSender, RTCSessionDescription, sdp
+from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+
+from moshi_agent import (
+    AudioChunk,
+    Ended,
+    Engine,
+    EngineFull,
+    Event,
+    InputError,
+    MoshiAgentError,
+    Session,
+    SessionClosed,
+    SessionConfig,
+)
+from moshi_agent.audio.framing import SAMPLE_RATE_HZ
+from moshi_agent_adapters.event_json import event_to_json
+from moshi_agent_adapters.webrtc.config import ConnectionConfig
+from moshi_agent_adapters.webrtc.event_channel import EventChannel
+from moshi_agent_adapters.webrtc.ice_restart import follow_ice_restart
+from moshi_agent_adapters.webrtc.input_track import CallerAudio
+from moshi_agent_adapters.webrtc.output_track import OutputTrack
+from moshi_agent_adapters.webrtc.packet_order import set_prefetch
+
+_log = logging.getLogger("moshi_agent.webrtc")
+_LONGEST_SDP = 65_536  # characters
+_WATCH_INTERVAL_S = 0.25
+_LAST_WORDS_S = 0.5  # for the last events to leave
+
+
+class OfferError(InputError):
+    """An SDP offer that cannot be answered."""
+
+
+def _checked_media(offer_sdp: str, known: list[str]) -> list[str]:
+    """The ids of the offer's media. Raises OfferError without audio, or without what was known."""
+    if len(offer_sdp) > _LONGEST_SDP:
+        raise OfferError(f"an offer of {len(offer_sdp)} characters; accepted: at most {_LONGEST_SDP}")
+    try:
+        media = sdp.SessionDescription.parse(offer_sdp).media
+    except Exception as error:  # the parser fails in many ways, each of them the offer's fault
+        raise OfferError(f"the offer is no SDP ({error}); accepted: an SDP offer with audio") from error
+    if not any(medium.kind == "audio" for medium in media):
+        raise OfferError("the offer has no audio; accepted: an SDP offer with one audio track")
+    ids = [medium.rtp.muxId for medium in media]
+    if ids[: len(known)] != known:
+        raise OfferError(f"the renewed offer has the media {ids}; accepted: {known}, then new ones")
+    return ids
+
+
+class MoshiConnection:
+    """Answers offers of one peer and holds a conversation with it until either side ends it.
+
+    The conversation begins, and takes a row of the engine, when the peer is connected. It ends, and its row
+    is free, when the peer closes the connection, when nothing is heard of it for `silence_timeout_s`, and
+    with `close`. Belongs to the event loop it was made in.
+
+    Args:
+        engine: a started one.
+        session: how the conversation is set up; always live, at the model's sample rate.
+        config: of the connection.
+        on_event: called with every event of the conversation, audio chunks too.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        session: SessionConfig | None = None,
+        config: ConnectionConfig | None = None,
+        on_event: Callable[[Event], object] | None = None,
+    ) -> None:
+        self.config = config or ConnectionConfig()
+        self.session: Session | None = None  # once the peer is connected
+        self.channel = EventChannel()
+        self.caller_audio: CallerAudio | None = None
+        self.track = OutputTrack(self.config.bit_rate, self.config.expected_loss_percent)
+        self._engine = engine
+        self._session_config = session or SessionConfig()
+        if not self._session_config.live or self._session_config.output_sample_rate != SAMPLE_RATE_HZ:
+            raise InputError(f"a session for WebRTC is live and puts out {SAMPLE_RATE_HZ} Hz")
+        self._on_event = on_event
+        self._peer = RTCPeerConnection(self.config.rtc_configuration())
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing: asyncio.Task[None] | None = None
+        self._closed = asyncio.Event()
+        self._negotiating = asyncio.Lock()
+        self._media: list[str] = []  # the ids of what was offered
+        self._has_offer = self._was_connected = False
+        self._prepare_peer()
+
+    def _prepare_peer(self) -> None:
+        transceiver = self._peer.addTransceiver(self.track, "sendrecv")
+        codecs = RTCRtpSender.getCapabilities("audio").codecs
+        transceiver.setCodecPreferences([codec for codec in codecs if codec.mimeType == "audio/opus"])
+        if self.config.prefetch is not None:
+            set_prefetch(transceiver.receiver, self.config.prefetch)
+        self._audio = transceiver
+        self._peer.on("datachannel", self._take_channel)
+        self._peer.on("connectionstatechange", self._on_state)
+
+    # What the application calls
+
+    async def answer(self, offer_sdp: str) -> str:
+        """The SDP answer to an offer: the first one, or a renewed one of a running call.
+
+        Raises:
+            OfferError: no usable SDP, no audio, no Opus. A first offer like that ends the connection.
+            EngineFull: there is no room for one more conversation.
+            SessionClosed: the connection is closed.
+        """
+        async with self._negotiating:
+            if self._closing is not None:
+                raise SessionClosed("the connection is closed; make another one")
+            is_first, self._has_offer = not self._has_offer, True
+            try:
+                if is_first:
+                    self._check_room()
+                answer = await self._negotiate(offer_sdp)
+            except BaseException:
+                if is_first:
+                    self._start_closing("refused")
+                raise
+            if is_first:
+                self._run(self._watch())
+            return answer
+
+    async def close(self) -> None:
+        """Ends the call and the conversation. May be called again."""
+        self._start_closing("closed")
+        await self._closed.wait()
+
+    async def wait_closed(self) -> None:
+        """Waits for the end of the call."""
+        await self._closed.wait()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the call is over, or is just being ended."""
+        return self._closing is not None
+
+    # Negotiation
+
+    def _check_room(self) -> None:
+        capacity, by_time = self._engine.capacity(), self._engine.config.admit_by_time
+        # As the engine admits: the first conversation is not a question of time.
+        has_room = capacity.free > 0 if capacity.live and by_time else capacity.live < capacity.rows
+        if not has_room:
+            raise EngineFull(f"no row is free: {capacity.live} conversations, capacity {capacity.rows}")
+
+    async def _negotiate(self, offer_sdp: str) -> str:
+        self._media = _checked_media(offer_sdp, self._media)
+        try:
+            await self._peer.setRemoteDescription(RTCSessionDescription(sdp=offer_sdp, type="offer"))
+            for transceiver in self._peer.getTransceivers():
+                if transceiver is not self._audio:
+                    transceiver.direction = "inactive"  # video, or a second microphone
+            await self._peer.setLocalDescription(await self._peer.createAnswer())
+        except Exception as error:
+            _log.info("offer refused", extra={"error": repr(error)})
+            raise OfferError(
+                f"the offer cannot be answered ({error}); accepted: SDP with Opus audio, ICE and DTLS"
+            ) from error
+        if follow_ice_restart(self._peer, offer_sdp):
+            _log.info("ICE restart")
+        return self._peer.localDescription.sdp
+
+    # The conversation
+
+    def _take_channel(self, channel: RTCDataChannel) -> None:
+        self.channel.attach(channel)
+
+    async def _on_state(self) -> None:
+        state = self._peer.connectionState
+        if state == "connected" and not self._was_connected:
+            self._was_connected = True
+            self._run(self._converse())
+        elif state in ("failed", "closed"):
+            self._start_closing(f"connection {state}")
+
+    async def _converse(self) -> None:
+        """The whole conversation, to its end."""
+        try:
+            session = await self._engine.session(self._session_config).open_async()
+        except MoshiAgentError as error:
+            code = "engine_full" if isinstance(error, EngineFull) else "engine_error"
+            self.channel.send_error(str(error), code)
+            await asyncio.sleep(_LAST_WORDS_S)
+            self._start_closing(str(error))
+            return
+        self.session = session
+        if self._closing is not None:  # meanwhile
+            session.close()
+            return
+        self.channel.serve(session)
+        self.caller_audio = CallerAudio(session)
+        self._run(self._listen(self.caller_audio))
+        self._run(self._tell_stats(session))
+        async for event in session:
+            self._hand_on(event)
+        await asyncio.sleep(_LAST_WORDS_S)
+        self._start_closing("the conversation ended")
+
+    def _hand_on(self, event: Event) -> None:
+        if isinstance(event, AudioChunk):
+            self.track.push(event)
+        else:
+            self.channel.send(event_to_json(event))
+        if self._on_event is not None:
+            self._on_event(event)
+        if isinstance(event, Ended) and event.reason == "error":
+            _log.warning("conversation ended", extra={"error": event.error})
+
+    async def _listen(self, audio: CallerAudio) -> None:
+        track: MediaStreamTrack = self._audio.receiver.track
+        with suppress(MediaStreamError, SessionClosed):
+            while True:
+                audio.push(await track.recv())
+
+    async def _tell_stats(self, session: Session) -> None:
+        """Once a second. What it is acknowledged with also shows that the peer is still there."""
+        while True:
+            figures = {"type": "stats", **self._figures(session)}
+            self.channel.send(json.dumps(figures, separators=(",", ":")))
+            await asyncio.sleep(self.config.stats_interval_s)
+
+    def _figures(self, session: Session) -> dict[str, float]:
+        metrics = self._engine.metrics()
+        audio = self.caller_audio
+        return {
+            "backlog_ms": round(1000 * session.backlog_s, 1),
+            "step_ms": round(1000 * metrics.step_s.p50, 1),
+            "latency_ms": round(1000 * metrics.latency_s.p50, 1),
+            "queued_ms": round(1000 * self.track.pacer.queued_s, 1),
+            "concealed_ms": round(1000 * audio.concealed_s, 1) if audio is not None else 0.0,
+            "live_sessions": metrics.live_sessions,
+        }
+
+    # The end
+
+    async def _watch(self) -> None:
+        """Ends the call when nothing comes from the peer any more, or it has taken long enough."""
+        received, began_at = 0, time.monotonic()
+        heard_at = began_at
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+            now, packets = time.monotonic(), await self._packets_received()
+            if packets != received:
+                received, heard_at = packets, now
+            connected = self._was_connected and received
+            limit_s = self.config.silence_timeout_s if connected else self.config.connect_timeout_s
+            if now - heard_at > limit_s:
+                self._start_closing(f"nothing was heard of the peer for {limit_s:g} s")
+            elif now - began_at > self.config.longest_call_s:
+                self._start_closing(f"the longest call takes {self.config.longest_call_s:g} s")
+
+    async def _packets_received(self) -> int:
+        report = await self._peer.getStats()
+        return sum(stats.packetsReceived for stats in report.values() if stats.type == "transport")
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._report)
+
+    def _report(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.error("a call failed", exc_info=error)
+            self._start_closing(f"fault: {error}")
+
+    def _start_closing(self, reason: str) -> None:
+        if self._closing is None:
+            _log.info("call over", extra={"reason": reason})
+            self._closing = asyncio.ensure_future(self._close())
+
+    async def _close(self) -> None:
+        # The row first: the peer may take its time, and may be gone.
+        if self.session is not None:
+            self.session.close()
+        for task in list(self._tasks):
+            task.cancel()
+        self.track.stop()
+        try:
+            await self._peer.close()
+        except Exception:
+            _log.exception("the peer connection could not be closed")
+        self._closed.set()

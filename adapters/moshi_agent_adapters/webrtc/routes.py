@@ -1,0 +1,206 @@
+"""HTTP endpoints for offers, and the calls that were begun through them.
+
+    GET    /api/webrtc         what a page has to know: the model, ICE servers, what can be chosen
+    POST   /api/webrtc         {"sdp": offer} -> 201 {"id": ..., "sdp": answer}
+    PATCH  /api/webrtc/{id}    {"sdp": renewed offer} -> {"id": ..., "sdp": answer}
+    DELETE /api/webrtc/{id}    hangs up
+
+Errors are {"error": {"code": ..., "message": ...}}: 400 for a bad request or offer, 404 for a call that is
+over, 429 for a caller with too many calls, 503 for a full engine.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from moshi_agent import (
+    ConfigError,
+    Engine,
+    EngineFull,
+    EngineUnhealthy,
+    InputError,
+    MoshiAgentError,
+    SessionClosed,
+    SessionConfig,
+)
+from moshi_agent_adapters.webrtc.config import ConnectionConfig
+from moshi_agent_adapters.webrtc.connection import MoshiConnection, OfferError
+
+_LONGEST_BODY = 131_072  # bytes
+_OPTIONS = {"greet": bool, "seed": int}
+
+
+class TooManyCalls(MoshiAgentError):
+    """One caller has more calls than one may have."""
+
+
+class Connections:
+    """The calls of one engine, by an id that cannot be guessed.
+
+    A subclass may say in `info` and `session_config` what callers can choose, and in `open` whom it lets in.
+    """
+
+    def __init__(self, engine: Engine, config: ConnectionConfig | None = None) -> None:
+        self.engine = engine
+        self.config = config or ConnectionConfig()
+        self._calls: dict[str, MoshiConnection] = {}
+
+    def __len__(self) -> int:
+        self._forget_closed()
+        return len(self._calls)
+
+    def info(self) -> dict[str, Any]:
+        """What a page has to know before it calls."""
+        return {
+            "model": self.engine.config.source,
+            "ice_servers": [server.to_json() for server in self.config.ice_servers],
+            "options": {"greet": True, "role": False, "voices": []},
+        }
+
+    async def session_config(self, options: dict[str, Any]) -> SessionConfig:
+        """The session for the options in an offer. Raises InputError for those it does not know."""
+        for name, value in options.items():
+            accepted = _OPTIONS.get(name)
+            if accepted is None or type(value) is not accepted:
+                raise InputError(f"option {name!r}; accepted: greet (true or false), seed (a whole number)")
+        return SessionConfig(**options)
+
+    async def open(self, offer_sdp: str, options: dict[str, Any], address: str = "") -> tuple[str, str]:
+        """Begins a call; its id and the SDP answer.
+
+        Args:
+            offer_sdp: of the caller.
+            options: as `session_config` takes them.
+            address: from where the offer came.
+
+        Raises:
+            TooManyCalls, InputError: and as `MoshiConnection.answer`.
+        """
+        session = await self.session_config(options)
+        self._forget_closed()
+        connecting = sum(call.session is None for call in self._calls.values())
+        if connecting >= max(1, self.engine.capacity().free):
+            raise EngineFull(f"no row is free: {connecting} calls are just being connected")
+        call = MoshiConnection(self.engine, session, self.config)
+        call_id = secrets.token_urlsafe(16)
+        self._calls[call_id] = call
+        return call_id, await call.answer(offer_sdp)
+
+    def call(self, call_id: str) -> MoshiConnection:
+        """A running call. Raises SessionClosed where there is none."""
+        self._forget_closed()
+        if call_id not in self._calls:
+            raise SessionClosed("there is no such call, or it is over")
+        return self._calls[call_id]
+
+    async def close_all(self) -> None:
+        """Hangs up on everybody."""
+        for call in list(self._calls.values()):
+            await call.close()
+
+    def _forget_closed(self) -> None:
+        self._calls = {call_id: call for call_id, call in self._calls.items() if not call.is_closed}
+
+
+def webrtc_routes(
+    engine: Engine,
+    config: ConnectionConfig | None = None,
+    *,
+    connections: Connections | None = None,
+) -> list[Route]:
+    """Routes for any Starlette or FastAPI application.
+
+    Args:
+        engine: a started one, or one that the application starts before the first request.
+        config: of every connection.
+        connections: the calls, for whoever wants to count or end them; made here if not given.
+    """
+    calls = connections or Connections(engine, config)
+
+    async def info(_: Request) -> Response:
+        return JSONResponse(calls.info())
+
+    async def offer(request: Request) -> Response:
+        body = await _json_body(request)
+        address = request.client.host if request.client else ""
+        call_id, answer = await calls.open(_sdp(body), body.get("options") or {}, address)
+        return JSONResponse({"id": call_id, "sdp": answer}, status_code=201)
+
+    async def renew(request: Request) -> Response:
+        call_id = request.path_params["call_id"]
+        answer = await calls.call(call_id).answer(_sdp(await _json_body(request)))
+        return JSONResponse({"id": call_id, "sdp": answer})
+
+    async def hang_up(request: Request) -> Response:
+        await calls.call(request.path_params["call_id"]).close()
+        return Response(status_code=204)
+
+    return [
+        Route("/api/webrtc", _with_errors(info), methods=["GET"]),
+        Route("/api/webrtc", _with_errors(offer), methods=["POST"]),
+        Route("/api/webrtc/{call_id}", _with_errors(renew), methods=["PATCH"]),
+        Route("/api/webrtc/{call_id}", _with_errors(hang_up), methods=["DELETE"]),
+    ]
+
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def _with_errors(endpoint: Endpoint) -> Endpoint:
+    """The endpoint, with our errors as JSON."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except MoshiAgentError as error:
+            status, code = _status(error)
+            return JSONResponse({"error": {"code": code, "message": str(error)}}, status_code=status)
+
+    return answer
+
+
+def _status(error: MoshiAgentError) -> tuple[int, str]:
+    match error:
+        case EngineFull():
+            return 503, "engine_full"
+        case EngineUnhealthy():
+            return 503, "engine_unhealthy"
+        case SessionClosed():
+            return 404, "no_such_call"
+        case TooManyCalls():
+            return 429, "too_many_calls"
+        case OfferError():
+            return 400, "bad_offer"
+        case InputError() | ConfigError():
+            return 400, "bad_request"
+        case _:
+            return 500, "fault"
+
+
+async def _json_body(request: Request) -> dict[str, Any]:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _LONGEST_BODY:
+            raise InputError(f"accepted: a body of at most {_LONGEST_BODY} bytes")
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict) or not isinstance(values.get("options") or {}, dict):
+        raise InputError('accepted: a JSON object {"sdp": ..., "options": {...}}')
+    return values
+
+
+def _sdp(body: dict[str, Any]) -> str:
+    sdp = body.get("sdp")
+    if not isinstance(sdp, str):
+        raise InputError("sdp is missing; accepted: an SDP offer as text")
+    return sdp

@@ -1,0 +1,34 @@
+"""`moshi-agent convert`: a checkpoint in the other format."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import click
+
+
+@click.command()
+@click.argument("source", metavar="SRC")
+@click.argument("folder", metavar="DST", type=click.Path(file_okay=False))
+@click.option("--to", type=click.Choice(["kyutai", "transformers"]), required=True, help="The format of DST.")
+@click.option(
+    "--max-shard-size", default="5GB", show_default=True, help="Of one weight file (transformers only)."
+)
+@click.option("--revision", help="A branch, tag or commit of the repository.")
+@click.option("--token", envvar="HF_TOKEN", help="Access token for a gated or private repository.")
+def convert(
+    source: str,
+    folder: str,
+    to: Literal["kyutai", "transformers"],
+    max_shard_size: str,
+    revision: str | None,
+    token: str | None,
+) -> None:
+    """Write the checkpoint SRC (tiny, a repository or a folder) into the folder DST in another format.
+
+    No number is rounded: there and back again, every bit is as it was.
+    """
+    from moshi_agent.checkpoint.convert import convert_checkpoint  # loads torch
+
+    convert_checkpoint(source, folder, to, max_shard_size=max_shard_size, revision=revision, token=token)
+    click.echo(f"{source} is in {folder}, in the format of {to}.")

@@ -1,0 +1,72 @@
+"""`moshi-agent serve`: the options. The server is an adapter, which is imported when it is to run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from moshi_agent.cli.adapters import load_adapter
+from moshi_agent.cli.options import model_option, threads_option
+
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+_SECONDS = click.FloatRange(0, 86_400)
+
+
+@click.command()
+@model_option
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@threads_option
+@click.option("--capacity", type=click.IntRange(1, 4096), default=8, show_default=True, help="Calls at once.")
+@click.option(
+    "--overcommit", is_flag=True, help="Take so many calls even if a measured step is too slow for them."
+)
+@click.option("--no-process", is_flag=True, help="Run the engine in the server's own process.")
+@click.option("--host", default="localhost", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65_535), default=8998, show_default=True)
+@click.option(
+    "--token",
+    "tokens",
+    multiple=True,
+    envvar="MOSHI_AGENT_TOKEN",
+    help="A secret that every client has to bring. Needed for any host but this machine; may be repeated.",
+)
+@click.option("--token-file", type=_FILE, help="A file with one token on each line.")
+@click.option("--insecure-no-auth", is_flag=True, help="Let everybody in, on any host.")
+@click.option(
+    "--allow-origin", "origins", multiple=True, metavar="URL", help="A web page elsewhere that may connect."
+)
+@click.option("--ssl-cert", type=_FILE, help="A certificate for TLS, and those above it.")
+@click.option("--ssl-key", type=_FILE, help="Its key.")
+@click.option("--ssl-self-signed", is_flag=True, help="Make a certificate, about which browsers warn.")
+@click.option("--trust-proxy", "proxies", metavar="ADDRESS", help="Believe this proxy who its clients are.")
+@click.option("--calls-per-address", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--longest-call", type=_SECONDS, default=3600.0, show_default=True, help="In seconds.")
+@click.option("--drain-seconds", type=_SECONDS, default=30.0, show_default=True, help="After SIGTERM.")
+@click.option("--voices", type=_FOLDER, help="A folder with a recording of each voice to choose from.")
+@click.option("--roles", is_flag=True, help="Let clients give a text prompt: for models trained with one.")
+@click.option("--greet", is_flag=True, help="The bot speaks first, if the model was trained so.")
+@click.option("--say-commentary", is_flag=True, help="Speak GPT-Live's commentary, word by word.")
+@click.option("--tunnel", is_flag=True, help="Open a public address through Gradio's relay.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning")
+def serve(model: str, token_file: Path | None, no_process: bool, **options: Any) -> None:
+    """Serve a model to many callers at once, each a conversation of its own.
+
+    Speaks Kyutai's websocket protocol at /api/chat and OpenAI's GPT-Live at /v1/live/sessions. Talk to it
+    with `moshi-agent talk`.
+    """
+    command = load_adapter("server.command", "server")
+    tokens = options.pop("tokens") + (command.read_tokens(token_file) if token_file else ())
+    names = ("host", "port", "origins", "voices", "roles", "greet", "say_commentary")
+    config = command.ServerConfig(
+        model_name=Path(model).name if Path(model).is_dir() else model,
+        tokens=tokens,
+        no_auth=options.pop("insecure_no_auth"),
+        connections_per_address=options.pop("calls_per_address"),
+        longest_call_s=options.pop("longest_call"),
+        drain_s=options.pop("drain_seconds"),
+        **{name: options.pop(name) for name in names},
+    )
+    command.serve(command.Serve(model=model, server=config, process=not no_process, **options))

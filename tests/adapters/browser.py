@@ -1,0 +1,88 @@
+"""Chromium with a microphone that says a sample question, and a server for it to visit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+
+from moshi_agent.audio.files import read_audio, write_audio
+from moshi_agent.questions import find_question, sample_questions
+
+RATE_HZ = 48_000
+SILENCE_BEFORE_S, SILENCE_AFTER_S = 3.0, 60.0
+INSECURE_HOST = "moshi.test"  # this machine, under a name that browsers give no microphone to
+PHONE = {
+    "viewport": {"width": 390, "height": 844},
+    "device_scale_factor": 2,
+    "is_mobile": True,
+    "has_touch": True,
+}
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def find_chromium() -> str:
+    """The browser, or the end of the test: skipped where there is none, failed where there has to be one."""
+    path = next((found for name in _NAMES if (found := shutil.which(name))), None)
+    try:
+        import playwright  # noqa: F401
+    except ImportError:
+        path = None
+    if path is None:
+        reason = "needs Chromium (apt-get install chromium) and Playwright (pip install playwright)"
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            pytest.fail(f"{reason}; under CI this test may not be skipped")
+        pytest.skip(reason)
+    return path
+
+
+@contextmanager
+def chromium(path: str, question: str, folder: Path) -> Iterator[Any]:
+    """The browser. Its microphone asks the question three seconds after it was opened."""
+    from playwright.sync_api import sync_playwright
+
+    said = read_audio(find_question(question, sample_questions()).path, RATE_HZ)
+    before, after = (np.zeros(int(s * RATE_HZ), np.float32) for s in (SILENCE_BEFORE_S, SILENCE_AFTER_S))
+    microphone = folder / "microphone.wav"
+    write_audio(microphone, np.concatenate([before, said, after]), RATE_HZ)
+    arguments = [
+        "--headless=new",
+        "--no-sandbox",
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-audio-capture={microphone}%noloop",
+        "--autoplay-policy=no-user-gesture-required",
+        "--disable-features=WebRtcHideLocalIpsWithMdns",
+        f"--host-resolver-rules=MAP {INSECURE_HOST} 127.0.0.1",
+    ]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def serving(app: Any) -> Iterator[str]:
+    """Serves an application on a free port of this machine; its URL."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not server.started and thread.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert server.started, "the server did not start"
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://localhost:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(30)

@@ -1,0 +1,56 @@
+"""`moshi-agent serve` as a process of its own, on a free port."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ServeProcess:
+    """The command, as it runs."""
+
+    process: subprocess.Popen[str]
+    url: str
+
+    @property
+    def websocket(self) -> str:
+        return self.url.replace("http", "ws", 1)
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[ServeProcess]:
+    """Begins to serve; gives the address that the command prints once it listens."""
+    command = [sys.executable, "-m", "moshi_agent", "serve", "--port", "0", *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
+        try:
+            yield ServeProcess(process, _address(process))
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _address(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    seen: list[str] = []
+    for line in process.stdout:
+        seen.append(line)
+        found = re.search(r" is at (https?://\S+?),", line)
+        if found:
+            return found[1]
+    raise AssertionError("".join(seen))

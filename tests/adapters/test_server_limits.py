@@ -1,0 +1,71 @@
+"""Limits of an address and of a call, on a clock of the test's."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moshi_agent_adapters.server.limits import AddressLimits, Pace, TooMany
+
+
+def test_an_address_has_so_many_calls_at_once() -> None:
+    limits = AddressLimits(at_once=2, starts_per_minute=100)
+    limits.enter("a", 0)
+    limits.enter("a", 0)
+    with pytest.raises(TooMany, match="2 calls at once"):
+        limits.enter("a", 0)
+    limits.enter("b", 0)
+    limits.leave("a")
+    limits.enter("a", 0)
+    assert limits.live == 3
+
+
+def test_an_address_begins_so_many_calls_a_minute() -> None:
+    limits = AddressLimits(at_once=10, starts_per_minute=3)
+    for now in (0.0, 1.0, 2.0):
+        limits.enter("a", now)
+        limits.leave("a")
+    with pytest.raises(TooMany, match="3 calls a minute"):
+        limits.enter("a", 59.0)
+    limits.enter("b", 59.0)
+    limits.enter("a", 60.5)
+    assert limits.live == 2
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 30)), max_size=60))
+def test_whoever_has_left_leaves_nothing_behind(calls: list[tuple[str, float]]) -> None:
+    limits, now = AddressLimits(at_once=3, starts_per_minute=5), 0.0
+    inside: list[str] = []
+    for address, wait in calls:
+        now += wait
+        try:
+            limits.enter(address, now)
+            inside.append(address)
+        except TooMany:
+            pass
+        assert limits.live == len(inside)
+        assert all(inside.count(each) <= 3 for each in "abc")
+    for address in inside:
+        limits.leave(address)
+    assert limits.live == 0
+    limits.enter("x", now + 61)
+    assert set(vars(limits)["_starts"]) == {"x"}
+
+
+def test_real_time_is_within_the_pace_for_ever() -> None:
+    pace = Pace(ahead_s=2.0)
+    assert all(pace.admits(0.08, 0.08 * n) for n in range(100_000))
+
+
+def test_ten_times_real_time_is_not() -> None:
+    pace = Pace(ahead_s=2.0)
+    admitted = [pace.admits(0.08, 0.008 * n) for n in range(100)]
+    assert 20 <= admitted.index(False) <= 30
+
+
+def test_what_was_saved_by_silence_is_not_owed() -> None:
+    pace = Pace(ahead_s=2.0)
+    assert pace.admits(1.0, 0.0)
+    assert pace.admits(2.0, 100.0)
+    assert not pace.admits(0.5, 100.0)
