@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided, sliding_window_view
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from moshi_agent.audio.framing import Samples
@@ -79,10 +79,11 @@ class BlockFilter:
         padded = np.zeros(covered, np.float32)
         padded[: len(samples)] = samples[:covered]
         step = padded.itemsize
-        windows = as_strided(
-            padded,
+        windows: Samples = np.ndarray(
             (blocks, self._rows, width),
-            (self._rows * self._group_in * step, self._group_in * step, step),
+            np.float32,
+            padded,
+            strides=(self._rows * self._group_in * step, self._group_in * step, step),
         )
         # One product of the same shape for each block: a stack is not one tall product.
         computed = np.matmul(np.ascontiguousarray(windows), self._weights)

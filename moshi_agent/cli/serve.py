@@ -42,6 +42,14 @@ _SECONDS = click.FloatRange(0, 86_400)
 @click.option("--ssl-key", type=_FILE, help="Its key.")
 @click.option("--ssl-self-signed", is_flag=True, help="Make a certificate, about which browsers warn.")
 @click.option("--trust-proxy", "proxies", metavar="ADDRESS", help="Believe this proxy who its clients are.")
+@click.option(
+    "--ice-server",
+    "ice_servers",
+    multiple=True,
+    envvar="MOSHI_AGENT_ICE_SERVER",
+    metavar="URL[,USERNAME,CREDENTIAL]",
+    help="A STUN or TURN server for WebRTC, which callers learn with its credential; may be repeated.",
+)
 @click.option("--calls-per-address", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--longest-call", type=_SECONDS, default=3600.0, show_default=True, help="In seconds.")
 @click.option("--drain-seconds", type=_SECONDS, default=30.0, show_default=True, help="After SIGTERM.")
@@ -64,6 +72,7 @@ def serve(model: str, token_file: Path | None, no_process: bool, **options: Any)
         model_name=Path(model).name if Path(model).is_dir() else model,
         tokens=tokens,
         no_auth=options.pop("insecure_no_auth"),
+        ice_servers=command.ice_servers(options.pop("ice_servers")),
         connections_per_address=options.pop("calls_per_address"),
         longest_call_s=options.pop("longest_call"),
         drain_s=options.pop("drain_seconds"),

@@ -1,0 +1,91 @@
+"""A checkpoint with the shape of Moshi 7B and random weights, for figures that do not depend on what it says.
+
+    python tests/benchmarks/random_checkpoint.py FOLDER              # 15 GB on disk
+    python tests/benchmarks/random_checkpoint.py FOLDER --scale 4    # every width divided by 4: 1 GB
+
+It is written tensor after tensor, in bfloat16, and may be larger than memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import struct
+from pathlib import Path
+
+import torch
+
+from moshi_agent.checkpoint import save_kyutai
+from moshi_agent.config import MimiConfig, MoshiConfig
+from moshi_agent.kyutai_config import MOSHI_7B, read_moshi_config
+from moshi_agent.kyutai_mimi_config import read_mimi_config, write_mimi_config
+from moshi_agent.models import LMModel, MimiModel
+
+SCALES = (1, 2, 4, 8)
+CONTEXT = 3000  # frames
+_TOKENIZER = Path(__file__).parents[2] / "moshi_agent" / "assets" / "tiny" / "tokenizer_spm.model"
+
+
+def _configs(scale: int, context: int) -> tuple[dict[str, object], MimiConfig]:
+    """Moshi 7B and its codec, every width divided by `scale`."""
+    lm = MOSHI_7B | {"context": context}
+    for key in ("dim", "card", "text_card", "depformer_dim", "depformer_dim_feedforward"):
+        lm[key] = MOSHI_7B[key] // scale
+    mimi = write_mimi_config(MimiConfig())
+    width = 512 // scale
+    mimi["seanet"] |= {"dimension": width, "n_filters": 64 // scale}
+    mimi["transformer"] |= {
+        "d_model": width,
+        "dim_feedforward": 2048 // scale,
+        "input_dimension": width,
+        "output_dimensions": [width],
+    }
+    mimi["quantizer"] |= {"dimension": 256 // scale, "bins": 2048 // scale}
+    mimi["quantizer"] |= {"input_dimension": width, "output_dimension": width}
+    return lm, read_mimi_config(mimi)
+
+
+def generate(folder: Path, scale: int, context: int = CONTEXT) -> int:
+    """Writes the checkpoint into an existing folder and returns its size in bytes."""
+    lm_config, mimi_config = _configs(scale, context)
+    small = {"num_layers": 1, "depformer_num_layers": 1}
+    lm = LMModel(read_moshi_config(lm_config | small))
+    save_kyutai(folder, MimiModel(mimi_config), lm, _TOKENIZER)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {k: lm_config[k] for k in small}))
+    _write_random(folder / "model.safetensors", read_moshi_config(lm_config))
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _write_random(path: Path, config: MoshiConfig) -> None:
+    """A safetensors file larger than memory may be: its header, then tensor after tensor."""
+    with torch.device("meta"):
+        shapes = {name: list(tensor.shape) for name, tensor in LMModel(config).state_dict().items()}
+    header: dict[str, object] = {}
+    offset = 0
+    for name, shape in shapes.items():
+        size = 2 * torch.Size(shape).numel()
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    noise = (0.02 * torch.randn(2**24)).bfloat16().view(torch.uint8).numpy().tobytes()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        while offset > 0:
+            offset -= file.write(noise[:offset])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--scale", type=int, default=1, choices=SCALES)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    print(f"{generate(arguments.folder, arguments.scale) / 1e9:.2f} GB in {arguments.folder}")
+
+
+if __name__ == "__main__":
+    main()
