@@ -12,7 +12,7 @@ from torch import Tensor
 from moshi_agent.checkpoint.kyutai_files import KyutaiFiles
 from moshi_agent.checkpoint.kyutai_names import mimi_to_kyutai
 from moshi_agent.checkpoint.kyutai_weights import read_kyutai_lm, read_kyutai_mimi
-from moshi_agent.checkpoint.load import locate
+from moshi_agent.checkpoint.load import locate, read_tokenizer
 from moshi_agent.checkpoint.save import LM_NAME, MIMI_CONFIG_NAME, MIMI_NAME
 from moshi_agent.checkpoint.save_transformers import DEFAULT_SHARD_SIZE, write_weights
 from moshi_agent.checkpoint.sources import Source, open_source
@@ -39,6 +39,8 @@ FORMATS: tuple[Format, ...] = ("kyutai", "transformers")
 GENERATION_CONFIG_NAME = "generation_config.json"
 FEATURES_NAME = "preprocessor_config.json"
 TOKENIZER_NAME = "tokenizer.model"
+
+_ADDED = ("add_bos_token", "add_eos_token")  # nothing stands before or behind the text of Moshi
 
 
 def convert_checkpoint(
@@ -100,7 +102,23 @@ def _to_transformers(files: KyutaiFiles, folder: Path, max_shard_size: int | str
     if generation:
         write_json(folder / GENERATION_CONFIG_NAME, generation)
     write_json(folder / FEATURES_NAME, feature_extractor_values(mimi_config))
-    copy_file(files.tokenizer, folder / TOKENIZER_NAME)
+    write_tokenizer(files.tokenizer, folder)
+
+
+def write_tokenizer(path: Path, folder: Path) -> None:
+    """The sentencepiece model, and what lets Transformers read it: `tokenizer_config.json`.
+
+    Raises:
+        CheckpointError: the file is no sentencepiece model.
+        OutputError: a file cannot be written.
+    """
+    model = read_tokenizer(path)
+    ids = {"bos": model.bos_id(), "eos": model.eos_id(), "unk": model.unk_id(), "pad": model.pad_id()}
+    special = {f"{name}_token": model.IdToPiece(one) for name, one in ids.items() if one >= 0}
+    # The class there for any sentencepiece model with this treatment of spaces.
+    values = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "clean_up_tokenization_spaces": False}
+    write_json(folder / "tokenizer_config.json", values | special | dict.fromkeys(_ADDED, False))
+    copy_file(path, folder / TOKENIZER_NAME)
 
 
 def _refuse_what_is_lost(files: KyutaiFiles) -> None:

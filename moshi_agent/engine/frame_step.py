@@ -19,6 +19,7 @@ from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.config import KVCache
 from moshi_agent.engine.graphs import CudaDevice, GraphDevice, GraphRunner, choose_lengths
 from moshi_agent.engine.memory import choose_kv_int8, row_bytes
+from moshi_agent.engine.row_invariance import rows_are_invariant
 from moshi_agent.engine.step_runner import EagerRunner, StepRunner
 from moshi_agent.engine.step_tensors import (
     Frame,
@@ -87,6 +88,8 @@ class FrameStep:
         self.sampling = RowSampling(rows, self.device, greedy, constant_cost=graphs is not False)
         self._runner = self._new_runner(graphs)
         self._steps = [0] * rows  # what each row has taken, so that nobody has to ask the device
+        # Where the number of rows can be felt in a row's last bits, it is always the same.
+        self._least_rows = 1 if rows_are_invariant([self.mimi, checkpoint.lm], rows) else rows
 
     def _new_runner(self, graphs: GraphDevice | bool) -> StepRunner:
         context = self.state.lm.temporal.capacity
@@ -121,7 +124,8 @@ class FrameStep:
         rows = [given.row for given in inputs]
         longest = 1 + max(self._steps[row] for row in rows)
         capacity = self.state.lm.temporal.capacity
-        result = self._runner.run(1 + max(rows), min(longest, capacity), inputs)
+        count = max(1 + max(rows), self._least_rows)
+        result = self._runner.run(count, min(longest, capacity), inputs)
         for row in rows:
             self._steps[row] += 1
         return result.outputs(rows)

@@ -35,6 +35,9 @@ class LayerCache:
     def write(self, keys_values: Tensor, rows: Tensor, slots: Tensor) -> None:
         """A chunk, [B, T, 2, H_kv, D], to these slots, [B, T], of these rows, [B, 1]."""
         if self.scales is None:
+            if keys_values.requires_grad:
+                # Autograd renews a view of what other layers have written to only when it is asked.
+                _ = self.values.grad_fn
             self.values[rows, :, :, slots] = keys_values
             return
         values, scales = quantize(keys_values)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import Literal, TypeGuard, cast
 
 import torch
 from torch import Tensor
@@ -32,9 +32,15 @@ def pack_product(weight: Tensor, bias: Tensor | None, pack_format: PackFormat) -
     return _OneDnnProduct(weight, bias, torch.bfloat16 if pack_format == "bfloat16" else torch.float32)
 
 
+def is_float32_product(product: object) -> TypeGuard[_OneDnnProduct]:
+    """Whether this is a packed product in full precision; it then tells its `in_features`."""
+    return isinstance(product, _OneDnnProduct) and product.dtype == torch.float32
+
+
 class _OneDnnProduct:
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         self.dtype = dtype
+        self.in_features = weight.shape[1]
         self.bias = None if bias is None else bias.to(dtype)
         self.weight = _reorder(weight.to(dtype).contiguous())
         self.linear = torch.ops.mkldnn._linear_pointwise.default

@@ -1,0 +1,35 @@
+"""Whether a row's output has the same bits whoever shares the batch: checked where the model is loaded.
+
+Packed float32 products have shown to be so on every processor that was tried, but nothing promises it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from moshi_agent.nn.packing import Product, is_float32_product
+
+
+def rows_are_invariant(models: Iterable[nn.Module], rows: int) -> bool:
+    """Whether every packed float32 product gives one row the same bits alone and among up to `rows`.
+
+    True as well for models that promise nothing: not packed, or packed in fewer bits.
+    """
+    products = {
+        product.in_features: product
+        for model in models
+        for module in model.modules()
+        if is_float32_product(product := getattr(module, "product", None))
+    }
+    return all(_is_invariant(product, width, rows) for width, product in products.items())
+
+
+@torch.inference_mode()
+def _is_invariant(product: Product, width: int, rows: int) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, width, generator=generator)
+    whole = product(x)
+    return all(torch.equal(product(x[:count]), whole[:count]) for count in {1, 2, 3, rows // 2} if count)
