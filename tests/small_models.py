@@ -17,10 +17,9 @@ from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.quantizer import Codebook
 
 
-def small_mimi(context: int = 12) -> MimiModel:
-    """Mimi at the published rates, some channels wide."""
-    torch.manual_seed(0)
-    config = MimiConfig(
+def small_mimi_config(context: int = 12) -> MimiConfig:
+    """The published rates, some channels wide."""
+    return MimiConfig(
         seanet=SEANetConfig(n_filters=4, dimension=16),
         transformer=TransformerConfig(
             dim=16,
@@ -33,7 +32,12 @@ def small_mimi(context: int = 12) -> MimiModel:
         ),
         quantizer=QuantizerConfig(dimension=8, n_q=4, bins=32, input_dimension=16, output_dimension=16),
     )
-    model = MimiModel(config).eval()
+
+
+def small_mimi(context: int = 12) -> MimiModel:
+    """A codec that gives varied codes."""
+    torch.manual_seed(0)
+    model = MimiModel(small_mimi_config(context)).eval()
     for module in model.modules():
         if isinstance(module, Codebook):
             module.embedding_sum.normal_()
@@ -41,9 +45,8 @@ def small_mimi(context: int = 12) -> MimiModel:
     return model
 
 
-def small_lm(context: int = 8) -> LMModel:
+def small_lm_config(context: int = 8) -> MoshiConfig:
     """Text, two generated and two given codebooks; the acoustic ones a frame later."""
-    torch.manual_seed(0)
     layers = {"num_heads": 2, "num_layers": 2, "norm": "rms_norm_f32", "gating": "silu"}
     temporal = TransformerConfig(
         dim=16, dim_feedforward=48, context=context, positional_embedding="rope", **layers
@@ -51,7 +54,7 @@ def small_lm(context: int = 8) -> LMModel:
     depth = TransformerConfig(
         dim=16, dim_feedforward=48, positional_embedding="none", weights_per_step=2, **layers
     )
-    config = MoshiConfig(
+    return MoshiConfig(
         temporal=temporal,
         depth=DepthConfig(transformer=depth, multi_linear=True),
         delays=(0, 0, 1, 0, 1),
@@ -60,6 +63,11 @@ def small_lm(context: int = 8) -> LMModel:
         card=32,
         text_card=40,
     )
-    model = LMModel(config)
+
+
+def small_lm(context: int = 8) -> LMModel:
+    """A language model with random weights."""
+    torch.manual_seed(0)
+    model = LMModel(small_lm_config(context))
     model.init_weights()
     return model.eval()

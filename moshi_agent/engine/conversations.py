@@ -60,9 +60,10 @@ class Conversations:
         """
         assert request.outlet is not None
         config, snapshot = command.config, request.snapshot
-        sampling = config.sampling_or(self._advised, drawn_seed=hash((now, command.key)))
-        if snapshot is not None and config.sampling is None and config.seed is None:
-            sampling = snapshot.sampling
+        if snapshot is None:
+            sampling = config.sampling_or(self._advised, drawn_seed=hash((now, command.key)))
+        else:
+            sampling = config.sampling_or(snapshot.sampling, drawn_seed=snapshot.sampling.seed)
         line = Line(command.key, config, sampling, self._model, request.outlet)
         opening = self._rows.enter(line, snapshot)
         self._lines[line.key] = line

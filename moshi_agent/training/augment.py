@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -21,22 +22,22 @@ from moshi_agent.training.speech import SAMPLE_RATE_HZ, Audio
 
 TELEPHONE_RATE_HZ = 8000
 MU = 255.0
-BANK_SECONDS = 20
+STRETCH_SECONDS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """How often each effect is drawn, and from which range. Shares are independent: effects overlap."""
 
-    noise_share: float = 0.3
-    mu_law_share: float = 0.2
+    noise_share: float = 0.45
+    mu_law_share: float = 0.25
     opus_share: float = 0.15
     echo_share: float = 0.3
     filter_share: float = 0.25
-    snr_db: tuple[float, float] = (8.0, 35.0)
+    snr_db: tuple[float, float] = (6.0, 30.0)
     level_db: tuple[float, float] = (-32.0, -12.0)
     burst_peak_db: tuple[float, float] = (-30.0, -6.0)
-    echo_delay_ms: tuple[float, float] = (20.0, 200.0)
+    echo_delay_ms: tuple[float, float] = (80.0, 300.0)
     echo_db: tuple[float, float] = (-40.0, -20.0)
     opus_loss: tuple[float, float] = (0.0, 0.04)
     opus_bit_rates: tuple[int, ...] = (16_000, 24_000, 32_000)
@@ -58,19 +59,26 @@ HELD_OUT_AUGMENTATION = Augmentation(
 
 @dataclass(frozen=True)
 class NoiseBank:
-    """A stretch of each kind of noise, made once; drawing one is a copy from a random place in it."""
+    """Stretches of each kind of noise, made once; drawing one is a copy from a random place in them."""
 
-    noises: dict[str, Audio] = field(repr=False)  # each [BANK_SECONDS * SAMPLE_RATE_HZ], unit rms
+    noises: dict[str, Audio] = field(repr=False)  # each [stretches * STRETCH_SECONDS * SAMPLE_RATE_HZ]
 
     @classmethod
-    def make(cls, kinds: Sequence[str], rng: Rng, voices: Sequence[Audio] = ()) -> NoiseBank:
-        """`voices` are what "babble" is mixed from; that kind is left out when there are none."""
-        samples = BANK_SECONDS * SAMPLE_RATE_HZ
+    def make(
+        cls, kinds: Sequence[str], rng: Rng, voices: Sequence[Audio] = (), stretches: int = 1
+    ) -> NoiseBank:
+        """`stretches` of each kind, no two alike. "babble" is mixed from `voices` and needs some."""
         makers = {**noise.TRAINING_NOISES, **noise.HELD_OUT_NOISES}
-        bank = {kind: makers[kind](samples, rng) for kind in kinds if kind in makers}
-        if voices and "babble" in kinds:
-            bank["babble"] = noise.babble(voices, samples, rng)
-        return cls(bank)
+        if voices:
+            makers["babble"] = partial(noise.babble, voices)
+        samples = STRETCH_SECONDS * SAMPLE_RATE_HZ
+        return cls(
+            {
+                kind: np.concatenate([makers[kind](samples, rng) for _ in range(stretches)])
+                for kind in kinds
+                if kind in makers
+            }
+        )
 
     def draw(self, samples: int, rng: Rng) -> Audio:
         """Noise of a random kind, [samples], at about unit rms."""

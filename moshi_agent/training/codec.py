@@ -4,20 +4,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.conv import CausalConv1d, CausalConvTranspose1d
+from moshi_agent.training.trainer import Trainer, Training
 
 INITIAL_GAIN = 1.2  # makes up for what the activations take
 INITIAL_LEVEL = 0.1  # about speech, where 1 would be far louder
 
 # sample(rng, batch, samples) -> float32 [batch, samples]
 Sampler = Callable[[np.random.Generator, int, int], NDArray[np.float32]]
+
+
+class CodecTrainer(Trainer[MimiModel]):
+    """A trainer of some of a codec's parts, on crops of what `sample` draws."""
+
+    def __init__(
+        self,
+        training: Training,
+        model: MimiModel,
+        optimizer: torch.optim.Optimizer,
+        sample: Sampler,
+        **others: nn.Module,
+    ) -> None:
+        super().__init__(training, model, optimizer, **others)
+        self.sample = sample
+
+    def crops(self, rng: np.random.Generator) -> Tensor:
+        """What this step reads, [B, T]."""
+        samples = self.training.frames * self.model.frame_size
+        return torch.from_numpy(self.sample(rng, self.training.batch, samples))
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """See `Trainer.restore`."""
+        super().restore(content)
+        refresh_codebooks(self.model)
 
 
 def init_weights(model: MimiModel) -> None:

@@ -1,8 +1,8 @@
 """Made-up calls for training: what the caller's channel holds, and what the bot should say and write.
 
 The rules, in frames of 80 ms: an answer begins `ANSWER_DELAY_FRAMES` after the frame with the last of the
-question; when the caller speaks again, the bot's text stops `TEXT_STOP_FRAMES` and its sound
-`SOUND_STOP_FRAMES` after the frame with the caller's first loud sample; nothing else stops it.
+question; when the caller speaks again, the bot's sound stops some frames after the one with the caller's
+first loud sample (`ConversationMix.stop_shares`), and its text a frame earlier; nothing else stops it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from moshi_agent.training.speech import (
 from moshi_agent.training.tokenizer import BEGIN, PADDING
 
 ANSWER_DELAY_FRAMES = 6
-TEXT_STOP_FRAMES = 3
-SOUND_STOP_FRAMES = 4
+# A frame is known when it is over, and the sound follows the acoustic delay later: sooner would be a guess.
+SOONEST_STOP_FRAMES = 2
 GREETING_FRAME = 3
+NOISE_STRETCHES = 4  # of each kind
 CUT_FADE = SAMPLE_RATE_HZ // 100
 
 
@@ -43,14 +44,27 @@ class ConversationMix:
     noise_only_share: float = 0.04
     greeting_share: float = 0.12
     known_share: float = 0.7
-    interrupted_share: float = 0.25
+    interrupted_share: float = 0.3
     resumed_share: float = 0.04  # the caller goes on before the answer has begun
-    burst_share: float = 0.25  # of answers; of pauses it is a third of that
+    # Frames from an interruption to the bot's silence, each with its share. The late ones show what it is
+    # like to have missed the moment: what is learnt there is to stop, not to have gone on.
+    stop_shares: tuple[tuple[int, float], ...] = (
+        (SOONEST_STOP_FRAMES, 0.65),
+        (3, 0.23),
+        (4, 0.08),
+        (5, 0.04),
+    )
+    burst_share: float = 0.5  # of answers; of pauses it is a third of that
     first_pause_s: tuple[float, float] = (0.0, 1.5)
     pause_s: tuple[float, float] = (0.5, 4.0)
     long_pause_share: float = 0.08
     long_pause_s: tuple[float, float] = (4.0, 8.0)
     resume_s: tuple[float, float] = (0.1, 0.45)
+
+    def draw_stop(self, rng: Rng) -> int:
+        """How many frames after an interruption's first the bot falls silent."""
+        frames, shares = zip(*self.stop_shares, strict=True)
+        return int(rng.choice(frames, p=shares))
 
 
 @dataclass(kw_only=True)
@@ -136,7 +150,9 @@ class ConversationSampler:
             answers=load_answers(corpus, phrases, tokenizer),
             questions=list(pools.values()),
             unknown=unknown,
-            noises=NoiseBank.make(config.noises, np.random.default_rng(seed), voices),
+            noises=NoiseBank.make(
+                config.noises, np.random.default_rng(seed), voices, stretches=NOISE_STRETCHES
+            ),
             mix=mix or ConversationMix(),
             config=config,
         )
@@ -194,7 +210,7 @@ class ConversationSampler:
         speech = np.clip(speech * augment.decibels(gain_db), -1, 1)
         start = onset - loud_span(speech, LOUD_DB)[0]
         _add(call.speech, speech, start)
-        _interrupt(call, onset)
+        _interrupt(call, onset, self.mix.draw_stop(rng))
         end = start + utterance.loud_end
         call.turns.append(
             Turn(
@@ -269,15 +285,14 @@ def _add(channel: Audio, audio: Audio, start: int) -> None:
     room[: len(taken)] += taken
 
 
-def _interrupt(call: _Call, onset: int) -> None:
-    """Stop what the bot is saying because the caller is heard at sample `onset`."""
+def _interrupt(call: _Call, onset: int, stop_frames: int) -> None:
+    """Stop what the bot is saying `stop_frames` after the caller is heard at sample `onset`."""
     if not call.turns:
         return
-    turn, frame = call.turns[-1], onset // FRAME_SAMPLES
-    stop = frame + SOUND_STOP_FRAMES
+    turn, stop = call.turns[-1], onset // FRAME_SAMPLES + stop_frames
     if turn.answer_first_frame is None or turn.answer_last_frame is None or stop > turn.answer_last_frame:
         return
-    call.text[frame + TEXT_STOP_FRAMES :] = PADDING
+    call.text[stop - 1 :] = PADDING
     turn.interrupted_at = onset
     if stop <= turn.answer_first_frame:
         call.bot[turn.answer_first_frame * FRAME_SAMPLES :] = 0

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from moshi_agent.models.mimi import MimiModel
-from moshi_agent.training.conversations import Conversation
+from moshi_agent.training.conversations import SOONEST_STOP_FRAMES, Conversation
 from moshi_agent.training.speech import FRAME_SAMPLES, Audio
 
-MEMORY_FRAMES = 16  # more than the codec looks back
+MEMORY_FRAMES = 8  # more than the codec looks back
 NOTHING_ASKED = 0
 
 Codes = NDArray[np.int16]
@@ -30,6 +30,7 @@ class EncodedCall:
 
     codes: Codes = field(repr=False)  # [frames, 1 + 2 * codebooks]: text, bot, caller
     asked: Codes = field(repr=False)  # [frames]
+    late: NDArray[np.bool_] = field(repr=False)  # [frames] the bot should have stopped before, and has not
 
 
 class CallEncoder:
@@ -52,7 +53,8 @@ class CallEncoder:
         encoded: list[EncodedCall] = []
         for call, user, bot in zip(calls, users, bots, strict=True):
             codes = np.concatenate([call.text[:, None].astype(np.int16), bot, user], axis=1)
-            encoded.append(EncodedCall(codes=codes, asked=_asked(call, len(call.text))))
+            frames = len(call.text)
+            encoded.append(EncodedCall(codes=codes, asked=_asked(call, frames), late=_late(call, frames)))
         return encoded
 
     def _encode_bots(self, signals: Sequence[Audio]) -> list[Codes]:
@@ -143,3 +145,13 @@ def _asked(call: Conversation, frames: int) -> Codes:
         )
         asked[first : last + 1] = 1 + turn.answer
     return asked
+
+
+def _late(call: Conversation, frames: int) -> NDArray[np.bool_]:
+    late = np.zeros(frames, bool)
+    for turn in call.turns:
+        if turn.interrupted_at is not None and turn.answer_last_frame is not None:
+            late[turn.interrupted_at // FRAME_SAMPLES + SOONEST_STOP_FRAMES : turn.answer_last_frame + 1] = (
+                True
+            )
+    return late

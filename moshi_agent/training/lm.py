@@ -2,127 +2,98 @@
 
 from __future__ import annotations
 
-import copy
+import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from moshi_agent.config import MoshiConfig
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.linear import Linear
-from moshi_agent.training.average import follow
 from moshi_agent.training.hearing import give_ears
 from moshi_agent.training.lm_data import LMData
 from moshi_agent.training.lm_losses import Batch, LMLoss, LMLossConfig
-from moshi_agent.training.loop import Run
-from moshi_agent.training.schedule import Schedule
+from moshi_agent.training.trainer import Trainer, Training
 
 
 @dataclass(frozen=True, kw_only=True)
-class LMTraining:
+class LMTraining(Training):
     """How the language model is trained."""
 
+    name: ClassVar[str] = "lm"
     steps: int = 2600
     batch: int = 8
-    frames: int = 250  # per crop, well over the context
+    frames: int = 250  # well over the context
     # The other steps read questions and how their answers begin: that is what takes longest to learn.
     long_every: int = 4
     question_batch: int = 44
     question_frames: int = 48
+    pace_share: float = 0.08  # of a question's frames that are left out or come twice
     learning_rate: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.05
     hearing_share: float = 0.1  # of the learning rate, for the embeddings of the caller's codes
-    clip: float = 1.0
-    average_decay: float = 0.995
-    bfloat16: bool = True  # products in bfloat16
+    bfloat16: bool | None = None  # products in bfloat16; None where this processor is faster at them
     seed: int = 6
     losses: LMLossConfig = field(default_factory=LMLossConfig)
 
-    @property
-    def schedule(self) -> Schedule:
-        return Schedule(steps=self.steps, learning_rate=self.learning_rate)
 
-    @property
-    def run(self) -> Run:
-        return Run(name="lm", steps=self.steps)
+def new_lm(config: MoshiConfig, data: LMData, codec: MimiModel, seed: int) -> LMModel:
+    """A model to start from, in which the codes that `codec` made of the callers in `data` have a meaning."""
+    torch.manual_seed(seed)
+    model = LMModel(config)
+    model.init_weights()
+    give_ears(model, codec, data.heard())
+    return model
 
 
-class LMTrainer:
-    """The model, its running average and everything else that a step changes."""
+class LMTrainer(Trainer[LMModel]):
+    """Trains `model` from what it is: see `new_lm` for one that knows nothing."""
 
-    def __init__(
-        self, model: MoshiConfig, config: LMTraining, data: LMData, codec: MimiModel | None = None
-    ) -> None:
-        """`codec` encoded `data`; with it the caller's codes have a meaning from the start."""
+    def __init__(self, model: LMModel, config: LMTraining, data: LMData) -> None:
         torch.manual_seed(config.seed)
+        model.train().requires_grad_(True)  # one that was loaded for use is not
+        asked_head = Linear(model.config.temporal.dim, 1 + int(data.asked.max()))
+        groups = _parameter_groups(model, asked_head, config)
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+        super().__init__(config, model, optimizer, asked_head=asked_head)
         self.config = config
         self.data = data
-        self.model = LMModel(model)
-        self.model.init_weights()
-        if codec is not None:
-            give_ears(self.model, codec, data.heard())
-        self.asked_head = Linear(model.temporal.dim, 1 + int(data.asked.max()))
-        self.average = copy.deepcopy(self.model)
-        self.parameters = [*self.model.parameters(), *self.asked_head.parameters()]
+        self.bfloat16 = faster_in_bfloat16() if config.bfloat16 is None else config.bfloat16
         quiet = torch.from_numpy(data.quiet.astype(np.int64))
-        self.loss = LMLoss(self.model, self.asked_head, quiet, config.losses)
-        self.optimizer = torch.optim.AdamW(
-            _parameter_groups(self.model, self.asked_head, config),
-            lr=config.learning_rate,
-            betas=config.betas,
-        )
-        self.step = 0
+        self.loss = LMLoss(model, asked_head, quiet, config.losses)
 
-    def train_step(self) -> dict[str, float]:
-        """One step; the figures of its losses."""
-        config = self.config
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.schedule.at(self.step) * group["share"]
-        batch = self.draw()
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
-            terms = self.loss(batch, generator)
-        total = torch.stack(list(terms.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, config.clip)
-        self.optimizer.step()
-        follow(self.average, self.model, config.average_decay, self.step)
-        self.step += 1
-        return {"loss": total.item(), **{k: v.item() for k, v in terms.items()}, "norm": float(norm)}
+    def losses(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
+        """See `Trainer.losses`."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+            return self.loss(self.draw(rng), generator)
 
-    def draw(self) -> Batch:
+    def draw(self, rng: np.random.Generator) -> Batch:
         """The crops of the next step."""
         config = self.config
-        rng = np.random.default_rng([config.seed, self.step])
         if self.step % config.long_every:
-            crops = self.data.question_crops(rng, config.question_batch, config.question_frames)
+            crops = self.data.question_crops(
+                rng, config.question_batch, config.question_frames, pace_share=config.pace_share
+            )
         else:
             crops = self.data.crops(rng, config.batch, config.frames)
         return Batch(*(torch.from_numpy(part) for part in crops))
 
-    def content(self) -> dict[str, Any]:
-        """Everything that a step depends on."""
-        return {
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "asked_head": self.asked_head.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
 
-    def restore(self, content: dict[str, Any]) -> None:
-        """Takes what `content` gave."""
-        self.step = content["step"]
-        self.model.load_state_dict(content["model"])
-        self.average.load_state_dict(content["average"])
-        self.asked_head.load_state_dict(content["asked_head"])
-        self.optimizer.load_state_dict(content["optimizer"])
+def faster_in_bfloat16() -> bool:
+    """Whether this processor has instructions for bfloat16; without them it takes three times as long."""
+    seconds: list[float] = []
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = torch.ones(1024, 1024, dtype=dtype)
+        torch.mm(matrix, matrix)  # the first product prepares the kernel
+        started = time.perf_counter()
+        torch.mm(matrix, matrix)
+        seconds.append(time.perf_counter() - started)
+    return seconds[1] < 0.9 * seconds[0]
 
 
 def _parameter_groups(model: LMModel, head: Linear, config: LMTraining) -> list[dict[str, object]]:

@@ -13,20 +13,21 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from moshi_agent.errors import ConfigError
-from moshi_agent.training.conversations import ConversationSampler
+from moshi_agent.training.conversations import ANSWER_DELAY_FRAMES, ConversationSampler
 from moshi_agent.training.encoding import CallEncoder
 from moshi_agent.training.tokenizer import BEGIN
 
 MOST_BEFORE = 10
 BEGIN_SHARE = 0.25
+MOST_LEFT_OUT = 12  # frames of a question
 
 
 @dataclass(frozen=True, kw_only=True)
 class LMDataPlan:
     """How many calls are made."""
 
-    shards: int = 120
-    calls_per_shard: int = 10
+    shards: int = 30
+    calls_per_shard: int = 40  # encoded at once: ten take nearly as long
     frames: int = 750  # per call
     seed: int = 31
 
@@ -52,6 +53,7 @@ def build_shard(
         partial,
         codes=np.stack([call.codes for call in calls]),
         asked=np.stack([call.asked for call in calls]),
+        late=np.stack([call.late for call in calls]),
         quiet=encoder.quiet,
     )
     os.replace(partial, path)
@@ -62,6 +64,7 @@ class Crops(NamedTuple):
 
     codes: NDArray[np.int64]  # [batch, streams, frames]
     asked: NDArray[np.int64]  # [batch, frames]
+    late: NDArray[np.bool_]  # [batch, frames] where the bot should have stopped before
     begins: NDArray[np.bool_]  # [batch] whether it begins where its call does
 
 
@@ -71,6 +74,7 @@ class LMData:
 
     codes: NDArray[np.int16] = field(repr=False)  # [calls, frames, streams]
     asked: NDArray[np.int16] = field(repr=False)  # [calls, frames]
+    late: NDArray[np.bool_] = field(repr=False)  # [calls, frames]
     quiet: NDArray[np.int16] = field(repr=False)  # [codebooks]
 
     @classmethod
@@ -79,9 +83,10 @@ class LMData:
         shards = [np.load(path) for path in sorted(folder.glob("calls_????.npz"))]
         if not shards:
             raise ConfigError(f"no encoded calls in {folder}; build them with build_lm_data first")
-        codes = np.concatenate([shard["codes"] for shard in shards])
-        asked = np.concatenate([shard["asked"] for shard in shards])
-        return cls(codes, asked, shards[0]["quiet"])
+        codes, asked, late = (
+            np.concatenate([shard[n] for shard in shards]) for n in ("codes", "asked", "late")
+        )
+        return cls(codes, asked, late, shards[0]["quiet"])
 
     def crops(self, rng: np.random.Generator, batch: int, frames: int) -> Crops:
         """Pieces of calls, some of which begin with their call.
@@ -95,14 +100,30 @@ class LMData:
         if len(self.greeted):
             picks = self.greeted[rng.integers(len(self.greeted), size=batch)]
             calls = np.where(kinds < BEGIN_SHARE / 2, picks, calls)
-        return self._cut(calls, starts, frames)
+        return self._cut(calls, starts[:, None] + np.arange(frames))
 
-    def question_crops(self, rng: np.random.Generator, batch: int, frames: int) -> Crops:
-        """As `crops`, each beginning up to MOST_BEFORE frames before a question."""
+    def question_crops(
+        self, rng: np.random.Generator, batch: int, frames: int, *, pace_share: float = 0.0
+    ) -> Crops:
+        """As `crops`, each beginning up to MOST_BEFORE frames before a question.
+
+        Args:
+            pace_share: of a question's frames that are left out or come twice: no rendering is heard twice
+                at the same pace.
+        """
         picks = rng.integers(len(self.questions), size=batch)
         calls, first = self.questions[picks].T
         starts = first - rng.integers(1, MOST_BEFORE + 1, size=batch)
-        return self._cut(calls, starts.clip(0, self.codes.shape[1] - frames), frames)
+        window = frames + MOST_LEFT_OUT
+        starts = starts.clip(0, self.codes.shape[1] - window)
+        rows = starts[:, None] + np.arange(window)
+        chance = rng.random(rows.shape)
+        asking = self.asking[calls[:, None], rows]
+        left_out = asking & (chance < pace_share / 2)
+        left_out &= left_out.cumsum(1) <= MOST_LEFT_OUT
+        counts = 1 - left_out + (asking & (chance > 1 - pace_share / 2))
+        paced = [row.repeat(count)[:frames] for row, count in zip(rows, counts, strict=True)]
+        return self._cut(calls, np.stack(paced))
 
     def heard(self) -> NDArray[np.int16]:
         """The caller's codes in all frames in which something is asked, [N, codebooks]."""
@@ -119,7 +140,19 @@ class LMData:
         before = np.pad(self.asked[:, :-1], ((0, 0), (1, 0)))
         return np.argwhere((self.asked > 0) & (self.asked != before))
 
-    def _cut(self, calls: NDArray[np.int64], starts: NDArray[np.int64], frames: int) -> Crops:
-        rows = calls[:, None], starts[:, None] + np.arange(frames)
-        codes, asked = self.codes[rows], self.asked[rows]
-        return Crops(codes.transpose(0, 2, 1).astype(np.int64), asked.astype(np.int64), starts == 0)
+    @cached_property
+    def asking(self) -> NDArray[np.bool_]:
+        """The frames in which the caller asks and the bot is quiet, [calls, frames].
+
+        The last of a question are not among them: the answer keeps its distance.
+        """
+        later = np.zeros_like(self.asked)
+        later[:, :-ANSWER_DELAY_FRAMES] = self.asked[:, ANSWER_DELAY_FRAMES:]
+        bot = self.codes[:, :, 1 : 1 + len(self.quiet)]
+        return (self.asked > 0) & (self.asked == later) & (bot == self.quiet).all(2)
+
+    def _cut(self, calls: NDArray[np.int64], frames: NDArray[np.int64]) -> Crops:
+        """calls: [batch], frames: [batch, frames] of each crop."""
+        rows = calls[:, None], frames
+        codes = self.codes[rows].transpose(0, 2, 1).astype(np.int64)
+        return Crops(codes, self.asked[rows].astype(np.int64), self.late[rows], frames[:, 0] == 0)

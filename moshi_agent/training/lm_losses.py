@@ -28,14 +28,17 @@ class LMLossConfig:
     asked_weight: float = 0.5
     nothing_asked_weight: float = 0.05
     # How many frames the depth transformer sees: it has learnt long before the temporal one has.
-    spoken_share: float = 0.35  # of those in which the bot speaks
+    spoken_share: float = 0.7  # of those in which the bot speaks
     quiet_share: float = 0.03  # of those in which it is quiet
+    # The frames in which the bot still speaks while the caller does decide whether it stops; they are few.
+    # Were their share far above `spoken_share`, the bot would stop at any noise.
+    interrupted_share: float = 1.0
     own_noise: float = 0.03  # share of the bot's codes that are replaced where they are read
-    user_noise: float = 0.03  # the same of the caller's acoustic codes
+    user_noise: float = 0.05  # the same of the caller's acoustic codes
     text_noise: float = 0.005
     # The caller's codes tell one rendering from another: what is said must be read from less.
-    fewer_codebooks_share: float = 0.3  # of crops in which some of the caller's codebooks are not read
-    gap_share: float = 0.03  # of the caller's frames that are not read at all
+    fewer_codebooks_share: float = 0.4  # of crops in which some of the caller's codebooks are not read
+    gap_share: float = 0.05  # of the caller's frames that are not read at all
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Batch:
 
     codes: Tensor  # [B, 1 + n_q, T]
     asked: Tensor  # [B, T]
+    late: Tensor  # [B, T] bool, where the bot should have stopped before: what it does there is no example
     begins: Tensor  # [B] bool, whether a crop begins where its call does
 
 
@@ -63,25 +67,29 @@ class LMLoss:
         given = delayed(model, self._with_noise(batch.codes, generator))
         hidden, text_logits = model.temporal(given[:, :, :-1])
         own, given = target[:, : 1 + model.dep_q, 1:], given[:, : 1 + model.dep_q, 1:]
+        quiet = (own[:, 1:] == self.quiet[None, :, None]).all(1)  # [B, T]
+        interrupted = ~quiet & (batch.asked > 0)
+        chosen = self._chosen(quiet, interrupted, batch.begins, generator) & ~batch.late
+        # The text is a frame ahead of the sound.
+        late = F.pad(batch.late[:, 1:], (0, 1))
         return {
-            "text": config.text_weight * self._text(text_logits, own[:, 0]),
-            "audio": config.audio_weight * self._audio(hidden, own, given, batch.begins, generator),
+            "text": config.text_weight * self._text(text_logits, own[:, 0], interrupted, late),
+            "audio": config.audio_weight * self._audio(hidden, own, given, chosen),
             "asked": config.asked_weight * self._asked(hidden, batch.asked),
         }
 
-    def _text(self, logits: Tensor, target: Tensor) -> Tensor:
-        """logits: [B, T, text_card], target: [B, T]."""
+    def _text(self, logits: Tensor, target: Tensor, interrupted: Tensor, late: Tensor) -> Tensor:
+        """logits: [B, T, text_card], target, interrupted and late: [B, T]."""
         config = self.model.config
         silent = (target == config.text_padding_id) | (target == config.text_end_padding_id)
-        weights = torch.where(silent, self.config.padding_weight, 1.0)
+        # To write no more when interrupted is to say something.
+        weights = torch.where(silent & ~interrupted, self.config.padding_weight, 1.0) * ~late
         losses = F.cross_entropy(logits.float().transpose(1, 2), target, reduction="none")
         return (losses * weights).sum() / weights.sum()
 
-    def _audio(
-        self, hidden: Tensor, target: Tensor, given: Tensor, begins: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """hidden: [B, T, dim], target and given: [B, 1 + dep_q, T], text first, begins: [B]."""
-        chosen = self._chosen(target[:, 1:], begins, generator).flatten().nonzero()[:, 0]
+    def _audio(self, hidden: Tensor, target: Tensor, given: Tensor, chosen: Tensor) -> Tensor:
+        """hidden: [B, T, dim], target and given: [B, 1 + dep_q, T], text first, chosen: [B, T] bool."""
+        chosen = chosen.flatten().nonzero()[:, 0]
         if not len(chosen):
             return hidden.new_zeros(())
         # The chosen frames stand in a row: the depth transformer does not look from one to the next.
@@ -97,10 +105,12 @@ class LMLoss:
         weights[0] = self.config.first_codebook_weight
         return (losses * weights).sum() / weights.sum()
 
-    def _chosen(self, target: Tensor, begins: Tensor, generator: torch.Generator) -> Tensor:
-        """Which frames the depth transformer sees, target: [B, dep_q, T] -> [B, T] bool."""
-        quiet = (target == self.quiet[None, :, None]).all(1)
+    def _chosen(
+        self, quiet: Tensor, interrupted: Tensor, begins: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Which frames the depth transformer sees, [B, T] bool. quiet, interrupted: [B, T], begins: [B]."""
         shares = torch.where(quiet, self.config.quiet_share, self.config.spoken_share)
+        shares = torch.where(interrupted, self.config.interrupted_share, shares)
         chosen = torch.rand(quiet.shape, generator=generator) < shares
         # Nothing tells what a call's middle begins with; its beginning must not go wrong.
         chosen[:, 0] = begins

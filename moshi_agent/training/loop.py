@@ -1,68 +1,45 @@
-"""The loop that every training shares: progress, a log file, and checkpoints to go on from.
-
-Every step draws from seeds of its own and a checkpoint holds everything that a step changes, so a run
-that was stopped goes on to the very same weights.
-"""
+"""The loop that every training shares: progress, a log file, and checkpoints to go on from."""
 
 from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from moshi_agent.training.trainer import Trainer
 
-class Trainer(Protocol):
-    """Something that is trained step by step."""
-
-    step: int
-
-    def train_step(self) -> dict[str, float]:
-        """Makes one step; its figures."""
-        ...
-
-    def content(self) -> dict[str, Any]:
-        """Everything that a step depends on."""
-        ...
-
-    def restore(self, content: dict[str, Any]) -> None:
-        """Takes what `content` gave."""
-        ...
+CHECKPOINT_SECONDS = 300.0
+LOG_EVERY = 50
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """How long a training goes on and what it leaves in its folder."""
+def run_training(trainer: Trainer[Any], folder: Path, *, until: int | None = None) -> None:
+    """Trains to the last step, from the checkpoint in `folder` where there is one.
 
-    name: str
-    steps: int
-    checkpoint_seconds: float = 300.0
-    log_every: int = 50
-
-
-def run_training(trainer: Trainer, run: Run, folder: Path) -> None:
-    """Trains to the last step, from the checkpoint in `folder` where there is one."""
+    Args:
+        until: stops after this step instead; a later call goes on.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / f"{run.name}_checkpoint.pt"
+    name, steps = trainer.training.name, trainer.training.steps if until is None else until
+    checkpoint = folder / f"{name}_checkpoint.pt"
     if checkpoint.exists():
         trainer.restore(torch.load(checkpoint, weights_only=True))
-    saved, log = time.monotonic(), StepLog(folder / f"{run.name}.log", run.log_every)
-    with tqdm(total=run.steps, initial=trainer.step, desc=run.name, unit="step") as bar:
-        while trainer.step < run.steps:
+    saved, log = time.monotonic(), StepLog(folder / f"{name}.log", LOG_EVERY)
+    with tqdm(total=steps, initial=trainer.step, desc=name, unit="step") as bar:
+        while trainer.step < steps:
             figures = trainer.train_step()
             log.add(trainer.step, figures)
             bar.update()
-            if time.monotonic() - saved > run.checkpoint_seconds:
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 _save(trainer, checkpoint)
                 saved = time.monotonic()
     _save(trainer, checkpoint)
 
 
-def _save(trainer: Trainer, path: Path) -> None:
+def _save(trainer: Trainer[Any], path: Path) -> None:
     """The file is whole or the old one."""
     partial = path.with_suffix(".part")
     torch.save(trainer.content(), partial)

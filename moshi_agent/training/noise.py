@@ -76,6 +76,33 @@ def crackle(samples: int, rng: Rng) -> Audio:
     return unit_rms(filtered(clicks, 400, 6000) + 0.5 * white(samples, rng))
 
 
+def room(samples: int, rng: Rng) -> Audio:
+    """Air, a fan, a street far away: a random colour in a random band, rising and falling."""
+    band = filtered(
+        coloured(samples, rng, rng.uniform(-0.2, 0.9)), rng.uniform(40, 600), rng.uniform(1500, 10_000)
+    )
+    return unit_rms(band * (1 + rng.uniform(0, 0.8) * _swell(samples, rng, rng.uniform(0.2, 3))))
+
+
+def drone(samples: int, rng: Rng) -> Audio:
+    """A machine: harmonics of a tone that is nearly steady, over a little hiss."""
+    base_hz = rng.uniform(70, 300) * (1 + 0.05 * _swell(samples, rng, 0.5).astype(np.float64))
+    return unit_rms(_harmonics(samples, rng, base_hz, count=12) + rng.uniform(0.05, 0.5) * pink(samples, rng))
+
+
+def rustle(samples: int, rng: Rng) -> Audio:
+    """Paper, steps, cutlery: short sounds in a random band, few or many, in a quiet room."""
+    clicks = np.zeros(samples, np.float32)
+    places = rng.integers(samples, size=max(samples * int(rng.integers(2, 60)) // SAMPLE_RATE_HZ, 1))
+    clicks[places] = rng.exponential(1, len(places))
+    tail = _decaying(white(2400, rng), rng.uniform(0.002, 0.03))
+    sounds = cast("Audio", signal.fftconvolve(clicks, tail)[:samples]).astype(np.float32)
+    return unit_rms(
+        unit_rms(filtered(sounds, rng.uniform(200, 2000), rng.uniform(3000, 10_000)))
+        + 0.05 * pink(samples, rng)
+    )
+
+
 def rain(samples: int, rng: Rng) -> Audio:
     """Held out. Many drops over high hiss that swells slowly."""
     drops = np.zeros(samples, np.float32)
@@ -151,6 +178,13 @@ def clatter(rng: Rng) -> Audio:
     return _unit_peak(audio)
 
 
+def thud(rng: Rng) -> Audio:
+    """Something heavy or soft falls: noise of a random colour that fades at once, once or twice."""
+    length = int(rng.uniform(0.1, 0.5) * SAMPLE_RATE_HZ)
+    one = _decaying(coloured(length, rng, rng.uniform(0, 1)), rng.uniform(0.02, 0.15))
+    return _unit_peak(np.tile(one, int(rng.integers(1, 3))))
+
+
 def slam(rng: Rng) -> Audio:
     """Held out. A door: a low thump and its rattle."""
     length = int(0.5 * SAMPLE_RATE_HZ)
@@ -172,6 +206,9 @@ TRAINING_NOISES: dict[str, NoiseMaker] = {
     "brown": brown,
     "hum": hum,
     "crackle": crackle,
+    "room": room,
+    "drone": drone,
+    "rustle": rustle,
 }
 HELD_OUT_NOISES: dict[str, NoiseMaker] = {
     "rain": rain,
@@ -184,6 +221,7 @@ TRAINING_BURSTS: dict[str, BurstMaker] = {
     "knock": knock,
     "breath": breath,
     "clatter": clatter,
+    "thud": thud,
 }
 HELD_OUT_BURSTS: dict[str, BurstMaker] = {"slam": slam, "sneeze": sneeze}
 

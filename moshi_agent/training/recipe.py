@@ -1,20 +1,21 @@
 """The built-in model's recipe: speech, encoder, decoder, encoded calls, language model, export.
 
 Each stage leaves a folder or a file and is passed over where that is whole; one that was stopped goes on
-where it was. All sizes and seeds are in `Recipe`.
+where it was. All sizes and seeds are in `Recipe`. A run from a trained model (`onwards`) keeps
+its codec and trains its language model on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 
 import click
 import torch
 
-from moshi_agent.checkpoint import save_kyutai
+from moshi_agent.checkpoint import load_checkpoint, save_kyutai
 from moshi_agent.config import (
     DepthConfig,
     MimiConfig,
@@ -23,6 +24,7 @@ from moshi_agent.config import (
     SEANetConfig,
     TransformerConfig,
 )
+from moshi_agent.errors import ConfigError
 from moshi_agent.models.lm import LMModel
 from moshi_agent.training import tokenizer
 from moshi_agent.training.conversations import ConversationSampler
@@ -32,7 +34,7 @@ from moshi_agent.training.decoder import DecoderTrainer, DecoderTraining
 from moshi_agent.training.encoder import EncoderTrainer, EncoderTraining
 from moshi_agent.training.encoding import CallEncoder
 from moshi_agent.training.freeze import frozen, load_codec, load_weights, save_weights
-from moshi_agent.training.lm import LMTrainer, LMTraining
+from moshi_agent.training.lm import LMTrainer, LMTraining, new_lm
 from moshi_agent.training.lm_data import LMData, LMDataPlan, build_lm_data
 from moshi_agent.training.loop import run_training
 from moshi_agent.training.phrases import load_phrases
@@ -73,7 +75,6 @@ def tiny_lm() -> MoshiConfig:
         num_layers=2,
         dim_feedforward=256,
         positional_embedding="none",
-        context=8,
         weights_per_step=8,
         **shared,  # pyright: ignore[reportArgumentType]
     )
@@ -103,6 +104,17 @@ class Recipe:
     lm: LMTraining = field(default_factory=LMTraining)
 
 
+def onwards() -> Recipe:
+    """For a run from a model that `Recipe()` made: speech and calls that it has not heard yet."""
+    recipe = Recipe()
+    return replace(
+        recipe,
+        corpus=replace(recipe.corpus, seed=40),
+        calls=replace(recipe.calls, seed=48),
+        lm=replace(recipe.lm, seed=16, learning_rate=1.2e-3, steps=3300),
+    )
+
+
 @dataclass(frozen=True)
 class Places:
     """Where the stages leave what they make."""
@@ -129,8 +141,34 @@ class Places:
         return self.folder / "calls"
 
     @property
+    def start(self) -> Path:
+        """The language model that a run goes on from, if it does."""
+        return self.folder / "start.pt"
+
+    @property
     def lm(self) -> Path:
         return self.folder / "lm.pt"
+
+
+def start_from(model: str, recipe: Recipe, places: Places) -> None:
+    """Takes codec and language model of a checkpoint as what the stages go on from, unless they are taken.
+
+    Raises:
+        ConfigError: another architecture than the recipe's.
+        CheckpointError: as for `load_checkpoint`.
+    """
+    if places.start.exists():
+        return
+    checkpoint = load_checkpoint(model)
+    if checkpoint.lm is None or (checkpoint.mimi.config, checkpoint.lm.config) != (
+        recipe.codec_model,
+        recipe.lm_model,
+    ):
+        raise ConfigError(f"{model} is not built as this recipe has it; accepted: what it has made, or tiny")
+    places.folder.mkdir(parents=True, exist_ok=True)
+    save_weights(checkpoint.mimi, places.encoder)
+    save_weights(checkpoint.mimi, places.decoder)
+    save_weights(checkpoint.lm, places.start)
 
 
 def make_corpus(recipe: Recipe, places: Places) -> None:
@@ -142,7 +180,7 @@ def make_encoder(recipe: Recipe, places: Places) -> None:
     """Trains encoder and codebooks."""
     sampler = CropSampler.open(places.corpus, mix=recipe.encoder_mix)
     trainer = EncoderTrainer(recipe.codec_model, recipe.encoder, sampler.sample_crops)
-    run_training(trainer, recipe.encoder.run, places.folder)
+    run_training(trainer, places.folder)
     save_weights(frozen(trainer.average), places.encoder)
 
 
@@ -151,7 +189,7 @@ def make_decoder(recipe: Recipe, places: Places) -> None:
     sampler = CropSampler.open(places.corpus, mix=recipe.decoder_mix, seed=1)
     codec = load_codec(places.encoder, recipe.codec_model)
     trainer = DecoderTrainer(codec, recipe.decoder, sampler.sample_crops)
-    run_training(trainer, recipe.decoder.run, places.folder)
+    run_training(trainer, places.folder)
     save_weights(frozen(trainer.average), places.decoder)
 
 
@@ -165,10 +203,16 @@ def make_calls(recipe: Recipe, places: Places) -> None:
 
 
 def make_lm(recipe: Recipe, places: Places) -> None:
-    """Trains the language model."""
-    codec = load_codec(places.encoder, recipe.codec_model)
-    trainer = LMTrainer(recipe.lm_model, recipe.lm, LMData.open(places.calls), codec)
-    run_training(trainer, recipe.lm.run, places.folder)
+    """Trains the language model, from the one that the run goes on from if there is one."""
+    data = LMData.open(places.calls)
+    if places.start.exists():
+        model = LMModel(recipe.lm_model)
+        load_weights(model, places.start)
+    else:
+        codec = load_codec(places.encoder, recipe.codec_model)
+        model = new_lm(recipe.lm_model, data, codec, recipe.lm.seed)
+    trainer = LMTrainer(model, recipe.lm, data)
+    run_training(trainer, places.folder)
     save_weights(trainer.average, places.lm)
 
 
@@ -208,13 +252,17 @@ def run_recipe(recipe: Recipe, places: Places, stages: tuple[str, ...] = tuple(S
 @click.command("tiny")
 @click.option("--folder", type=PATH, default=Path("runs/tiny"), help="Where everything is kept.")
 @click.option("--out", type=PATH, help="Where the model goes [FOLDER/export].")
+@click.option("--from", "start", help="A folder or `tiny`: its codec is kept, its language model trained on.")
 @click.option("--stage", "stages", multiple=True, type=click.Choice([*STAGES]), help="Only this; repeatable.")
 @click.option("--threads", default=1, show_default=True, help="Of PyTorch; no more than idle cores.")
-def command(folder: Path, out: Path | None, stages: tuple[str, ...], threads: int) -> None:
+def command(folder: Path, out: Path | None, start: str | None, stages: tuple[str, ...], threads: int) -> None:
     """Train the built-in model from synthetic speech."""
     torch.set_num_threads(threads)
     places = Places(folder, out or folder / "export")
-    run_recipe(Recipe(), places, stages or tuple(STAGES))
+    recipe = Recipe() if start is None else onwards()
+    if start is not None:
+        start_from(start, recipe, places)
+    run_recipe(recipe, places, stages or tuple(STAGES))
 
 
 def main(arguments: list[str]) -> None:

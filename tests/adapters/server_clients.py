@@ -79,7 +79,7 @@ async def ask_kyutai(
 ) -> Heard:
     """Asks over `/api/chat`, once the gate is open, until the expected words have come."""
     heard, reader = Heard(), OpusReader()
-    async with connect(f"{url}/api/chat{query}", compression=None) as websocket:
+    async with connect(f"{url}/api/chat{query}", compression=None, open_timeout=PATIENCE_S) as websocket:
         assert await websocket.recv() == Kind.HANDSHAKE.message()
         async with _speaking(_speak_kyutai(websocket, samples, gate)), asyncio.timeout(PATIENCE_S):
             while expected not in heard.text:
@@ -110,7 +110,7 @@ async def ask_live(
 ) -> Heard:
     """Asks over `/v1/live/sessions`, as `ask_kyutai` does, and closes the session."""
     heard = Heard()
-    async with connect(f"{url}/v1/live/sessions") as websocket:
+    async with connect(f"{url}/v1/live/sessions", open_timeout=PATIENCE_S) as websocket:
         session = {"model": "gpt-live-1", "audio": {"format": audio.name}}
         await websocket.send(json.dumps({"type": "session.start", "session": session}))
         event = json.loads(await websocket.recv())

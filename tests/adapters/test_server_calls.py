@@ -11,8 +11,10 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the extra `server`: pip install moshi-agent[server]")
 pytest.importorskip("aiortc", reason="needs the extra `server`: pip install moshi-agent[server]")
 
+from starlette.routing import Route
 from websockets.sync.client import connect
 
+from moshi_agent_adapters.server import create_app
 from moshi_agent_adapters.server.kyutai_protocol import Kind
 from moshi_agent_adapters.server.live_audio import PCM_24K, LiveAudio
 from tests.adapters.server_calls import Running, wait_for
@@ -106,7 +108,15 @@ def test_machines_are_told_how_the_server_is(server: Running) -> None:
 def test_the_openapi_document_names_every_endpoint_that_answers_http(server: Running) -> None:
     document = server.get_json("/openapi.json")
     assert document["openapi"].startswith("3.1")
-    for path in document["paths"]:
+    named = {(path, method) for path, entry in document["paths"].items() for method in entry}
+    served = {
+        (route.path, method.lower())
+        for route in create_app(server.server.engine, server.server.config).routes
+        if isinstance(route, Route) and route.path != "/"  # the page is for people
+        for method in route.methods or ()
+    }
+    assert named - {("/api/webrtc/{call_id}", "parameters")} == {s for s in served if s[1] != "head"}
+    for path in [path for path, method in named if method == "get"]:
         assert server.get(path)[0] == 200
 
 

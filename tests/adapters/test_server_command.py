@@ -46,6 +46,9 @@ def _invoke(*arguments: str) -> Result:
         (["--ssl-cert", __file__], "go together"),
         (["--host", "nowhere.invalid", "--insecure-no-auth"], "cannot listen"),
         (["--allow-origin", "example.org"], "origin"),
+        (["--ice-server", "example.org:3478"], "stun:HOST"),
+        (["--ice-server", "turn:example.org"], "credential"),
+        (["--ice-server", "turn:example.org,moshi"], "credential"),
     ],
 )
 def test_settings_that_cannot_be_are_one_line(arguments: list[str], said: str) -> None:
@@ -203,6 +206,17 @@ def test_without_a_canceller_talk_wants_headphones(monkeypatch: pytest.MonkeyPat
     result = CliRunner().invoke(main, ["talk"], input="n\n")
     assert result.exit_code != 0
     assert "headphones" in result.output
+
+
+def test_ice_servers_are_told_to_the_page() -> None:
+    options = ("--ice-server", "stun:127.0.0.1:9", "--ice-server", "turn:127.0.0.1:9?transport=tcp,moshi,a,b")
+    with serving(*options, "--no-process", "--capacity", "1") as server:
+        connection = http.client.HTTPConnection("localhost", server.port, timeout=20)
+        connection.request("GET", "/api/webrtc")
+        told = json.loads(connection.getresponse().read())["ice_servers"]
+        connection.close()
+    turn = {"urls": ["turn:127.0.0.1:9?transport=tcp"], "username": "moshi", "credential": "a,b"}
+    assert told == [{"urls": ["stun:127.0.0.1:9"]}, turn]
 
 
 def test_a_page_may_come_from_a_known_origin_only() -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 
-import numpy as np
 import pytest
 
 pytest.importorskip("uvicorn", reason="needs the extra `server`: pip install moshi-agent[server]")
@@ -22,11 +20,11 @@ from websockets.sync.client import ClientConnection, connect
 from moshi_agent import Engine
 from moshi_agent_adapters.server import ServerConfig
 from moshi_agent_adapters.server.kyutai_protocol import Kind
-from moshi_agent_adapters.server.opus import OpusWriter
+from tests.adapters.bad_clients import START, append, chat, deaf_socket, frame, live, opus, upgrade
 from tests.adapters.server_calls import Running, running, wait_for
 from tests.adapters.server_clients import ask_kyutai, question, rest
-
-_START = json.dumps({"type": "session.start", "session": {"model": "tiny"}})
+from tests.adapters.webrtc_asking import refused_offer, request
+from tests.adapters.webrtc_peer import Caller
 
 
 @pytest.fixture(scope="module")
@@ -36,23 +34,6 @@ def impatient() -> Iterator[Running]:
     config = ServerConfig(idle_s=1.5, start_s=1.0, ahead_s=3.0, send_s=1.0, starts_per_minute=10_000)
     with running(engine, config, ws_ping_interval=1.0, ws_ping_timeout=1.0) as server:
         yield server
-
-
-@contextmanager
-def _chat(server: Running) -> Iterator[ClientConnection]:
-    """A call that has begun."""
-    with connect(f"{server.websocket}/api/chat") as connection:
-        assert connection.recv() == Kind.HANDSHAKE.message()
-        yield connection
-
-
-@contextmanager
-def _live(server: Running) -> Iterator[ClientConnection]:
-    """A session that has started."""
-    with connect(f"{server.websocket}/v1/live/sessions") as connection:
-        connection.send(_START)
-        assert json.loads(connection.recv())["type"] == "session.started"
-        yield connection
 
 
 def _last_chat_error(connection: ClientConnection) -> str:
@@ -67,27 +48,18 @@ def _live_errors(connection: ClientConnection) -> list[str]:
     return [event["error"]["code"] for event in events if event["type"] == "error"]
 
 
-def _append(data: bytes) -> str:
-    return json.dumps({"type": "session.input_audio.append", "audio": base64.b64encode(data).decode()})
-
-
-def _opus(seconds: float) -> bytes:
-    writer = OpusWriter()
-    return writer.header() + writer.push(np.zeros(round(24_000 * seconds), np.float32))
-
-
 @pytest.mark.parametrize(
     ("message", "said"),
     [
         (b"", "empty"),
         ("text", "binary"),
         (b"\x01" + b"garbage" * 20, "Ogg"),
-        (b"\x01" + _opus(0.2)[:-3] + b"\xff\xff\xff", "checksum"),
+        (b"\x01" + opus(0.2)[:-3] + b"\xff\xff\xff", "checksum"),
         (b"\x04" + bytes(300_000), "at most"),
     ],
 )
 def test_a_bad_message_over_kyutais_protocol(impatient: Running, message: bytes | str, said: str) -> None:
-    with _chat(impatient) as connection:
+    with chat(impatient) as connection:
         connection.send(message)
         assert said in _last_chat_error(connection)
         assert connection.close_code == 1008
@@ -101,12 +73,12 @@ def test_a_bad_message_over_kyutais_protocol(impatient: Running, message: bytes 
         ("{oops", "invalid_json"),
         (b"\x00\x01", "invalid_json"),
         ('{"type": "session.input_audio.append", "audio": "???"}', "invalid_audio"),
-        (_append(b"odd"), "invalid_audio"),
+        (append(b"odd"), "invalid_audio"),
         (json.dumps({"type": "x", "padding": "y" * 300_000}), "message_too_long"),
     ],
 )
 def test_a_bad_message_over_gpt_live(impatient: Running, message: str | bytes, code: str) -> None:
-    with _live(impatient) as connection:
+    with live(impatient) as connection:
         connection.send(message)
         assert _live_errors(connection) == [code]
         assert connection.close_code == 1008
@@ -114,12 +86,12 @@ def test_a_bad_message_over_gpt_live(impatient: Running, message: str | bytes, c
 
 
 def test_ten_times_real_time(impatient: Running) -> None:
-    with _chat(impatient) as connection:
-        connection.send(b"\x01" + _opus(6.0))
+    with chat(impatient) as connection:
+        connection.send(b"\x01" + opus(6.0))
         assert "ahead of real time" in _last_chat_error(connection)
-    with _live(impatient) as connection:
+    with live(impatient) as connection:
         for _ in range(60):
-            connection.send(_append(bytes(4800)))
+            connection.send(append(bytes(4800)))
         assert _live_errors(connection) == ["too_fast"]
     wait_for(lambda: not impatient.live, 5)
 
@@ -132,13 +104,13 @@ def test_a_few_bytes_that_hold_minutes_of_audio(impatient: Running) -> None:
     head = b"OpusHead" + struct.pack("<BBHIhB", 1, 1, 0, 48_000, 0, 0)
     pages = ogg.page([head], 0) + ogg.page([b"OpusTags" + bytes(8)], 0)
     pages += b"".join(ogg.page([b"\x18"] * 255, 0) for _ in range(100))
-    with _chat(impatient) as connection:
+    with chat(impatient) as connection:
         connection.send(b"\x01" + pages)
         assert "ahead of real time" in _last_chat_error(connection)
     wait_for(lambda: not impatient.live, 5)
 
 
-@pytest.mark.parametrize("begin", [_chat, _live])
+@pytest.mark.parametrize("begin", [chat, live])
 def test_a_client_that_sends_nothing(
     impatient: Running, begin: Callable[[Running], AbstractContextManager[ClientConnection]]
 ) -> None:
@@ -156,15 +128,13 @@ def test_a_client_that_never_starts_its_session(impatient: Running) -> None:
 
 def test_a_client_that_never_reads(impatient: Running) -> None:
     """Its receive buffer is small and full, and it does not answer pings either."""
-    raw = socket.socket()
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-    raw.connect(("127.0.0.1", impatient.port))
-    _upgrade(raw, "/v1/live/sessions")
-    raw.sendall(_frame(_START.encode()))
+    raw = deaf_socket(impatient)
+    upgrade(raw, "/v1/live/sessions")
+    raw.sendall(frame(START.encode()))
     wait_for(lambda: impatient.live == 1)
     with pytest.raises(OSError):
         for _ in range(2000):
-            raw.sendall(_frame(_append(bytes(3840)).encode()))
+            raw.sendall(frame(append(bytes(3840)).encode()))
             time.sleep(0.08)
             if not impatient.live:
                 raise OSError("the row is free")
@@ -175,7 +145,7 @@ def test_a_client_that_never_reads(impatient: Running) -> None:
 def test_a_connection_that_is_only_half_there(impatient: Running) -> None:
     """The client is gone without a word: no close, no reset, no answer to pings."""
     raw = socket.create_connection(("127.0.0.1", impatient.port))
-    _upgrade(raw, "/api/chat")
+    upgrade(raw, "/api/chat")
     wait_for(lambda: impatient.live == 1)
     wait_for(lambda: not impatient.live, 5)
     raw.close()
@@ -183,7 +153,7 @@ def test_a_connection_that_is_only_half_there(impatient: Running) -> None:
 
 def test_a_client_that_vanishes_frees_its_row(impatient: Running) -> None:
     raw = socket.create_connection(("127.0.0.1", impatient.port))
-    _upgrade(raw, "/api/chat")
+    upgrade(raw, "/api/chat")
     wait_for(lambda: impatient.live == 1)
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     raw.close()  # with a reset
@@ -194,10 +164,10 @@ def test_others_hear_nothing_of_it(impatient: Running) -> None:
     """One asks its question while others misbehave in every way."""
 
     async def disturb() -> None:
-        bad = [b"\x01garbage", b"", b"\x01" + _opus(6.0), b"\x04" + bytes(300_000)]
+        bad = [b"\x01garbage", b"", b"\x01" + opus(6.0), b"\x04" + bytes(300_000)]
         while True:
             for message in bad:
-                with _chat(impatient) as connection:
+                with chat(impatient) as connection:
                     connection.send(message)
                     await asyncio.sleep(0.05)
 
@@ -214,14 +184,14 @@ def test_others_hear_nothing_of_it(impatient: Running) -> None:
 def test_limits_of_an_address_are_errors_of_the_protocol() -> None:
     engine = Engine.load("tiny", device="cpu", capacity=4, admit_by_time=False)
     with running(engine, ServerConfig(connections_per_address=1, starts_per_minute=3)) as server:
-        with _chat(server), connect(f"{server.websocket}/api/chat") as second:
+        with chat(server), connect(f"{server.websocket}/api/chat") as second:
             assert "1 calls at once" in _last_chat_error(second)
             assert second.close_code == 1013
         wait_for(lambda: not server.server.addresses.live)
-        with _live(server):
+        with live(server):
             pass
         wait_for(lambda: not server.server.addresses.live)
-        with _chat(server):
+        with chat(server):
             pass
         wait_for(lambda: not server.server.addresses.live)
         with connect(f"{server.websocket}/v1/live/sessions") as fourth:
@@ -230,9 +200,23 @@ def test_limits_of_an_address_are_errors_of_the_protocol() -> None:
             assert "3 calls a minute" in event["error"]["message"]
 
 
+def test_calls_over_webrtc_are_under_the_same_limits() -> None:
+    async def call_twice(server: Running) -> tuple[int, str]:
+        caller = Caller()
+        offer = {"sdp": await caller.offer()}
+        assert (await asyncio.to_thread(request, "POST", f"{server.http}/api/webrtc", offer))[0] == 201
+        status, refusal = await refused_offer(server.http)
+        await caller.hang_up()
+        return status, refusal["error"]["code"]
+
+    engine = Engine.load("tiny", device="cpu", capacity=4, admit_by_time=False)
+    with running(engine, ServerConfig(connections_per_address=1)) as server:
+        assert asyncio.run(call_twice(server)) == (429, "too_many_calls")
+
+
 def test_a_call_has_an_end() -> None:
     engine = Engine.load("tiny", device="cpu", capacity=4, admit_by_time=False)
-    with running(engine, ServerConfig(longest_call_s=1.0)) as server, _live(server) as connection:
+    with running(engine, ServerConfig(longest_call_s=1.0)) as server, live(server) as connection:
         events = [json.loads(message) for message in rest(connection)]
         assert events[-1]["reason"] == "expired"
         assert connection.close_code == 1000
@@ -240,26 +224,8 @@ def test_a_call_has_an_end() -> None:
 
 def test_an_engine_that_fails_ends_the_calls_with_an_error() -> None:
     engine = Engine.load("tiny", device="cpu", capacity=2, admit_by_time=False, shared=False)
-    with running(engine) as server, _live(server) as connection:
+    with running(engine) as server, live(server) as connection:
         engine.close()
         events = [json.loads(message) for message in rest(connection)]
         assert events[-1]["type"] == "session.closed"
         assert any(event["type"] == "error" for event in events)
-
-
-def _upgrade(raw: socket.socket, path: str) -> None:
-    request = (
-        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    )
-    raw.sendall(request.encode())
-    answer = b""
-    while b"\r\n\r\n" not in answer:
-        answer += raw.recv(1)
-    assert b" 101 " in answer
-
-
-def _frame(payload: bytes) -> bytes:
-    """A text message as a client frames it: masked, here with zeros."""
-    length = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + struct.pack(">H", len(payload))
-    return b"\x81" + length + bytes(4) + payload

@@ -1,12 +1,12 @@
-"""Twelve clients at once, of different protocols and each in a process of its own, on one server."""
+"""Twelve clients at once, of all three protocols and each in a process of its own, on one server."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import cycle
 from pathlib import Path
@@ -22,11 +22,16 @@ from websockets.sync.client import connect
 
 from moshi_agent_adapters.server.kyutai_protocol import Kind
 from tests.adapters.server_clients import rest
-from tests.adapters.server_process import serving
+from tests.adapters.server_process import ServeProcess, serving
+from tests.adapters.webrtc_asking import refused_offer
 
 ROOT = Path(__file__).parents[2]
-ROWS = 12
-PROTOCOLS = ("kyutai", "live", "kyutai", "telephone")
+# Each protocol gets every question, as far as it has clients enough.
+PROTOCOLS = (
+    *("webrtc", "kyutai", "live", "kyutai", "webrtc", "telephone"),
+    *("kyutai", "live", "webrtc", "telephone", "kyutai", "kyutai"),
+)
+ROWS = len(PROTOCOLS)
 EXCHANGES = (
     ("What is your name?", "My name is Moshi, and I am a tiny talking model."),
     ("Count to five.", "One, two, three, four, five."),
@@ -44,30 +49,32 @@ def _line(stream: IO[str] | None) -> str:
     return stream.readline().strip()
 
 
-def _asked() -> Iterator[tuple[str, str, str]]:
-    for protocol, (question, expected) in zip(cycle(PROTOCOLS), cycle(EXCHANGES), strict=False):
-        yield protocol, question, expected
+def _refuses_one_more(server: ServeProcess) -> None:
+    """Each protocol says in its own form that no row is free."""
+    with connect(f"{server.websocket}/api/chat") as one_more:
+        (refusal,) = rest(one_more)
+        assert refusal[0] == Kind.ERROR
+        assert b"no row is free" in refusal  # pyright: ignore
+    with connect(f"{server.websocket}/v1/live/sessions") as one_more:
+        one_more.send(json.dumps({"type": "session.start", "session": {"model": "tiny"}}))
+        (refusal,) = rest(one_more)
+        assert json.loads(refusal)["error"]["code"] == "capacity_exceeded"
+    status, refusal = asyncio.run(refused_offer(server.url))
+    assert (status, refusal["error"]["code"]) == (503, "engine_full")
 
 
-@pytest.mark.slow
+@pytest.mark.load
 def test_everyone_is_answered_and_one_more_is_refused() -> None:
     with serving("--capacity", str(ROWS), "--overcommit") as server, ExitStack() as stack:
-        asked = [each for each, _ in zip(_asked(), range(ROWS), strict=False)]
+        urlopen(f"{server.url}/health", timeout=60).close()  # the engine has been started
+        asked = [(name, *exchange) for name, exchange in zip(PROTOCOLS, cycle(EXCHANGES), strict=False)]
         clients = [
             stack.enter_context(_client(protocol, server.websocket, *exchange))
             for protocol, *exchange in asked
         ]
         assert [_line(client.stdout) for client in clients] == ["begun"] * ROWS
 
-        with connect(f"{server.websocket}/api/chat") as one_more:
-            (refusal,) = rest(one_more)
-            assert refusal[0] == Kind.ERROR
-            assert b"no row is free" in refusal  # pyright: ignore
-        with connect(f"{server.websocket}/v1/live/sessions") as one_more:
-            one_more.send(json.dumps({"type": "session.start", "session": {"model": "tiny"}}))
-            (refusal,) = rest(one_more)
-            assert json.loads(refusal)["error"]["code"] == "capacity_exceeded"
-
+        _refuses_one_more(server)
         for client in clients:
             assert client.stdin is not None
             client.stdin.write("\n")

@@ -167,6 +167,25 @@ def test_security_headers_are_on_every_answer(open_port: int, closed_port: int) 
             assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
+def test_a_page_is_alone_with_its_windows_where_browsers_allow_it() -> None:
+    """On plain http from another machine the header is void, and Chromium logs an error."""
+    name = "cross-origin-opener-policy"
+    with _guarded(no_auth=True) as port:
+        for host in (f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"):
+            assert _get(port, Host=host)[1][name] == "same-origin"
+        for host in (f"moshi.test:{port}", "192.0.2.7", ""):
+            assert name not in _get(port, Host=host)[1]
+
+
+def test_behind_a_proxy_with_tls_it_is_alone_too() -> None:
+    app = Starlette(
+        routes=[Route("/", _page)], middleware=[Middleware(Guard, config=ServerConfig(no_auth=True))]
+    )
+    with running_app(app, proxy_headers=True, forwarded_allow_ips="127.0.0.1") as port:
+        _, headers, _ = _get(port, Host="moshi.test", X_Forwarded_Proto="https")
+        assert headers["cross-origin-opener-policy"] == "same-origin"
+
+
 def test_wrong_tokens_take_as_long_wherever_they_differ() -> None:
     """The digests of all tokens are compared to their ends: no early difference ends the comparison."""
     guard = Guard(Starlette(), ServerConfig(tokens=(TOKEN, "another-token")))

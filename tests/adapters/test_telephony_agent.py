@@ -311,7 +311,7 @@ async def interrupted(agent: Agent, sid: str, phone: PhoneCall) -> None:
     await until(lambda: phone.is_quiet(2.0), 60)  # it may have answered that as well
 
 
-@pytest.mark.slow
+@pytest.mark.load
 @pytest.mark.timeout(900)
 def test_twenty_calls_at_once(example: ModuleType, tmp_path: Path) -> None:
     async def one(agent: Agent, number: int) -> str:

@@ -17,7 +17,7 @@ from moshi_agent.audio.files import write_audio
 from moshi_agent_adapters.server import ServerConfig
 from moshi_agent_adapters.server.server import Server
 from moshi_agent_adapters.server.web_calls import WebCalls
-from moshi_agent_adapters.webrtc import OfferError, TooManyCalls
+from moshi_agent_adapters.webrtc import IceServer, OfferError, TooManyCalls
 from tests.adapters.webrtc_peer import Caller
 
 
@@ -39,6 +39,13 @@ def test_roles_and_voices_are_told_and_taken_where_there_are_some(engine: Engine
     plain = WebCalls(Server(engine, ServerConfig()))
     assert plain.info()["options"] == {"greet": True, "role": False, "voices": []}
     assert asyncio.run(plain.session_config({"role": "Hello"})).prompt is None
+
+
+def test_ice_servers_serve_both_ends(engine: Engine) -> None:
+    server = IceServer.parse("stun:stun.example.org")
+    calls = WebCalls(Server(engine, ServerConfig(ice_servers=(server,))))
+    assert calls.info()["ice_servers"] == [{"urls": ["stun:stun.example.org"]}]
+    assert calls.config.ice_servers == (server,)
 
 
 @pytest.mark.parametrize("options", [{"model": "x"}, {"seed": "1"}, {"greet": 1}, {"voice": None}])

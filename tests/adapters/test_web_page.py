@@ -166,8 +166,7 @@ def test_on_plain_http_the_page_says_what_to_do(browser: Any, url: str, engine: 
     assert "--ssl-self-signed" in notice.inner_text()
     page.get_by_role("button", name="Hello there.").click()
     page.locator("#turns .bot", has_text="nice to talk").wait_for()
-    # Chromium notes that plain http makes this header void.
-    assert not [fault for fault in faults if "Cross-Origin-Opener-Policy" not in fault]
+    assert not faults
     page.context.close()
     wait_until_free(engine)
 

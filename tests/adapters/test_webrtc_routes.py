@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ pytest.importorskip("uvicorn")
 from moshi_agent.audio.files import read_audio
 from moshi_agent.questions import find_question, sample_questions
 from tests.adapters.browser import serving
+from tests.adapters.webrtc_asking import request
 from tests.adapters.webrtc_peer import Caller
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "webrtc_server.py"
@@ -33,17 +33,6 @@ def url() -> Iterator[str]:
     spec.loader.exec_module(example)
     with serving(example.create_app(capacity=1)) as url:
         yield url
-
-
-def request(method: str, url: str, body: Any = None) -> tuple[int, Any]:
-    """The status and the JSON of the answer. A body that is no bytes is sent as JSON."""
-    data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, data, method=method), timeout=60) as answer:
-            return answer.status, json.loads(answer.read() or b"null")
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, json.loads(error.read())
 
 
 def test_a_call_is_begun_renewed_and_ended_over_http(url: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from safetensors.torch import load_file
 
 from moshi_agent import CheckpointError, OutputError
 from moshi_agent.checkpoint import load_checkpoint, save_kyutai
-from moshi_agent.models import LMGen
+from tests.checkpoint.peer import greedy_tokens, peer_checkpoint, peer_greedy_tokens
 from tests.small_models import small_lm, small_mimi
 
 
@@ -72,36 +71,18 @@ def test_a_folder_that_cannot_be_made_is_an_error(saved: Path, tmp_path: Path) -
 @torch.no_grad()
 def test_kyutais_package_reads_it_and_answers_the_same(saved: Path) -> None:
     """Codes, audio and greedy tokens, over more than three times the context."""
-    peer_models = pytest.importorskip("moshi.models", reason="Kyutai's package `moshi` is not installed")
-    config = json.loads((saved / "config.json").read_text())
-    info = peer_models.loaders.CheckpointInfo.from_hf_repo(
-        "none",
-        config_path=saved / "config.json",
-        moshi_weights=saved / config["moshi_name"],
-        mimi_weights=saved / config["mimi_name"],
-        tokenizer=saved / config["tokenizer_name"],
-        mimi_config_path=saved / config["mimi_config_name"],
-    )
+    info = peer_checkpoint(saved)
     checkpoint = load_checkpoint(saved)
     mimi, lm, peer_mimi = checkpoint.mimi, checkpoint.lm, info.get_mimi()
     assert lm is not None
-    assert checkpoint.config is not None
     generator = torch.Generator().manual_seed(1)
     speech = 0.3 * torch.randn(2, 1, 20 * mimi.frame_size, generator=generator)
     codes = mimi.encode(speech)
     assert torch.equal(codes, peer_mimi.encode(speech))
     torch.testing.assert_close(mimi.decode(codes), peer_mimi.decode(codes), rtol=1e-4, atol=1e-4)
 
-    steps = 3 * (checkpoint.config.temporal.context or 0) + 5
-    user = torch.randint(lm.card, (steps, 2, lm.n_q - lm.dep_q, 1), generator=generator)
-    generations = []
-    for gen in (
-        LMGen(lm, use_sampling=False),
-        peer_models.LMGen(info.get_moshi(dtype=torch.float32), use_sampling=False),
-    ):
-        with gen.streaming(2):
-            outputs = [gen.step(frame) for frame in user]
-        generations.append(torch.cat([tokens for tokens in outputs if tokens is not None], dim=-1))
-    ours, peers = generations
+    steps = 3 * (lm.config.temporal.context or 0) + 5
+    user = torch.randint(lm.card, (2, lm.n_q - lm.dep_q, steps), generator=generator)
+    ours, peers = greedy_tokens(lm, user), peer_greedy_tokens(info, user)
     assert ours.shape[-1] == steps - lm.config.max_delay
     assert torch.equal(ours, peers)

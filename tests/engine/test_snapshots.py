@@ -76,13 +76,13 @@ def test_a_sentence_to_be_said_is_said_elsewhere(core: SteppedCore, small_checkp
 
 
 def test_settings_go_along_unless_others_are_given(core: SteppedCore) -> None:
-    first = core.session(SessionConfig(sampling=SamplingConfig(temp=0.3, seed=77)))
+    first = core.session(SessionConfig(sampling=SamplingConfig(temp=0.3), seed=77))
     first.set_sampling(SamplingConfig(temp=0.4))
     saved = snapshot_of(first)
     kept = unpack_snapshot(snapshot_of(core.session(SessionConfig(), resume=saved))).sampling
     assert (kept.temp, kept.seed) == (0.4, 77)
     changed = unpack_snapshot(snapshot_of(core.session(SessionConfig(seed=5), resume=saved))).sampling
-    assert changed.seed == 5
+    assert (changed.temp, changed.seed) == (0.4, 5)
 
 
 @pytest.mark.parametrize("with_prompt", [False, True])

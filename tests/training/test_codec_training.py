@@ -15,7 +15,8 @@ from moshi_agent.training.encoder import EncoderTrainer, EncoderTraining
 from moshi_agent.training.freeze import frozen, load_codec, save_weights
 from moshi_agent.training.loop import run_training
 from moshi_agent.training.probe import ProbeConfig, Spectrum
-from tests.training.training_material import narrow_codec, tones
+from tests.small_models import small_mimi_config
+from tests.training.training_material import tones
 
 ENCODER = EncoderTraining(
     steps=40,
@@ -32,7 +33,7 @@ DECODER = DecoderTraining(steps=30, batch=2, frames=4, learning_rate=1e-2)
 @pytest.fixture(scope="module")
 def encoder() -> EncoderTrainer:
     """Trained for a few steps."""
-    trainer = EncoderTrainer(narrow_codec(), ENCODER, tones)
+    trainer = EncoderTrainer(small_mimi_config(), ENCODER, tones)
     while trainer.step < ENCODER.steps:
         trainer.train_step()
     return trainer
@@ -68,7 +69,7 @@ def test_a_frame_s_spectrum_depends_on_no_later_sample() -> None:
 
 def test_the_encoder_learns(encoder: EncoderTrainer) -> None:
     """A few steps on tones lower what the probe gets wrong; the codebooks are set on the way."""
-    fresh = EncoderTrainer(narrow_codec(), ENCODER, tones)
+    fresh = EncoderTrainer(small_mimi_config(), ENCODER, tones)
     first = fresh.train_step()["all"]
     assert encoder.train_step()["all"] < 0.7 * first
     assert float(encoder.model.quantizer.rvq_rest.codebook(2).initialized) == 1
@@ -76,11 +77,11 @@ def test_the_encoder_learns(encoder: EncoderTrainer) -> None:
 
 def test_a_stopped_encoder_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     """Stopped in the continuous steps and resumed, every weight and codebook comes out equal."""
-    whole = EncoderTrainer(narrow_codec(), replace(ENCODER, steps=12), tones)
-    run_training(whole, replace(whole.config.run, steps=12), tmp_path / "whole")
+    whole = EncoderTrainer(small_mimi_config(), replace(ENCODER, steps=12), tones)
+    run_training(whole, tmp_path / "whole")
     for steps in (6, 12):
-        part = EncoderTrainer(narrow_codec(), replace(ENCODER, steps=12), tones)
-        run_training(part, replace(part.config.run, steps=steps), tmp_path / "parts")
+        part = EncoderTrainer(small_mimi_config(), replace(ENCODER, steps=12), tones)
+        run_training(part, tmp_path / "parts", until=steps)
     for ours, theirs in zip(
         part.average.state_dict().values(), whole.average.state_dict().values(), strict=True
     ):
@@ -105,5 +106,5 @@ def test_a_frozen_codec_is_what_bfloat16_holds(encoder: EncoderTrainer, tmp_path
         assert torch.equal(tensor, tensor.to(torch.bfloat16).float())
     save_weights(codec, tmp_path / "codec.pt")
     signal = torch.from_numpy(tones(np.random.default_rng(3), 1, 8 * 1920))[:, None]
-    again = load_codec(tmp_path / "codec.pt", narrow_codec())
+    again = load_codec(tmp_path / "codec.pt", small_mimi_config())
     assert torch.equal(again.encode(signal), codec.encode(signal))

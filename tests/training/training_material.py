@@ -1,21 +1,13 @@
-"""What the training tests share: tones instead of speech, and models of a fraction of the width."""
+"""What the training tests share: tones instead of speech, and calls with an easy rule."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moshi_agent.config import (
-    DepthConfig,
-    MimiConfig,
-    MoshiConfig,
-    QuantizerConfig,
-    SEANetConfig,
-    TransformerConfig,
-)
 from moshi_agent.training.lm_data import LMData
 
-CODEBOOKS = 4
+CODEBOOKS = 2
 QUIET = 3
 
 
@@ -30,59 +22,6 @@ def tones(rng: np.random.Generator, batch: int, samples: int) -> NDArray[np.floa
     return np.stack(rows)
 
 
-def narrow_codec() -> MimiConfig:
-    """Mimi at its rates, a few channels wide."""
-    return MimiConfig(
-        seanet=SEANetConfig(n_filters=4, dimension=16),
-        transformer=TransformerConfig(
-            dim=16,
-            num_heads=2,
-            num_layers=1,
-            dim_feedforward=32,
-            layer_scale=0.1,
-            context=8,
-            positional_embedding="rope",
-        ),
-        quantizer=QuantizerConfig(
-            dimension=8, n_q=CODEBOOKS, bins=16, input_dimension=16, output_dimension=16
-        ),
-    )
-
-
-def narrow_lm() -> MoshiConfig:
-    """A language model of both sides' codes, 16 entries each."""
-    depth = TransformerConfig(
-        dim=16,
-        num_heads=2,
-        num_layers=1,
-        dim_feedforward=32,
-        norm="rms_norm_f32",
-        gating="silu",
-        positional_embedding="none",
-        context=CODEBOOKS,
-        weights_per_step=CODEBOOKS,
-    )
-    temporal = TransformerConfig(
-        dim=32,
-        num_heads=2,
-        num_layers=1,
-        dim_feedforward=64,
-        norm="rms_norm_f32",
-        gating="silu",
-        positional_embedding="rope",
-        context=12,
-    )
-    return MoshiConfig(
-        temporal=temporal,
-        depth=DepthConfig(transformer=depth, multi_linear=True),
-        delays=(0, 0, 1, 1, 1, 0, 1, 1, 1),
-        n_q=2 * CODEBOOKS,
-        dep_q=CODEBOOKS,
-        card=16,
-        text_card=12,
-    )
-
-
 def echoing_calls() -> LMData:
     """Calls in which the bot's codes and text follow the caller's first codebook by two frames."""
     rng = np.random.default_rng(0)
@@ -93,4 +32,4 @@ def echoing_calls() -> LMData:
     text = np.full_like(asked, 3)
     text[:, 2:] = asked[:, :-2] + 4
     codes = np.concatenate([text[:, :, None], bot, user], axis=2)
-    return LMData(codes, asked, np.full(CODEBOOKS, QUIET, np.int16))
+    return LMData(codes, asked, np.zeros(asked.shape, bool), np.full(CODEBOOKS, QUIET, np.int16))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from moshi_agent_adapters.server.config import ServerConfig, is_loopback
 from moshi_agent_adapters.server.drain import DrainingServer
 from moshi_agent_adapters.server.listening import listen
 from moshi_agent_adapters.server.tunnel import WARNING, open_tunnel
+from moshi_agent_adapters.webrtc.config import IceServer
 
 _PING_S = 10.0  # a websocket that does not answer for so long is closed
 _GRACE_S = 5  # for connections, once everything has ended
@@ -121,6 +122,11 @@ def _announce(asked: Serve, port: int, secure: bool) -> None:
     if asked.tunnel:
         click.echo(WARNING, err=True)
         click.echo(f"The tunnel is at {open_tunnel(port)}")
+
+
+def ice_servers(texts: Iterable[str]) -> tuple[IceServer, ...]:
+    """The servers that `--ice-server` names. Raises ConfigError."""
+    return tuple(IceServer.parse(text) for text in texts)
 
 
 def read_tokens(file: Path) -> tuple[str, ...]:

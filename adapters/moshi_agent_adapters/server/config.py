@@ -5,9 +5,13 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from moshi_agent.errors import ConfigError
+
+if TYPE_CHECKING:
+    from moshi_agent_adapters.webrtc.config import IceServer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +23,9 @@ class ServerConfig:
     tokens: tuple[str, ...] = field(default=(), repr=False)  # any of them opens every endpoint
     no_auth: bool = False  # lets everybody in on any host
     origins: tuple[str, ...] = ()  # web pages elsewhere that may connect: "https://example.org"
+    ice_servers: tuple[
+        IceServer, ...
+    ] = ()  # for WebRTC, at both ends: who may call may know their credentials
     model_name: str = "tiny"  # as `/v1/models` gives it
     longest_message: int = 256 * 1024  # bytes, of a client
     connections_per_address: int = 32

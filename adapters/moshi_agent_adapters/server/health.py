@@ -10,9 +10,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from moshi_agent import Engine
 from moshi_agent.engine import prometheus
-from moshi_agent.engine.capacity import Capacity
+from moshi_agent_adapters.room import free_rows
 from moshi_agent_adapters.server.openapi import openapi_document
 from moshi_agent_adapters.server.server import Server
 
@@ -29,7 +28,7 @@ def routes(server: Server) -> Sequence[BaseRoute]:
 
     def ready(request: Request) -> Response:
         capacity = engine.capacity()
-        is_ready = engine.metrics().healthy and not server.is_draining and _has_room(engine, capacity)
+        is_ready = engine.metrics().healthy and not server.is_draining and free_rows(engine) > 0
         step_ms = {str(rows): round(ms, 3) for rows, ms in capacity.step_ms.items()}
         body = asdict(capacity) | {
             "ready": is_ready,
@@ -56,10 +55,3 @@ def routes(server: Server) -> Sequence[BaseRoute]:
         Route("/v1/models", models),
         Route("/openapi.json", openapi),
     ]
-
-
-def _has_room(engine: Engine, capacity: Capacity) -> bool:
-    """As the engine admits: the first conversation always, others by time where it is set up so."""
-    if not capacity.live or not engine.config.admit_by_time:
-        return capacity.live < capacity.rows
-    return capacity.free > 0

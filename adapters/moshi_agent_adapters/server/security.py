@@ -27,9 +27,10 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "microphone=(self), camera=()",
 }
+# Void on plain http from another machine, where browsers complain of it.
+_SECURE_HEADERS = {"Cross-Origin-Opener-Policy": "same-origin"}
 _SIGN_IN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Token needed</title>
 <meta name="viewport" content="width=device-width"><h1>A token is needed</h1>
 <form><p><label>Token <input name="token" type="password" autocomplete="current-password" required></label>
@@ -49,13 +50,14 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        answer = self._answer(HTTPConnection(scope))
+        request = HTTPConnection(scope)
+        answer, headers = self._answer(request), _headers(request)
         if answer is None:
-            await self._app(scope, receive, _with_headers(send))
+            await self._app(scope, receive, _with_headers(send, headers))
         elif scope["type"] == "websocket":
             await WebSocket(scope, receive, send).send_denial_response(answer)
         else:
-            await answer(scope, receive, _with_headers(send))
+            await answer(scope, receive, _with_headers(send, headers))
 
     def _answer(self, request: HTTPConnection) -> Response | None:
         """What to answer instead of the endpoint; None lets the request pass."""
@@ -140,12 +142,19 @@ def _refusal(status: int, code: str, message: str, headers: dict[str, str] | Non
     return JSONResponse({"error": error}, status, headers)
 
 
-def _with_headers(send: Send) -> Send:
+def _headers(request: HTTPConnection) -> dict[str, str]:
+    """The security headers for an answer to this request."""
+    host, _ = _place(f"//{request.headers.get('host', '')}")
+    is_secure = request.url.scheme in ("https", "wss") or is_loopback(host)
+    return _HEADERS | _SECURE_HEADERS if is_secure else _HEADERS
+
+
+def _with_headers(send: Send, headers: dict[str, str]) -> Send:
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in _HEADERS.items():
-                headers.setdefault(name, value)
+            sent = MutableHeaders(scope=message)
+            for name, value in headers.items():
+                sent.setdefault(name, value)
         await send(message)
 
     return send_with_headers

@@ -31,7 +31,11 @@ class WebCalls(Connections):
     """The WebRTC calls of a server."""
 
     def __init__(self, server: Server) -> None:
-        super().__init__(server.engine, ConnectionConfig(longest_call_s=server.config.longest_call_s))
+        config = server.config
+        super().__init__(
+            server.engine,
+            ConnectionConfig(ice_servers=config.ice_servers, longest_call_s=config.longest_call_s),
+        )
         self._server = server
         self._leaving: set[asyncio.Task[None]] = set()
 

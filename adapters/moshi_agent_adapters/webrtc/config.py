@@ -6,17 +6,44 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiortc import RTCConfiguration, RTCIceServer
+from aiortc.rtcicetransport import parse_stun_turn_uri
 
 from moshi_agent.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class IceServer:
-    """A STUN or TURN server, for peers that do not reach each other directly."""
+    """A STUN or TURN server, for peers that do not reach each other directly.
+
+    Raises:
+        ConfigError: a URL is none of theirs, or a TURN server lacks a username or credential, without which
+            browsers refuse it.
+    """
 
     urls: tuple[str, ...]
     username: str | None = None
     credential: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for url in self.urls:
+            try:
+                scheme = parse_stun_turn_uri(url)["scheme"]
+            except ValueError as error:
+                accepted = "one like stun:HOST:PORT or turn:HOST:PORT?transport=tcp"
+                raise ConfigError(f"the ICE server {url!r}; accepted: {accepted}") from error
+            if scheme in ("turn", "turns") and (self.username is None or self.credential is None):
+                raise ConfigError(f"the ICE server {url!r} alone; accepted: with a username and a credential")
+
+    @classmethod
+    def parse(cls, text: str) -> IceServer:
+        """`URL` or `URL,username,credential`; the credential may hold commas. Raises ConfigError."""
+        url, *secret = text.split(",", 2)
+        if len(secret) == 1:
+            raise ConfigError(
+                f"the ICE server {url!r} has a username alone; accepted: URL,username,credential"
+            )
+        username, credential = secret or (None, None)
+        return cls(urls=(url,), username=username, credential=credential)
 
     def to_json(self) -> dict[str, Any]:
         """As a browser's `RTCIceServer`."""

@@ -27,6 +27,7 @@ from moshi_agent import (
 )
 from moshi_agent.audio.framing import SAMPLE_RATE_HZ
 from moshi_agent_adapters.event_json import event_to_json
+from moshi_agent_adapters.room import free_rows
 from moshi_agent_adapters.webrtc.config import ConnectionConfig
 from moshi_agent_adapters.webrtc.event_channel import EventChannel
 from moshi_agent_adapters.webrtc.ice_restart import follow_ice_restart
@@ -125,6 +126,7 @@ class MoshiConnection:
                 raise SessionClosed("the connection is closed; make another one")
             is_first, self._has_offer = not self._has_offer, True
             try:
+                self._media = _checked_media(offer_sdp, self._media)
                 if is_first:
                     self._check_room()
                 answer = await self._negotiate(offer_sdp)
@@ -153,14 +155,11 @@ class MoshiConnection:
     # Negotiation
 
     def _check_room(self) -> None:
-        capacity, by_time = self._engine.capacity(), self._engine.config.admit_by_time
-        # As the engine admits: the first conversation is not a question of time.
-        has_room = capacity.free > 0 if capacity.live and by_time else capacity.live < capacity.rows
-        if not has_room:
+        if free_rows(self._engine) < 1:
+            capacity = self._engine.capacity()
             raise EngineFull(f"no row is free: {capacity.live} conversations, capacity {capacity.rows}")
 
     async def _negotiate(self, offer_sdp: str) -> str:
-        self._media = _checked_media(offer_sdp, self._media)
         try:
             await self._peer.setRemoteDescription(RTCSessionDescription(sdp=offer_sdp, type="offer"))
             for transceiver in self._peer.getTransceivers():

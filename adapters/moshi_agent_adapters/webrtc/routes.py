@@ -30,6 +30,7 @@ from moshi_agent import (
     SessionClosed,
     SessionConfig,
 )
+from moshi_agent_adapters.room import free_rows
 from moshi_agent_adapters.webrtc.config import ConnectionConfig
 from moshi_agent_adapters.webrtc.connection import MoshiConnection, OfferError
 
@@ -86,7 +87,7 @@ class Connections:
         session = await self.session_config(options)
         self._forget_closed()
         connecting = sum(call.session is None for call in self._calls.values())
-        if connecting >= max(1, self.engine.capacity().free):
+        if connecting and connecting >= free_rows(self.engine):
             raise EngineFull(f"no row is free: {connecting} calls are just being connected")
         call = MoshiConnection(self.engine, session, self.config)
         call_id = secrets.token_urlsafe(16)
@@ -122,7 +123,8 @@ def webrtc_routes(
         config: of every connection.
         connections: the calls, for whoever wants to count or end them; made here if not given.
     """
-    calls = connections or Connections(engine, config)
+    # Nobody calling yet is no reason for others: calls without a call are false.
+    calls = Connections(engine, config) if connections is None else connections
 
     async def info(_: Request) -> Response:
         return JSONResponse(calls.info())

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from moshi_agent.audio.files import read_audio
+from moshi_agent.questions import find_question, sample_questions
 from moshi_agent_adapters.server.live_audio import LiveAudio
 from tests.adapters.server_clients import Gate, Heard, ask_kyutai, ask_live, question
 
@@ -23,6 +25,11 @@ async def _ask(protocol: str, url: str, words: str, expected: str) -> Heard:
         return await ask_kyutai(url, question(words), expected, gate=gate)
     if protocol == "live":
         return await ask_live(url, question(words), expected, gate=gate)
+    if protocol == "webrtc":
+        from tests.adapters.webrtc_asking import ask_webrtc  # with torch: slow to start
+
+        samples = read_audio(find_question(words, sample_questions()).path, 48_000)
+        return await ask_webrtc(url.replace("ws", "http", 1), samples, expected, gate)
     assert protocol == "telephone"
     # The middle of three samples is near enough to what a telephone does.
     return await ask_live(url, question(words)[::3].copy(), expected, MU_LAW, gate)
