@@ -56,6 +56,7 @@ class Options:
     dtype: torch.dtype
     fuse_lora: bool
     pack: PackFormat | None
+    progress: bool = False
 
 
 def load_checkpoint(
@@ -68,6 +69,7 @@ def load_checkpoint(
     lora: Reference | None = None,
     fuse_lora: bool = True,
     pack: PackFormat | Literal["auto"] | None = None,
+    progress: bool = False,
 ) -> Checkpoint:
     """Loads a codec, its language model and the tokenizer.
 
@@ -84,12 +86,13 @@ def load_checkpoint(
         pack: packs the weights, the codec's too, for inference on the CPU in this format; `auto` is
             float32 on the CPU and nothing elsewhere. A packed model takes and gives float32, and can be
             neither trained nor saved. Less than float32 changes some of the codec's codes.
+        progress: shows a bar where there is a terminal.
 
     Raises:
         CheckpointError: a file that is missing, cannot be fetched, is damaged, or does not fit.
         ConfigError: a configuration that no model can be built from, or arguments that do not go together.
     """
-    options = _options(device, dtype, fuse_lora, pack)
+    options = _options(device, dtype, fuse_lora, pack, progress)
     place = open_source(source, revision, token)
     files = locate(place, token, lora)
     checkpoint = build(place.name, files, options)
@@ -132,7 +135,11 @@ def _lora_keys(weights: Path) -> dict[str, Any]:
 
 
 def _options(
-    device: str, dtype: torch.dtype | None, fuse_lora: bool, pack: PackFormat | Literal["auto"] | None
+    device: str,
+    dtype: torch.dtype | None,
+    fuse_lora: bool,
+    pack: PackFormat | Literal["auto"] | None,
+    progress: bool = False,
 ) -> Options:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -145,7 +152,8 @@ def _options(
         raise ConfigError(f"pack={pack!r} on {device}; weights are packed for the CPU only")
     if pack is not None and dtype not in (None, torch.float32):
         raise ConfigError(f"pack={pack!r} with dtype={dtype}; a packed model computes in float32")
-    return Options(device, dtype or (torch.float32 if on_cpu else torch.bfloat16), fuse_lora, pack)
+    dtype = dtype or (torch.float32 if on_cpu else torch.bfloat16)
+    return Options(device, dtype, fuse_lora, pack, progress)
 
 
 def build(name: str, files: KyutaiFiles | TransformersFiles, options: Options) -> Checkpoint:
@@ -171,6 +179,7 @@ def build(name: str, files: KyutaiFiles | TransformersFiles, options: Options) -
         # Packing adds the updates to one layer after the other.
         fuse_lora=options.fuse_lora and options.pack is None,
         to_be_packed=options.pack is not None,
+        progress=options.progress,
     )
     if files.model_type == "hibiki":
         ignore_early_end(lm)
@@ -193,7 +202,9 @@ def _build_transformers(name: str, files: TransformersFiles, options: Options) -
     if files.lm_config is not None:
         _check_fit(name, files.lm_config, files.mimi_config, files.lm_config.dep_q)
     tokenizer = None if files.tokenizer is None else read_tokenizer(files.tokenizer)
-    mimi, lm = build_transformers(files, options.device, options.dtype, options.pack is not None)
+    mimi, lm = build_transformers(
+        files, options.device, options.dtype, options.pack is not None, options.progress
+    )
     count = _DEFAULT_CODEBOOKS if lm is None else lm.dep_q
     mimi.set_num_codebooks(min(count, mimi.total_codebooks))
     return Checkpoint(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from moshi_agent.checkpoint.kyutai_weights import read_kyutai_lm, read_kyutai_mimi
 from moshi_agent.checkpoint.lora import LoraUpdates, read_lora
@@ -49,6 +50,7 @@ def build_lm(
     lora_path: Path | None = None,
     fuse_lora: bool = True,
     to_be_packed: bool = False,
+    progress: bool = False,
 ) -> LMModel:
     """The language model with the weights of a file in Kyutai's format, or drawn anew without one.
 
@@ -57,6 +59,7 @@ def build_lm(
         lora_path: low-rank updates, for a configuration that has them.
         fuse_lora: adds the updates to the weights; else they are kept apart.
         to_be_packed: leaves weights that packing reads only once as the file has them.
+        progress: shows a bar where there is a terminal.
 
     Raises:
         CheckpointError: a file that is damaged or does not fit the configuration.
@@ -83,7 +86,7 @@ def build_lm(
         if kept is not None:
             _make_lora(model, kept)
             stored.tensors.update(kept.tensors())
-    return fill_lm(model, stored, device, dtype, fused, to_be_packed)
+    return fill_lm(model, stored, device, dtype, fused, to_be_packed, progress)
 
 
 def fill_lm(
@@ -93,16 +96,19 @@ def fill_lm(
     dtype: torch.dtype,
     lora: LoraUpdates | None = None,
     to_be_packed: bool = False,
+    progress: bool = False,
 ) -> LMModel:
     """Puts tensors, by our names, into a model on the meta device.
 
     Args:
         lora: updates to be added to the weights.
         to_be_packed: see `build_lm`.
+        progress: shows a bar where there is a terminal.
     """
     packed = set(_packed_weights(model)) if to_be_packed else set[str]()
 
     def finish(name: str, tensor: Tensor) -> Tensor:
+        bar.update()
         tensor = tensor.to(device)
         if lora is not None:
             tensor = lora.fused(name, tensor)
@@ -111,7 +117,10 @@ def fill_lm(
         # What stays after packing is small, and must not hold on to the mapping of what is packed.
         return tensor.to(_own_type(name, tensor, dtype), copy=to_be_packed)
 
-    assign_tensors(model, stored, finish)
+    hidden = None if progress else True  # None hides it only where there is no terminal
+    count = len(stored.tensors)
+    with tqdm(total=count, desc="language model", unit="tensor", leave=False, disable=hidden) as bar:
+        assign_tensors(model, stored, finish)
     model.register_buffer("_like", torch.empty(0, device=device, dtype=dtype), persistent=False)
     return model.eval()
 

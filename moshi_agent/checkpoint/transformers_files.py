@@ -73,13 +73,17 @@ def locate_transformers(source: Source, config_path: Path, config: dict[str, Any
 
 
 def build_transformers(
-    files: TransformersFiles, device: str, dtype: torch.dtype, to_be_packed: bool = False
+    files: TransformersFiles,
+    device: str,
+    dtype: torch.dtype,
+    to_be_packed: bool = False,
+    progress: bool = False,
 ) -> tuple[MimiModel, LMModel | None]:
     """The codec, and the language model where there is one.
 
     Args:
         device: "meta" checks the files and leaves their contents where they are.
-        to_be_packed: as for `build_lm`.
+        to_be_packed, progress: as for `build_lm`.
 
     Raises:
         CheckpointError: files that are damaged or do not fit the configuration.
@@ -101,7 +105,7 @@ def build_transformers(
         return mimi, None
     ours = _ours(lm_pairings, stored)
     stored.tensors.clear()
-    return mimi, fill_lm(lm, ours, device, dtype, to_be_packed=to_be_packed)
+    return mimi, fill_lm(lm, ours, device, dtype, to_be_packed=to_be_packed, progress=progress)
 
 
 def _ours(pairings: list[Pairing], stored: Stored) -> Stored:

@@ -124,6 +124,7 @@ def _load(config: EngineConfig) -> Checkpoint:
         token=config.token,
         lora=config.lora,
         pack=cast(Any, config.pack),
+        progress=True,
     )
 
 
