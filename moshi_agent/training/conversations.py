@@ -29,8 +29,7 @@ from moshi_agent.training.speech import (
 from moshi_agent.training.tokenizer import BEGIN, PADDING
 
 ANSWER_DELAY_FRAMES = 6
-# A frame is known when it is over, and the sound follows the acoustic delay later: sooner would be a guess.
-SOONEST_STOP_FRAMES = 2
+SOONEST_STOP_FRAMES = 2  # a frame is known when it is over, and the sound has its acoustic delay
 GREETING_FRAME = 3
 NOISE_STRETCHES = 4  # of each kind
 CUT_FADE = SAMPLE_RATE_HZ // 100
@@ -48,12 +47,7 @@ class ConversationMix:
     resumed_share: float = 0.04  # the caller goes on before the answer has begun
     # Frames from an interruption to the bot's silence, each with its share. The late ones show what it is
     # like to have missed the moment: what is learnt there is to stop, not to have gone on.
-    stop_shares: tuple[tuple[int, float], ...] = (
-        (SOONEST_STOP_FRAMES, 0.65),
-        (3, 0.23),
-        (4, 0.08),
-        (5, 0.04),
-    )
+    stop_shares: tuple[tuple[int, float], ...] = ((2, 0.65), (3, 0.23), (4, 0.08), (5, 0.04))
     burst_share: float = 0.5  # of answers; of pauses it is a third of that
     first_pause_s: tuple[float, float] = (0.0, 1.5)
     pause_s: tuple[float, float] = (0.5, 4.0)
