@@ -6,8 +6,6 @@ from moshi_agent import Engine
 
 
 def free_rows(engine: Engine) -> int:
-    """Conversations that would be taken now. However long a step takes, the first one always is."""
+    """Conversations that would be taken now."""
     capacity = engine.capacity()
-    if not engine.config.admit_by_time:
-        return capacity.rows - capacity.live
-    return max(capacity.free, int(not capacity.live))
+    return capacity.free if engine.config.admit_by_time else capacity.rows - capacity.live

@@ -26,8 +26,8 @@ class Capacity:
 
     @property
     def free(self) -> int:
-        """Conversations that would be taken now."""
-        return max(0, min(self.rows, self.by_time) - self.live)
+        """Conversations that would be taken now: the first one however long its step takes."""
+        return max(0, min(self.rows, max(1, self.by_time)) - self.live)
 
 
 class StepTimes:

@@ -88,9 +88,14 @@ class Agent:
         return await dial(self.port, call_sid, self.sign)
 
     async def call(self, call_sid: str) -> PhoneCall:
-        status, instructions = await self.dial(call_sid)
-        assert status == 200
-        return PhoneCall(self.port, call_sid, token_in(instructions))
+        """Dials until a line is free: that of a call before it is given back a moment after its row."""
+        deadline = time.monotonic() + 30
+        while True:
+            status, instructions = await self.dial(call_sid)
+            assert status == 200
+            if "<Reject" not in instructions or time.monotonic() > deadline:
+                return PhoneCall(self.port, call_sid, token_in(instructions))
+            await asyncio.sleep(0.1)
 
     def said(self, call_sid: str) -> list[str]:
         """What the bot has said in a call, as its transcript file has it."""
