@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -108,7 +111,7 @@ def fill_lm(
     packed = set(_packed_weights(model)) if to_be_packed else set[str]()
 
     def finish(name: str, tensor: Tensor) -> Tensor:
-        bar.update()
+        count()
         tensor = tensor.to(device)
         if lora is not None:
             tensor = lora.fused(name, tensor)
@@ -117,12 +120,20 @@ def fill_lm(
         # What stays after packing is small, and must not hold on to the mapping of what is packed.
         return tensor.to(_own_type(name, tensor, dtype), copy=to_be_packed)
 
-    hidden = None if progress else True  # None hides it only where there is no terminal
-    count = len(stored.tensors)
-    with tqdm(total=count, desc="language model", unit="tensor", leave=False, disable=hidden) as bar:
+    with _counting(len(stored.tensors), progress and sys.stderr.isatty()) as count:
         assign_tensors(model, stored, finish)
     model.register_buffer("_like", torch.empty(0, device=device, dtype=dtype), persistent=False)
     return model.eval()
+
+
+@contextmanager
+def _counting(total: int, visible: bool) -> Generator[Callable[[], object]]:
+    """What to call for each tensor. An invisible bar is none: its lock would outlive a killed process."""
+    if not visible:
+        yield lambda: None
+        return
+    with tqdm(total=total, desc="language model", unit="tensor", leave=False) as bar:
+        yield bar.update
 
 
 def ignore_early_end(model: LMModel) -> None:
