@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from moshi_agent.nn.packing import Product, is_float32_product
+from moshi_agent.nn.packing import Float32Product
 
 
 def rows_are_invariant(models: Iterable[nn.Module], rows: int) -> bool:
@@ -19,17 +19,17 @@ def rows_are_invariant(models: Iterable[nn.Module], rows: int) -> bool:
     True as well for models that promise nothing: not packed, or packed in fewer bits.
     """
     products = {
-        product.in_features: product
+        (product.in_features, product.out_features): product
         for model in models
         for module in model.modules()
-        if is_float32_product(product := getattr(module, "product", None))
+        if isinstance(product := getattr(module, "product", None), Float32Product)
     }
-    return all(_is_invariant(product, width, rows) for width, product in products.items())
+    return all(_is_invariant(product, rows) for product in products.values())
 
 
 @torch.inference_mode()
-def _is_invariant(product: Product, width: int, rows: int) -> bool:
+def _is_invariant(product: Float32Product, rows: int) -> bool:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(rows, width, generator=generator)
+    x = torch.randn(rows, product.in_features, generator=generator)
     whole = product(x)
     return all(torch.equal(product(x[:count]), whole[:count]) for count in {1, 2, 3, rows // 2} if count)

@@ -13,7 +13,7 @@ from moshi_agent.hf.decoding import Wanted, decode
 from moshi_agent.hf.generation_config import GenerationConfig
 from moshi_agent.hf.outputs import GenerateDecoderOnlyOutput
 from moshi_agent.models.lm import LMModel
-from moshi_agent.nn.sampling import RowSampling, sample
+from moshi_agent.nn.sampling import RowSampling
 
 
 def row_sampling(lm: LMModel, rows: int, settings: GenerationConfig) -> RowSampling:
@@ -64,11 +64,8 @@ def generate_text(
 
 def _choose(logits: Tensor, sampling: RowSampling, step: int) -> Tensor:
     """[B, card] -> [B]."""
-    if sampling.all_greedy:
-        return logits.argmax(-1)
     counter = torch.full_like(sampling.seed, step)
-    candidates = sampling.widest(text=True, card=logits.shape[-1])
-    return sample(logits, sampling.text, sampling.seed, counter, 0, candidates)
+    return sampling.draws(counter, logits.shape[-1], audio_card=0, streams=1).sample(logits, 0)
 
 
 def _ends(settings: GenerationConfig, device: torch.device) -> Tensor:

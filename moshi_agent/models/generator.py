@@ -12,7 +12,7 @@ from moshi_agent.models.guidance import Guidance
 from moshi_agent.models.lm import Conditions, LMModel
 from moshi_agent.models.token_ring import TokenRing, TokenRingState
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
-from moshi_agent.nn.sampling import Choice, RowSampling, sample
+from moshi_agent.nn.sampling import Draws, RowSampling
 from moshi_agent.nn.state import State
 from moshi_agent.nn.transformer import TransformerState
 
@@ -75,7 +75,9 @@ class Generator:
         """One step of the rows that execute; `ring.newest_frame` then has what came out."""
         self.ring.write_given(state.ring, given.user, given.exec_mask)
         hidden, hidden_null, text_logits = self._temporal(state, given)
-        chooser = _Chooser(sampling, state.ring.offset, given.forced)
+        streams = 1 if given.replace is not None else 1 + self.lm_model.dep_q
+        draws = sampling.draws(state.ring.offset, text_logits.shape[-1], self.lm_model.card, streams)
+        chooser = _Chooser(draws, given.forced)
         generated = self._generate(hidden, hidden_null, text_logits, given, chooser)
         self.ring.write_generated(state.ring, generated, given.exec_mask)
         return StepOutput(hidden, text_logits, torch.stack(chooser.chosen, dim=1), generated)
@@ -153,25 +155,16 @@ class Generator:
 class _Chooser:
     """Chooses the tokens of one step, one stream after the other."""
 
-    def __init__(self, sampling: RowSampling, offset: Tensor, forced: Tensor | None) -> None:
-        self._sampling = sampling
-        self._offset = offset  # [B] steps taken
+    def __init__(self, draws: Draws, forced: Tensor | None) -> None:
+        self._draws = draws
         self._forced = forced  # [B, 1 + dep_q] or None
         self.chosen: list[Tensor] = []  # [B] each, before any force
 
     def choose(self, logits: Tensor) -> Tensor:
         """The next stream's tokens. [B, card] -> [B]."""
         stream = len(self.chosen)
-        choice = self._sampling.text if stream == 0 else self._sampling.audio
-        self.chosen.append(self._sample(logits, choice, stream))
+        self.chosen.append(self._draws.sample(logits, stream))
         if self._forced is None:
             return self.chosen[-1]
         forced = self._forced[:, stream]
         return torch.where(forced == UNGENERATED_TOKEN, self.chosen[-1], forced)
-
-    def _sample(self, logits: Tensor, choice: Choice, stream: int) -> Tensor:
-        sampling = self._sampling
-        if sampling.all_greedy:
-            return logits.argmax(-1)
-        candidates = sampling.widest(text=stream == 0, card=logits.shape[-1])
-        return sample(logits, choice, sampling.seed, self._offset, stream, candidates)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -58,21 +60,25 @@ class SelfAttention(nn.Module):
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, plan: Plan, grouped: bool) -> Tensor:
     """queries: [B, H, T, D], keys and values: [B, H_kv, L, D] -> [B, H, T, D]."""
-    if plan.row_lengths is None or len(plan.row_lengths) == 1:
+    if plan.row_lengths is None:
         return F.scaled_dot_product_attention(queries, keys, values, plan.bias, enable_gqa=grouped)
     assert plan.bias is not None
-    # Row by row: sums over as many positions as the row alone would read have the same bits as alone.
-    rows = [
-        F.scaled_dot_product_attention(
-            queries[row : row + 1],
-            keys[row : row + 1, :, :length],
-            values[row : row + 1, :, :length],
-            plan.bias[row : row + 1, :, :, :length],
-            enable_gqa=grouped,
+    # Rows of one length together, the others apart: sums over as many positions as the row alone would
+    # read have the same bits as alone.
+    parts: list[Tensor] = []
+    first = 0
+    for length, run in groupby(plan.row_lengths):
+        rows = slice(first, first := first + sum(1 for _ in run))
+        parts.append(
+            F.scaled_dot_product_attention(
+                queries[rows],
+                keys[rows, :, :length],
+                values[rows, :, :length],
+                plan.bias[rows, :, :, :length],
+                enable_gqa=grouped,
+            )
         )
-        for row, length in enumerate(plan.row_lengths)
-    ]
-    return torch.cat(rows)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _through_cache(cache: LayerCache | None, keys_values: Tensor, plan: Plan) -> Tensor:
@@ -103,7 +109,7 @@ class CrossAttention(nn.Module):
         config = self.config
         in_proj = self.in_projs[0]
         assert isinstance(in_proj, Linear)
-        weight = in_proj.weight
+        weight = in_proj.whole_weight()
         queries = F.linear(x, weight[: config.dim])
         keys, values = F.linear(source, weight[config.dim :]).chunk(2, dim=-1)
         heads = [

@@ -23,6 +23,10 @@ class Linear(nn.Linear):
             return self.product(input)
         return F.linear(input, self.weight, self.bias)
 
+    def whole_weight(self) -> Tensor:
+        """The weight as it acts, [out, in], for uses of a part of it."""
+        return self.weight
+
     def dense_weight(self) -> Tensor:
         """A copy of the weight in float32, [out, in]."""
         return self.weight.detach().to(torch.float32, copy=True)
@@ -90,10 +94,14 @@ class LoraLinear(Linear):
         self.lora_A = Linear(in_features, rank)
         self.lora_B = Linear(rank, out_features)
 
+    def whole_weight(self) -> Tensor:
+        return self.weight + self.scaling * (self.lora_B.weight @ self.lora_A.weight)
+
     def forward(self, input: Tensor) -> Tensor:  # [*, in] -> [*, out]
         if self.product is not None:
             return self.product(input)
-        return super().forward(input) + self.scaling * self.lora_B(self.lora_A(input))
+        # Scaled where it is narrow.
+        return super().forward(input) + self.lora_B(self.scaling * self.lora_A(input))
 
     def dense_weight(self) -> Tensor:
         a, b = self.lora_A.weight.detach().float(), self.lora_B.weight.detach().float()

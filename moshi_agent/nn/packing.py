@@ -1,15 +1,16 @@
 """Matrix products on weights packed for the CPU.
 
-Packing reorders a weight once into the blocked layout that oneDNN's kernels read, or quantises it
-to int8. A packed float32 product gives each row the same bits however many rows there are, which
-`F.linear` does not.
+Packing reorders a weight once into the blocked layout that oneDNN's kernels read, transposes it where it is
+so small that oneDNN's preparations take longer than the product, or quantises it to int8. A packed float32
+product gives each row the same bits however many rows there are, which `F.linear` does not.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Literal, TypeGuard, cast
+from functools import cache
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -29,32 +30,76 @@ def pack_product(weight: Tensor, bias: Tensor | None, pack_format: PackFormat) -
         return _Int8Product(weight, bias)
     if not torch.backends.mkldnn.is_available():
         return lambda x: F.linear(x, weight, bias)
-    return _OneDnnProduct(weight, bias, torch.bfloat16 if pack_format == "bfloat16" else torch.float32)
+    if pack_format == "bfloat16":
+        return _BFloat16Product(weight, bias)
+    small = weight.numel() <= _SMALL and len(weight) >= _FEW_OUTPUTS
+    if small and _transposed_is_invariant(*weight.shape):
+        return Float32Product(_TransposedProduct(weight, bias), *weight.shape)
+    return Float32Product(_OneDnnProduct(weight, bias), *weight.shape)
 
 
-def is_float32_product(product: object) -> TypeGuard[_OneDnnProduct]:
-    """Whether this is a packed product in full precision; it then tells its `in_features`."""
-    return isinstance(product, _OneDnnProduct) and product.dtype == torch.float32
+_SMALL = 2**18  # elements of a weight that oneDNN takes longer to get ready for than to multiply with
+_FEW_OUTPUTS = 16  # with fewer, as the outer convolutions have, oneDNN is the faster one
 
 
-class _OneDnnProduct:
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self.in_features = weight.shape[1]
-        self.bias = None if bias is None else bias.to(dtype)
-        self.weight = _reorder(weight.to(dtype).contiguous())
-        self.linear = torch.ops.mkldnn._linear_pointwise.default
+class Float32Product:
+    """A product in full precision, each of whose rows has the same bits whatever other rows there are."""
+
+    def __init__(self, product: Product, out_features: int, in_features: int) -> None:
+        self.out_features = out_features
+        self.in_features = in_features
+        self._product = product
 
     def __call__(self, x: Tensor) -> Tensor:  # [*, in] -> [*, out]
-        if self.dtype != torch.float32:
-            return self._product(x.to(self.dtype)).float()
         if x.numel() == x.shape[-1]:
-            # With a single row oneDNN picks another kernel, whose sums are ordered differently.
+            # With a single row another kernel is picked, whose sums are ordered differently.
             return self._product(torch.cat([x, x]))[: len(x)]
         return self._product(x)
 
-    def _product(self, x: Tensor) -> Tensor:
+
+class _TransposedProduct:
+    """On a weight that lies in memory as [in, out]."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight = weight.t().contiguous()
+        self.bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, len(self.weight))
+        y = rows @ self.weight if self.bias is None else torch.addmm(self.bias, rows, self.weight)
+        return y.view(*x.shape[:-1], -1)
+
+
+@cache
+def _transposed_is_invariant(out_features: int, in_features: int) -> bool:
+    """Whether the processor's library gives a row the same bits in products of any number of rows."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(_ROWS_TRIED[-1], in_features, generator=generator)
+    weight = torch.randn(out_features, in_features, generator=generator)
+    product = _TransposedProduct(weight, torch.randn(out_features, generator=generator))
+    pairs = torch.cat([product(x[row : row + 2]) for row in range(0, len(x), 2)])
+    return all(torch.equal(product(x[:rows]), pairs[:rows]) for rows in _ROWS_TRIED)
+
+
+_ROWS_TRIED = (*range(2, 18), 31, 64, 100)
+
+
+class _OneDnnProduct:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.bias = bias
+        self.weight = _reorder(weight.contiguous())
+        self.linear = torch.ops.mkldnn._linear_pointwise.default
+
+    def __call__(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.linear(x, self.weight, self.bias, "none", [], ""))
+
+
+class _BFloat16Product:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.product = _OneDnnProduct(weight.bfloat16(), None if bias is None else bias.bfloat16())
+
+    def __call__(self, x: Tensor) -> Tensor:  # [*, in] -> [*, out]
+        return self.product(x.bfloat16()).float()
 
 
 def _reorder(weight: Tensor) -> Tensor:

@@ -17,5 +17,6 @@ def apply_per_step(modules: nn.ModuleList, config: TransformerConfig, x: Tensor,
     steps = x.shape[1]
     if steps == 1:
         return cast(Tensor, modules[config.weight_set(first_step)](x))
-    parts = [modules[config.weight_set(first_step + t)](x[:, t : t + 1]) for t in range(steps)]
-    return torch.cat(parts, dim=1)
+    # Two dimensions: of three that do not lie in one piece, torch would multiply row by row.
+    parts = [modules[config.weight_set(first_step + t)](x[:, t]) for t in range(steps)]
+    return torch.stack(parts, dim=1)

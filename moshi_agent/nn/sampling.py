@@ -1,7 +1,8 @@
 """Choosing tokens from logits, each row by its own settings and its own stream of random numbers.
 
 The random numbers are a function of the row's seed, how many steps it has taken, which token of the
-step is drawn, and the candidate. So a conversation draws the same numbers whoever shares the batch.
+step is drawn, and the candidate's rank. So a conversation draws the same numbers whoever shares the batch,
+and those of a whole step are made at once, before any of its logits are known.
 """
 
 from __future__ import annotations
@@ -23,15 +24,19 @@ MOST_CANDIDATES = 512  # of a draw whose cost may not depend on the settings
 
 @dataclass
 class Choice:
-    """How one kind of token is chosen, per row. Where `temp` is 0 the best token is taken."""
+    """How one kind of token is chosen, per row. A temperature of 0 takes the best token."""
 
-    temp: Tensor  # [B] float32
-    top_k: Tensor  # [B] int64; 0 keeps all
+    inverse_temp: Tensor  # [B] float32; 1 where the best token is taken
+    top_k: Tensor  # [B] int64; 0 keeps all, 1 where the best token is taken
     top_p: Tensor  # [B] float32; 0 keeps all
 
     def first_rows(self, rows: int) -> Choice:
         """The first rows alone, as views."""
-        return Choice(self.temp[:rows], self.top_k[:rows], self.top_p[:rows])
+        return Choice(self.inverse_temp[:rows], self.top_k[:rows], self.top_p[:rows])
+
+    def kept(self, candidates: int) -> Tensor:
+        """How many candidates each row keeps. -> [B] int64."""
+        return torch.where(self.top_k > 0, self.top_k, candidates)
 
 
 class RowSampling:
@@ -59,8 +64,9 @@ class RowSampling:
             (self.text, config.temp_text, config.top_k_text, config.top_p_text),
             (self.audio, config.temp, config.top_k, config.top_p),
         ):
-            choice.temp[row] = 0.0 if config.greedy else temp
-            choice.top_k[row] = top_k
+            best_alone = config.greedy or temp == 0
+            choice.inverse_temp[row] = 1.0 if best_alone else 1.0 / max(temp, 1e-6)
+            choice.top_k[row] = 1 if best_alone else top_k
             choice.top_p[row] = top_p
         self.seed[row] = config.seed
 
@@ -81,6 +87,11 @@ class RowSampling:
         """Whether the best tokens are all that is wanted, and the settings may be forgotten."""
         return not self._constant_cost and all(config.greedy for config in self._configs)
 
+    @property
+    def uses_top_p(self) -> bool:
+        """Whether any row may drop candidates for their probability."""
+        return self._constant_cost or any(config.top_p or config.top_p_text for config in self._configs)
+
     def widest(self, text: bool, card: int) -> int:
         """How many candidates the row that keeps the most keeps."""
         if self._constant_cost:
@@ -88,49 +99,76 @@ class RowSampling:
         kept = [config.top_k_text if text else config.top_k for config in self._configs if not config.greedy]
         return card if not kept or 0 in kept else min(max(kept), card)
 
+    def draws(self, counter: Tensor, text_card: int, audio_card: int, streams: int) -> Draws:
+        """The draws of one step: a token of text, then `streams - 1` of audio.
+
+        Args:
+            counter: [B] int64, the number of steps each row has taken.
+        """
+        if self.all_greedy:
+            return Draws(None, None, uses_top_p=False)
+        key = _mix(self.seed * _GOLDEN + counter)
+        text = KindOfDraw(self.text, key, range(1), self.widest(True, text_card))
+        audio = KindOfDraw(self.audio, key, range(1, streams), self.widest(False, audio_card))
+        return Draws(text, audio, self.uses_top_p)
+
 
 def _choice(rows: int, device: torch.device) -> Choice:
     return Choice(
-        torch.zeros(rows, device=device),
+        torch.ones(rows, device=device),
         torch.zeros(rows, dtype=torch.long, device=device),
         torch.zeros(rows, device=device),
     )
 
 
-def sample(
-    logits: Tensor, choice: Choice, seed: Tensor, counter: Tensor, draw: int, candidates: int
-) -> Tensor:
-    """Draws one token for each row.
+class KindOfDraw:
+    """What the draws of one kind of token need beside the logits."""
 
-    Args:
-        logits: [B, card].
-        seed, counter: [B] int64; `counter` is the number of steps the row has taken.
-        draw: which token of the step this is.
-        candidates: at least the largest `top_k` in use.
+    def __init__(self, choice: Choice, key: Tensor, streams: range, candidates: int) -> None:
+        self.choice = choice
+        self.candidates = candidates
+        dropped = torch.arange(candidates, device=key.device) >= choice.kept(candidates)[:, None]
+        # [B, streams, candidates], -inf for what is not to be drawn
+        self.noise = _gumbel(key, streams, candidates).masked_fill_(dropped[:, None], -torch.inf)
 
-    Returns:
-        [B] int64.
-    """
-    best, tokens = logits.float().topk(candidates, dim=-1)  # [B, candidates], descending
-    scaled = best / choice.temp.clamp(min=1e-6)[:, None]
-    rank = torch.arange(candidates, device=logits.device)
-    limit = torch.where(choice.top_k > 0, choice.top_k, candidates)
-    dropped = rank >= limit[:, None]
-    probabilities = scaled.masked_fill(dropped, -torch.inf).softmax(-1)
-    # A candidate stays while those before it hold less than top_p.
+
+class Draws:
+    """The draws of one step; without kinds, the best token is always taken."""
+
+    def __init__(self, text: KindOfDraw | None, audio: KindOfDraw | None, uses_top_p: bool) -> None:
+        self._text = text
+        self._audio = audio
+        self._uses_top_p = uses_top_p
+
+    def sample(self, logits: Tensor, stream: int) -> Tensor:
+        """The tokens of one stream, by the Gumbel-max trick. [B, card] -> [B] int64."""
+        kind = self._text if stream == 0 else self._audio
+        if kind is None:
+            return logits.argmax(-1)
+        best, tokens = logits.float().topk(kind.candidates, dim=-1)  # [B, candidates], descending
+        scaled = best * kind.choice.inverse_temp[:, None]
+        noise = kind.noise[:, max(0, stream - 1)]
+        if self._uses_top_p:
+            noise = noise.masked_fill(_beyond_top_p(scaled, noise, kind.choice.top_p), -torch.inf)
+        drawn = (scaled + noise).argmax(-1, keepdim=True)
+        return tokens.gather(1, drawn)[:, 0]
+
+
+def _beyond_top_p(scaled: Tensor, noise: Tensor, top_p: Tensor) -> Tensor:
+    """Which candidates come after those that hold `top_p`. [B, N], [B, N], [B] -> [B, N] bool."""
+    probabilities = scaled.masked_fill(noise == -torch.inf, -torch.inf).softmax(-1)
     before = probabilities.cumsum(-1) - probabilities
-    dropped |= (choice.top_p > 0)[:, None] & (before > choice.top_p[:, None])
-    gumbel = -torch.log(-torch.log(_uniform(seed, counter, draw, tokens)))
-    drawn = (scaled + gumbel).masked_fill(dropped, -torch.inf).argmax(-1)
-    chosen = torch.where(choice.temp > 0, drawn, 0)
-    return tokens.gather(1, chosen[:, None])[:, 0]
+    return (top_p > 0)[:, None] & (before > top_p[:, None])
 
 
-def _uniform(seed: Tensor, counter: Tensor, draw: int, tokens: Tensor) -> Tensor:
-    """Numbers strictly between 0 and 1, one for each candidate. seed, counter: [B], tokens: [B, N]."""
-    key = _mix(_mix(seed * _GOLDEN + counter) * _GOLDEN + draw)
-    bits = (_mix(key[:, None] + tokens * _GOLDEN) >> 40) & 0xFFFFFF
-    return (bits.float() + 0.5) / 2**24
+def _gumbel(key: Tensor, streams: range, candidates: int) -> Tensor:
+    """Gumbel noise for each candidate. key: [B] int64 -> [B, streams, candidates]."""
+    stream = torch.arange(streams.start, streams.stop, device=key.device)
+    rank = torch.arange(candidates, device=key.device)
+    of_stream = _mix(key[:, None] * _GOLDEN + stream)
+    bits = (_mix(of_stream[..., None] + rank * _GOLDEN) >> 40) & 0xFFFFFF
+    uniform = (bits.float() + 0.5) / 2**24  # strictly between 0 and 1
+    return -torch.log(-torch.log(uniform))
 
 
 def _mix(x: Tensor) -> Tensor:

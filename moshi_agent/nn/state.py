@@ -36,8 +36,15 @@ class State:
 
     def first_rows(self, rows: int) -> Self:
         """The first rows alone, as views: what is written to them is written here."""
+        return self._rows(slice(rows))
+
+    def one_row(self, row: int) -> Self:
+        """One row alone, as a state of one row that is a view."""
+        return self._rows(slice(row, row + 1))
+
+    def _rows(self, rows: slice) -> Self:
         fields = dataclasses.fields(self)
-        return type(self)(**{field.name: _first_rows(getattr(self, field.name), rows) for field in fields})
+        return type(self)(**{field.name: _rows(getattr(self, field.name), rows) for field in fields})
 
     def copy_row(self, source: int, target: int) -> None:
         for tensor in self.tensors():
@@ -86,13 +93,13 @@ def _tensors(value: object) -> Iterator[Tensor]:
             yield from _tensors(item)  # pyright: ignore[reportUnknownArgumentType]
 
 
-def _first_rows(value: Any, rows: int) -> Any:
+def _rows(value: Any, rows: slice) -> Any:
     if isinstance(value, Tensor):
-        return value[:rows]
+        return value[rows]
     if isinstance(value, State):
-        return value.first_rows(rows)
+        return value._rows(rows)  # pyright: ignore[reportPrivateUsage]
     if isinstance(value, list):
-        return [_first_rows(item, rows) for item in value]  # pyright: ignore[reportUnknownVariableType]
+        return [_rows(item, rows) for item in value]  # pyright: ignore[reportUnknownVariableType]
     return value
 
 

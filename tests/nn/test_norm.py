@@ -24,3 +24,14 @@ def test_the_fused_norm_is_the_one_written_out(dtype: torch.dtype) -> None:
         fused = norm(x)
     assert fused.dtype == wanted.dtype == dtype
     torch.testing.assert_close(fused, wanted, rtol=2 * torch.finfo(dtype).eps, atol=1e-30)
+
+
+def test_the_quick_norm_of_inference_is_the_one_that_is_trained() -> None:
+    """Whether gradients are wanted or not, for inputs of any size, zeros among them."""
+    generator = torch.Generator().manual_seed(0)
+    norm = RMSNorm(96, eps=1e-8)
+    x = 10 ** torch.arange(-6.0, 4.0)[:, None, None] * torch.randn(10, 3, 96, generator=generator)
+    x[0, 0] = 0
+    trained = norm(x)
+    with torch.inference_mode():
+        torch.testing.assert_close(norm(x), trained.detach(), rtol=1e-6, atol=1e-30)

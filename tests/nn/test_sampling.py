@@ -6,15 +6,14 @@ import torch
 from torch import Tensor
 
 from moshi_agent.config import SamplingConfig
-from moshi_agent.nn.sampling import RowSampling, sample
+from moshi_agent.nn.sampling import RowSampling
 
 
 def _draw(logits: Tensor, config: SamplingConfig, rows: int, first_step: int = 0) -> Tensor:
     """One draw in each of `rows` rows that share logits and seed and stand at successive steps."""
     settings = RowSampling(rows, torch.device("cpu"), config)
     steps = first_step + torch.arange(rows)
-    candidates = settings.widest(text=True, card=logits.shape[-1])
-    return sample(logits.expand(rows, -1), settings.text, settings.seed, steps, 0, candidates)
+    return settings.draws(steps, len(logits), 0, streams=1).sample(logits.expand(rows, -1), 0)
 
 
 def test_draws_follow_the_softmax() -> None:
@@ -39,14 +38,17 @@ def test_a_row_draws_the_same_in_any_company() -> None:
     """Neighbours, their settings and the row's place change nothing; seed and step do."""
     torch.manual_seed(0)
     logits = torch.randn(6, 50)
-    alone = RowSampling(1, torch.device("cpu"), SamplingConfig(seed=7, top_k_text=10))
+    alone = RowSampling(1, torch.device("cpu"), SamplingConfig(seed=7, top_k_text=10, top_k=5))
     step = torch.tensor([5])
-    wanted = sample(logits[3:4], alone.text, alone.seed, step, 2, alone.widest(True, 50))
-    crowd = RowSampling(6, torch.device("cpu"), SamplingConfig(seed=1, top_k_text=0, temp_text=3.0))
-    crowd.set_row(3, SamplingConfig(seed=7, top_k_text=10))
+    wanted = alone.draws(step, 50, 50, streams=3)
+    crowd = RowSampling(
+        6, torch.device("cpu"), SamplingConfig(seed=1, top_k_text=0, temp_text=3.0, top_p=0.9)
+    )
+    crowd.set_row(3, SamplingConfig(seed=7, top_k_text=10, top_k=5))
     steps = torch.tensor([0, 1, 2, 5, 9, 9])
-    together = sample(logits, crowd.text, crowd.seed, steps, 2, crowd.widest(True, 50))
-    assert together[3] == wanted[0]
+    together = crowd.draws(steps, 50, 50, streams=3)
+    for stream in range(3):
+        assert together.sample(logits, stream)[3] == wanted.sample(logits[3:4], stream)[0]
     seeds = {int(_draw(torch.zeros(1000), SamplingConfig(seed=seed, top_k_text=0), 1)) for seed in range(20)}
     assert len(seeds) > 15
 
@@ -56,6 +58,18 @@ def test_a_greedy_row_takes_the_best_beside_rows_that_sample() -> None:
     rows = RowSampling(2, torch.device("cpu"), SamplingConfig(temp_text=5.0, top_k_text=0))
     rows.set_row(1, SamplingConfig(greedy=True))
     logits = torch.tensor([[0.0, 1.0, 0.9]] * 2)
-    drawn = [sample(logits, rows.text, rows.seed, torch.tensor([i, i]), 0, 3)[1].item() for i in range(50)]
+    steps = [torch.tensor([i, i]) for i in range(50)]
+    drawn = [rows.draws(step, 3, 0, streams=1).sample(logits, 0)[1].item() for step in steps]
     assert drawn == [1] * 50
     assert not rows.all_greedy
+
+
+def test_the_streams_of_a_step_draw_apart() -> None:
+    """Every stream, step and seed has numbers of its own."""
+    rows = RowSampling(
+        40, torch.device("cpu"), SamplingConfig(top_k=0, top_k_text=0, temp=1.0, temp_text=1.0)
+    )
+    draws = rows.draws(torch.arange(40), 1000, 1000, streams=9)
+    flat = torch.zeros(40, 1000)
+    drawn = torch.stack([draws.sample(flat, stream) for stream in range(9)])
+    assert len(drawn.unique()) > 280  # of 360 draws among a thousand, about 302 values differ

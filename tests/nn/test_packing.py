@@ -1,0 +1,41 @@
+"""Packed products: right, and a row's own whatever other rows there are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moshi_agent.nn.packing import pack_product
+
+SMALL, LARGE, FEW_OUTPUTS = (96, 170), (600, 500), (6, 36)  # [out, in], as they are packed differently
+
+
+@pytest.mark.parametrize("shape", [SMALL, LARGE, FEW_OUTPUTS])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_a_packed_product_is_the_product(shape: tuple[int, int], with_bias: bool) -> None:
+    """Of inputs of any rank, contiguous or windows that overlap in memory."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(shape, generator=generator)
+    bias = torch.randn(shape[0], generator=generator) if with_bias else None
+    product = pack_product(weight, bias, "float32")
+    signal = torch.randn(3, 4 * shape[1], generator=generator)
+    windows = signal.as_strided((3, 5, shape[1]), (4 * shape[1], 7, 1))
+    for x in (signal[0, : shape[1]][None], windows, windows[:, None], windows[:1, :1]):
+        wanted = torch.nn.functional.linear(
+            x.double(), weight.double(), None if bias is None else bias.double()
+        )
+        torch.testing.assert_close(product(x).double(), wanted, rtol=1e-5, atol=1e-4)
+        assert product(x).shape == wanted.shape
+
+
+@pytest.mark.parametrize("shape", [SMALL, LARGE, FEW_OUTPUTS])
+def test_a_row_has_the_same_bits_in_any_company(shape: tuple[int, int]) -> None:
+    """Alone, in a pair, and in batches that the check at packing has not tried."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(shape, generator=generator)
+    product = pack_product(weight, torch.randn(shape[0], generator=generator), "float32")
+    x = torch.randn(210, shape[1], generator=generator)
+    whole = product(x)
+    for rows in (1, 2, 3, 7, 19, 40, 77, 150, 209):
+        assert torch.equal(product(x[:rows]), whole[:rows])
+        assert torch.equal(product(x[-rows:]), whole[-rows:])
