@@ -4,6 +4,7 @@
     ├── ConfigError            a configuration that no model can be built from
     ├── CheckpointError        weights that are missing, damaged or of the wrong shape
     ├── AudioError             a file or array that is no usable audio
+    ├── DataError              training data that is missing, malformed or contradicts itself
     ├── InputError             a tensor of the wrong shape, type or range
     │   └── BacklogFull        input that comes faster than it is taken
     ├── OutputError            a place that cannot be written to
@@ -32,6 +33,10 @@ class CheckpointError(MoshiAgentError):
 
 class AudioError(MoshiAgentError, ValueError):
     """A file or an array is not audio that can be used."""
+
+
+class DataError(MoshiAgentError, ValueError):
+    """Training data is missing, malformed, or contradicts itself."""
 
 
 class InputError(MoshiAgentError, ValueError):

@@ -1,12 +1,13 @@
-"""Audio files: any of them in, as mono at the model's rate; 16-bit wav out, whole or not at all."""
+"""Audio files: any of them in, at the model's rate; 16-bit wav out, whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import re
 import wave
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import cast
@@ -29,6 +30,14 @@ _UNKNOWN_LENGTH = 0x7FFF_0000
 _MP3_FRAME_SAMPLES = 1152
 
 
+@dataclass(frozen=True, slots=True)
+class AudioHeader:
+    """What a file says about itself before any of it is decoded."""
+
+    channels: int
+    duration_s: float
+
+
 def read_audio(path: str | os.PathLike[str], sample_rate_hz: int = SAMPLE_RATE_HZ) -> Samples:
     """Reads a wav, flac, ogg, mp3 or other audio file of any rate and channel count.
 
@@ -39,11 +48,71 @@ def read_audio(path: str | os.PathLike[str], sample_rate_hz: int = SAMPLE_RATE_H
         AudioError: it is missing, empty, no audio, truncated, damaged, or has NaN or infinity in it.
     """
     source = Path(path)
+    with _opened(source) as file:
+        return _whole(source, file, sample_rate_hz, mono=True)
+
+
+def audio_blocks(path: str | os.PathLike[str], sample_rate_hz: int = SAMPLE_RATE_HZ) -> Iterator[Samples]:
+    """What `read_audio` returns, block by block [N], for files that are too long for the memory.
+
+    Raises AudioError as it does; where the damage is in the middle, after the blocks before it.
+    """
+    source, heard = Path(path), 0
+    with _opened(source) as file:
+        for block in _resampled(source, file, sample_rate_hz, mono=True):
+            heard += len(block)
+            yield block
+    if not heard:
+        raise AudioError(f"{source} has less than one sample of audio at {sample_rate_hz} Hz in it")
+
+
+def read_channels(path: str | os.PathLike[str], sample_rate_hz: int = SAMPLE_RATE_HZ) -> Samples:
+    """Its samples [N, channels], otherwise as `read_audio`, and with the same errors."""
+    source = Path(path)
+    with _opened(source) as file:
+        samples = _whole(source, file, sample_rate_hz, mono=False)
+        return samples if samples.ndim == 2 else samples[:, None]
+
+
+def read_header(path: str | os.PathLike[str]) -> AudioHeader:
+    """What the file promises. Raises AudioError as `read_audio` does, where the header shows it."""
+    with _opened(Path(path)) as file:
+        return AudioHeader(file.channels, file.frames / file.samplerate)
+
+
+def read_piece(
+    path: str | os.PathLike[str],
+    start_s: float,
+    duration_s: float,
+    sample_rate_hz: int = SAMPLE_RATE_HZ,
+) -> Samples:
+    """So much of a file from `start_s` on, otherwise as `read_audio`; less, or nothing, where the file ends.
+
+    Raises:
+        AudioError: as `read_audio`, as far as the header and this piece show it.
+    """
+    source = Path(path)
+    with _opened(source) as file:
+        rate_hz = file.samplerate
+        first = min(round(start_s * rate_hz), file.frames)
+        wanted = min(round(duration_s * rate_hz), file.frames - first)
+        file.seek(first)
+        block = cast(NDArray[np.float32], file.read(wanted, dtype="float32", always_2d=True))
+        if len(block) + _MP3_FRAME_SAMPLES * (file.format == "MP3") < wanted:
+            raise AudioError(f"{source} is truncated: it ends before sample {first + wanted}")
+        _check_finite(source, block, first, rate_hz)
+        mono = block.mean(axis=1, dtype=np.float32)
+        return cast(Samples, soxr.resample(mono, rate_hz, sample_rate_hz))
+
+
+@contextmanager
+def _opened(source: Path) -> Generator[sf.SoundFile]:
+    """The file with its header checked; whatever fails to be read is an AudioError."""
     try:
         _check_readable(source)
         with sf.SoundFile(source) as file:
             _check_header(source, file)
-            blocks = list(_resampled(source, file, sample_rate_hz))
+            yield file
     except OSError as error:
         raise AudioError(f"{source} cannot be read: {error.strerror or error}") from error
     except (sf.LibsndfileError, TypeError) as error:
@@ -52,7 +121,11 @@ def read_audio(path: str | os.PathLike[str], sample_rate_hz: int = SAMPLE_RATE_H
         raise AudioError(
             f"{source} cannot be read as audio ({reason}); accepted: wav, flac, ogg, mp3"
         ) from error
-    samples = np.concatenate(blocks)
+
+
+def _whole(source: Path, file: sf.SoundFile, sample_rate_hz: int, *, mono: bool) -> Samples:
+    """[N] of the mean of the channels or where there is one, else [N, channels]."""
+    samples = np.concatenate(list(_resampled(source, file, sample_rate_hz, mono or file.channels == 1)))
     if len(samples) == 0:
         raise AudioError(f"{source} has less than one sample of audio at {sample_rate_hz} Hz in it")
     return samples
@@ -93,29 +166,32 @@ def _is_cut_off(log: str) -> bool:
     return "lacks an end-of-stream bit" in log or "Junk after the last page" in log
 
 
-def _resampled(source: Path, file: sf.SoundFile, sample_rate_hz: int) -> Iterator[Samples]:
-    """The blocks of the file, mono, at `sample_rate_hz`."""
-    resampler = soxr.ResampleStream(file.samplerate, sample_rate_hz, num_channels=1)
+def _resampled(source: Path, file: sf.SoundFile, sample_rate_hz: int, mono: bool) -> Iterator[Samples]:
+    """The blocks of the file at `sample_rate_hz`: [N] where `mono`, else [N, channels]."""
+    channels = 1 if mono else file.channels
+    resampler = soxr.ResampleStream(file.samplerate, sample_rate_hz, num_channels=channels)
     allowance = _MP3_FRAME_SAMPLES if file.format == "MP3" else 0
     position = 0
     while True:
         block = cast(NDArray[np.float32], file.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True))
         if len(block) == 0:
             break
-        # The mean over a channel axis of one would be an expensive copy of nothing new.
-        mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
-        _check_finite(source, mono, position, file.samplerate)
+        if mono:
+            # The mean over a channel axis of one would be an expensive copy of nothing new.
+            block = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+        _check_finite(source, block, position, file.samplerate)
         position += len(block)
-        yield resampler.resample_chunk(np.ascontiguousarray(mono))
+        yield resampler.resample_chunk(np.ascontiguousarray(block))
     if position + allowance < file.frames:
         raise AudioError(f"{source} is truncated: {position} samples where its header promises {file.frames}")
-    yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+    rest = np.empty(0 if mono else (0, channels), np.float32)
+    yield resampler.resample_chunk(rest, last=True)
 
 
-def _check_finite(source: Path, mono: Samples, position: int, sample_rate_hz: int) -> None:
-    broken = np.flatnonzero(~np.isfinite(mono))
+def _check_finite(source: Path, block: Samples, position: int, sample_rate_hz: int) -> None:
+    broken = np.argwhere(~np.isfinite(block))
     if len(broken):
-        at_s = (position + int(broken[0])) / sample_rate_hz
+        at_s = (position + int(broken[0, 0])) / sample_rate_hz
         raise AudioError(f"{source} has a sample that is no finite number, {at_s:.3f} s after its start")
 
 

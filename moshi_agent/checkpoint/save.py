@@ -46,12 +46,12 @@ def save_kyutai(
         OutputError: a file cannot be written; those before it are.
     """
     folder, tokenizer = Path(folder), Path(tokenizer)
-    lm_tensors, mimi_tensors = _lm_tensors(lm, dtype), _mimi_tensors(mimi, dtype)
+    lm_tensors, codec_tensors = _lm_tensors(lm, dtype), mimi_tensors(mimi, dtype)
     if not tokenizer.is_file():
         raise CheckpointError(f"{tokenizer}: no such file")
     make_folder(folder)
     copy_file(tokenizer, folder / tokenizer.name)
-    write_tensors(folder / MIMI_NAME, mimi_tensors)
+    write_tensors(folder / MIMI_NAME, codec_tensors)
     write_tensors(folder / LM_NAME, lm_tensors)
     write_json(folder / MIMI_CONFIG_NAME, write_mimi_config(mimi.config))
     names = {
@@ -77,7 +77,7 @@ def _lm_tensors(lm: LMModel, dtype: torch.dtype) -> dict[str, Tensor]:
     }
 
 
-def _mimi_tensors(mimi: MimiModel, dtype: torch.dtype) -> dict[str, Tensor]:
+def mimi_tensors(mimi: MimiModel, dtype: torch.dtype) -> dict[str, Tensor]:
     """By Kyutai's names. The codebooks stay as they are: a rounded centroid changes codes."""
     refuse_packed(mimi)
     tensors: dict[str, Tensor] = {}

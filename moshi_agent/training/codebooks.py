@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moshi_agent.nn.quantizer import Codebook, ResidualQuantizer, SplitQuantizer
+from moshi_agent.training.distributed import sum_over_processes, take_from_first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +25,29 @@ class CodebookConfig:
     dead_every: int = 10  # steps between replacements
     k_means_rounds: int = 12
     dropout: float = 0.2  # share of rows that use only some of the acoustic codebooks
+    unquantized: float = 0.0  # share of rows whose latents go to the decoder as they are
 
 
 @dataclass(frozen=True)
 class Quantized:
     """A quantized latent and how far it lay from what was quantized."""
 
-    latent: Tensor  # [B, T, C]
+    latent: Tensor  # [B, T, C] for the decoder: of the codebooks that a row uses, or not quantized at all
+    quantized: Tensor  # [B, T, C] the same for rows that are quantized, and quantized for the others too
     commitment: Tensor  # scalar
     codes: Tensor  # [B, K, T]
+
+
+@dataclass(frozen=True)
+class RowUse:
+    """What each row of a batch uses of the codebooks of one kind."""
+
+    used: Tensor  # [B] how many of them
+    plain: Tensor  # [B] bool: whether its latents pass by them all; they learn from it all the same
+
+    def where_used(self, index: int, like: Tensor) -> Tensor:
+        """Which rows use this codebook, [B, 1, 1]."""
+        return (self.used > index).view(-1, 1, 1).to(like.device)
 
 
 class CodebookTrainer:
@@ -63,13 +78,27 @@ class CodebookTrainer:
         Returns:
             Its semantic and its acoustic quantization, [B, T, C] each, and the commitment loss, scalar.
         """
+        semantic, acoustic = self.quantize_parts(latent, step, generator)
+        return semantic.latent, acoustic.latent, semantic.commitment + acoustic.commitment
+
+    def quantize_parts(
+        self, latent: Tensor, step: int, generator: torch.Generator
+    ) -> tuple[Quantized, Quantized]:
+        """One step of all codebooks: the semantic and the acoustic quantization of latents [B, T, C]."""
         first, rest = self.quantizer.rvq_first, self.quantizer.rvq_rest
         replace = step % self.config.dead_every == 0
+        plain = self._unquantized_rows(len(latent), generator)
         every_row = torch.full((len(latent),), first.n_q)
-        semantic = self._quantize(first, latent, every_row, replace, generator)
+        semantic = self._quantize(first, latent, RowUse(every_row, plain), replace, generator)
         used = self._acoustic_codebooks(len(latent), generator)
-        acoustic = self._quantize(rest, latent, used, replace, generator)
-        return semantic.latent, acoustic.latent, semantic.commitment + acoustic.commitment
+        acoustic = self._quantize(rest, latent, RowUse(used, plain), replace, generator)
+        return semantic, acoustic
+
+    def _unquantized_rows(self, rows: int, generator: torch.Generator) -> Tensor:
+        """Which rows are not quantized, [B] bool."""
+        if not self.config.unquantized:
+            return torch.zeros(rows, dtype=torch.bool)
+        return torch.rand(rows, generator=generator) < self.config.unquantized
 
     def _acoustic_codebooks(self, rows: int, generator: torch.Generator) -> Tensor:
         """How many acoustic codebooks each row uses, [B]."""
@@ -82,7 +111,7 @@ class CodebookTrainer:
         self,
         residual_quantizer: ResidualQuantizer,
         latent: Tensor,
-        used: Tensor,  # [B] codebooks that each row uses
+        rows: RowUse,
         replace: bool,
         generator: torch.Generator,
     ) -> Quantized:
@@ -94,7 +123,7 @@ class CodebookTrainer:
             codebook = residual_quantizer.codebook(index)
             chosen = codebook.encode(residual.detach())
             centroids = codebook.decode(chosen)
-            mask = (used > index).view(-1, 1, 1)
+            mask = rows.where_used(index, x)
             commitment = commitment + ((residual - centroids) * mask).square().mean()
             self._follow(codebook, residual.detach(), chosen, replace, generator)
             total = total + torch.where(mask, centroids, 0)
@@ -102,9 +131,12 @@ class CodebookTrainer:
             codes.append(chosen)
         straight_through = x + (total - x).detach()
         # A row that uses no codebook of this kind has no share in the latent at all.
-        straight_through = straight_through * (used > 0).view(-1, 1, 1)
-        output = residual_quantizer.output_proj(straight_through)
-        return Quantized(output, commitment, torch.stack(codes, dim=1))
+        quantized = residual_quantizer.output_proj(straight_through * rows.where_used(0, x))
+        output = quantized
+        if bool(rows.plain.any()):
+            plain = rows.plain.view(-1, 1, 1).to(x.device)
+            output = torch.where(plain, residual_quantizer.output_proj(x), quantized)
+        return Quantized(output, quantized, commitment, torch.stack(codes, dim=1))
 
     @torch.no_grad()
     def _follow(
@@ -115,6 +147,8 @@ class CodebookTrainer:
         decay = self.config.decay
         counts = torch.bincount(codes, minlength=len(codebook.cluster_usage)).to(x.dtype)
         sums = torch.zeros_like(codebook.embedding_sum).index_add_(0, codes, x)
+        sum_over_processes(counts)
+        sum_over_processes(sums)
         codebook.cluster_usage.mul_(decay).add_(counts, alpha=1 - decay)
         codebook.embedding_sum.mul_(decay).add_(sums, alpha=1 - decay)
         if replace:
@@ -128,31 +162,37 @@ class CodebookTrainer:
         dead = (usage < self.config.dead_share * average).nonzero()[:, 0]
         if not len(dead):
             return
-        picks = torch.randperm(len(x), generator=generator)[: len(dead)]
+        picks = torch.randperm(len(x), generator=generator)[: len(dead)].to(x.device)
         dead = dead[: len(picks)]
         fresh = average * 0.3
         usage[dead] = fresh
         codebook.embedding_sum[dead] = x[picks] * fresh
+        take_from_first((usage, codebook.embedding_sum))
 
 
 def _initialise(codebook: Codebook, x: Tensor, rounds: int, generator: torch.Generator) -> None:
     """k-means over x, [N, D]; usage becomes the mean share of a code in a step of the size of x."""
     bins = len(codebook.cluster_usage)
-    picks = torch.randint(len(x), (bins,), generator=generator)
-    centroids = x[picks].clone()
-    counts = torch.ones(bins)
+    centroids = _picked(x, bins, generator)
+    counts = x.new_ones(bins)
     for _ in range(rounds):
         half_norms = centroids.square().sum(1) / 2
         codes = (half_norms - F.linear(x, centroids)).argmin(1)
         counts = torch.bincount(codes, minlength=bins).to(x.dtype)
         sums = torch.zeros_like(centroids).index_add_(0, codes, x)
-        fresh = x[torch.randint(len(x), (bins,), generator=generator)]
+        fresh = _picked(x, bins, generator)
         centroids = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], fresh)
     usage = counts.clamp(min=0.5) / counts.clamp(min=0.5).mean()
     codebook.cluster_usage.copy_(usage)
     codebook.embedding_sum.copy_(centroids * usage[:, None])
     codebook.initialized.fill_(1)
+    take_from_first((codebook.cluster_usage, codebook.embedding_sum))
     codebook.refresh()
+
+
+def _picked(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Random rows of x, [N, D] -> [count, D]; a row may come twice."""
+    return x[torch.randint(len(x), (count,), generator=generator).to(x.device)]
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.conv import CausalConv1d, CausalConvTranspose1d
-from moshi_agent.training.trainer import Trainer, Training
+from moshi_agent.training.trainer import LossTrainer, Training
 
 INITIAL_GAIN = 1.2  # makes up for what the activations take
 INITIAL_LEVEL = 0.1  # about speech, where 1 would be far louder
@@ -22,7 +22,7 @@ INITIAL_LEVEL = 0.1  # about speech, where 1 would be far louder
 Sampler = Callable[[np.random.Generator, int, int], NDArray[np.float32]]
 
 
-class CodecTrainer(Trainer[MimiModel]):
+class CodecTrainer(LossTrainer[MimiModel]):
     """A trainer of some of a codec's parts, on crops of what `sample` draws."""
 
     def __init__(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from moshi_agent.training.mel import MelSpectrogram
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +34,10 @@ class CodecLoss(nn.Module):
     def __init__(self, config: CodecLossConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or CodecLossConfig()
-        for index, (size, bands) in enumerate(zip(config.windows, config.mel_bands, strict=True)):
-            self.register_buffer(f"window_{index}", torch.hann_window(size), persistent=False)
-            filters = mel_filters(bands, size, config.sample_rate_hz)
-            self.register_buffer(f"filters_{index}", filters, persistent=False)
+        resolutions = zip(config.windows, config.mel_bands, strict=True)
+        self.mels = nn.ModuleList(
+            MelSpectrogram(size, bands, config.sample_rate_hz) for size, bands in resolutions
+        )
 
     def forward(self, output: Tensor, target: Tensor, step: int | None = None) -> dict[str, Tensor]:
         """Two signals [B, T] -> weighted terms, whose sum is the loss. Without a step, the final floors."""
@@ -44,8 +45,8 @@ class CodecLoss(nn.Module):
         floor = self._lowered(config.spectral_floor, step)
         level_floor = self._lowered(config.level_floor, step)
         spectral, energy = output.new_zeros(()), output.new_zeros(())
-        for index in range(len(config.windows)):
-            ours, theirs = self.mel(output, index) + floor, self.mel(target, index) + floor
+        for mel in self.mels:
+            ours, theirs = mel(output) + floor, mel(target) + floor
             spectral = spectral + _squared_below_one(ours.log() - theirs.log())
             # Loud parts count most here; relative to the batch, so that no batch outweighs another.
             energy = energy + (ours.sqrt() - theirs.sqrt()).square().mean() / theirs.mean()
@@ -59,19 +60,9 @@ class CodecLoss(nn.Module):
     @torch.no_grad()
     def log_mel_distance(self, output: Tensor, target: Tensor) -> float:
         """Mean absolute difference of log magnitudes over all resolutions, of two signals [B, T]."""
-        floor, count = self.config.spectral_floor, len(self.config.windows)
-        pairs = [(self.mel(output, index) + floor, self.mel(target, index) + floor) for index in range(count)]
-        return sum(float((ours.log() - theirs.log()).abs().mean()) for ours, theirs in pairs) / count
-
-    def mel(self, signal: Tensor, index: int) -> Tensor:
-        """[B, T] -> magnitudes [B, bands, frames] at one of the resolutions."""
-        size = self.config.windows[index]
-        window = self.get_buffer(f"window_{index}")
-        spectrum = torch.stft(signal, size, size // 4, window=window, return_complex=True)
-        # The square root has no finite slope at zero, which silence reaches.
-        power = spectrum.real.square() + spectrum.imag.square()
-        magnitude = (power + 1e-14).sqrt() * (4 / size)
-        return torch.matmul(self.get_buffer(f"filters_{index}"), magnitude)
+        floor = self.config.spectral_floor
+        pairs = [(mel(output) + floor, mel(target) + floor) for mel in self.mels]
+        return sum(float((ours.log() - theirs.log()).abs().mean()) for ours, theirs in pairs) / len(pairs)
 
     def _lowered(self, floor: float, step: int | None) -> float:
         done = 1.0 if step is None else min(step / self.config.floor_steps, 1.0)
@@ -88,20 +79,3 @@ def _squared_below_one(difference: Tensor) -> Tensor:
     """Huber's loss. Where all is nearly right, as in silence, its slope is nearly nothing: an absolute
     difference would go on pulling with all its force and drown what speech has to say."""
     return F.huber_loss(difference, torch.zeros_like(difference))
-
-
-def mel_filters(bands: int, window: int, sample_rate_hz: int) -> Tensor:
-    """Triangular filters of unit sum, evenly spaced in mel up to half the rate. [bands, window // 2 + 1]"""
-    nyquist_hz = sample_rate_hz / 2
-    highest_mel = 2595 * math.log10(1 + nyquist_hz / 700)
-    mels = torch.linspace(0, highest_mel, bands + 2)
-    edges_hz = 700 * (10 ** (mels / 2595) - 1)
-    bins_hz = torch.linspace(0, nyquist_hz, window // 2 + 1)
-    # A filter narrower than a bin would see nothing: widen each to one bin on either side.
-    bin_hz = nyquist_hz / (window // 2)
-    centres = edges_hz[1:-1, None]
-    below = torch.maximum(centres - edges_hz[:-2, None], torch.tensor(bin_hz))
-    above = torch.maximum(edges_hz[2:, None] - centres, torch.tensor(bin_hz))
-    offset = bins_hz[None] - centres
-    filters = torch.where(offset < 0, 1 + offset / below, 1 - offset / above).clamp(min=0)
-    return filters / filters.sum(1, keepdim=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from moshi_agent.errors import ConfigError
 from moshi_agent.training.held_out_sentences import HELD_OUT_SENTENCES
-from moshi_agent.training.phrases import Phrases
+from moshi_agent.training.phrases import Exchange, Phrases
 from moshi_agent.training.sentences import unknown_sentences
 from moshi_agent.training.speech import (
     ANSWER_VOICE,
@@ -67,7 +68,7 @@ class CorpusPlan:
             Item(kind="unknown", text=text, voice=TRAINING_VOICES.draw(rng))
             for text in unknown_sentences(self.unknown, self.seed + 2)
         ]
-        questions = _questions(phrases, self.renderings_per_question, TRAINING_VOICES, rng)
+        questions = question_items(phrases.exchanges, self.renderings_per_question, TRAINING_VOICES, rng)
         callers = [*questions, *unknown]
         order = rng.permutation(len(callers))
         return [
@@ -83,16 +84,17 @@ class HeldOutPlan:
 
     renderings_per_question: int = 24
     renderings_per_sentence: int = 4
+    voices: VoiceGrid = HELD_OUT_VOICES
     seed: int = 77
 
     def items(self, phrases: Phrases) -> list[Item]:
         """The answers, then every question and every held-out sentence in several voices."""
         rng = np.random.default_rng(self.seed)
         unknown = [
-            Item(kind="unknown", text=text, voice=HELD_OUT_VOICES.draw(rng))
+            Item(kind="unknown", text=text, voice=self.voices.draw(rng))
             for text in HELD_OUT_SENTENCES * self.renderings_per_sentence
         ]
-        questions = _questions(phrases, self.renderings_per_question, HELD_OUT_VOICES, rng)
+        questions = question_items(phrases.exchanges, self.renderings_per_question, self.voices, rng)
         return [*(Item(kind="answer", text=text) for text in phrases.spoken), *questions, *unknown]
 
 
@@ -158,10 +160,12 @@ def build_corpus(folder: Path, items: list[Item], *, processes: int = MAX_PROCES
         list(pool.map(build, missing, [groups[n] for n in missing]))
 
 
-def _questions(phrases: Phrases, renderings: int, voices: VoiceGrid, rng: np.random.Generator) -> list[Item]:
+def question_items(
+    exchanges: Sequence[Exchange], renderings: int, voices: VoiceGrid, rng: np.random.Generator
+) -> list[Item]:
     """Each question in several voices; its final mark varies, since the engines' melody follows it."""
     items: list[Item] = []
-    for exchange in phrases.exchanges:
+    for exchange in exchanges:
         for _ in range(renderings):
             marks = (exchange.question[-1], exchange.question[-1], ".", "?")
             text = exchange.question[:-1] + marks[int(rng.integers(len(marks)))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -17,7 +16,8 @@ from moshi_agent.nn.linear import Linear
 from moshi_agent.training.hearing import give_ears
 from moshi_agent.training.lm_data import LMData
 from moshi_agent.training.lm_losses import Batch, LMLoss, LMLossConfig
-from moshi_agent.training.trainer import Trainer, Training
+from moshi_agent.training.precision import faster_in_bfloat16
+from moshi_agent.training.trainer import LossTrainer, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def new_lm(config: MoshiConfig, data: LMData, codec: MimiModel, seed: int) -> LM
     return model
 
 
-class LMTrainer(Trainer[LMModel]):
+class LMTrainer(LossTrainer[LMModel]):
     """Trains `model` from what it is: see `new_lm` for one that knows nothing."""
 
     def __init__(self, model: LMModel, config: LMTraining, data: LMData) -> None:
@@ -82,18 +82,6 @@ class LMTrainer(Trainer[LMModel]):
         else:
             crops = self.data.crops(rng, config.batch, config.frames)
         return Batch(*(torch.from_numpy(part) for part in crops))
-
-
-def faster_in_bfloat16() -> bool:
-    """Whether this processor has instructions for bfloat16; without them it takes three times as long."""
-    seconds: list[float] = []
-    for dtype in (torch.float32, torch.bfloat16):
-        matrix = torch.ones(1024, 1024, dtype=dtype)
-        torch.mm(matrix, matrix)  # the first product prepares the kernel
-        started = time.perf_counter()
-        torch.mm(matrix, matrix)
-        seconds.append(time.perf_counter() - started)
-    return seconds[1] < 0.9 * seconds[0]
 
 
 def _parameter_groups(model: LMModel, head: Linear, config: LMTraining) -> list[dict[str, object]]:

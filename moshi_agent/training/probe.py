@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from moshi_agent.nn.conv import CausalConv1d
 from moshi_agent.nn.linear import Linear
-from moshi_agent.training.codec_losses import mel_filters
+from moshi_agent.training.mel import mel_filters
 
 
 @dataclass(frozen=True, kw_only=True)

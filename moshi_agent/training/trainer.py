@@ -41,10 +41,7 @@ class Training:
 
 
 class Trainer(ABC, Generic[Model]):
-    """A model in training, its running average, and the number of steps made.
-
-    A group of the optimizer's parameters may have a "share" of the learning rate.
-    """
+    """A model in training, its running average, and the number of steps made."""
 
     def __init__(
         self, training: Training, model: Model, optimizer: torch.optim.Optimizer, **others: nn.Module
@@ -58,11 +55,32 @@ class Trainer(ABC, Generic[Model]):
         self._parts = {"model": model, "average": self.average, "optimizer": optimizer, **others}
 
     @abstractmethod
+    def train_step(self) -> dict[str, float]:
+        """One step; its figures."""
+
+    def content(self) -> dict[str, Any]:
+        """Everything that a step depends on."""
+        return {"step": self.step, **{name: part.state_dict() for name, part in self._parts.items()}}
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Takes what `content` gave."""
+        self.step = content["step"]
+        for name, part in self._parts.items():
+            part.load_state_dict(content[name])
+
+
+class LossTrainer(Trainer[Model]):
+    """A trainer whose step makes a sum of losses smaller.
+
+    A group of the optimizer's parameters may have a "share" of the learning rate.
+    """
+
+    @abstractmethod
     def losses(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         """The weighted terms of this step's loss, which is their sum, on data drawn with `rng`."""
 
     def train_step(self) -> dict[str, float]:
-        """One step; the figures of its losses."""
+        """See `Trainer.train_step`."""
         training, groups = self.training, self._optimizer.param_groups
         rng = np.random.default_rng([training.seed, self.step])
         generator = torch.Generator().manual_seed(training.seed * 1_000_003 + self.step)
@@ -77,13 +95,3 @@ class Trainer(ABC, Generic[Model]):
         follow(self.average, self.model, training.average_decay, self.step)
         self.step += 1
         return {"loss": total.item(), **{k: v.item() for k, v in terms.items()}, "norm": float(norm)}
-
-    def content(self) -> dict[str, Any]:
-        """Everything that a step depends on."""
-        return {"step": self.step, **{name: part.state_dict() for name, part in self._parts.items()}}
-
-    def restore(self, content: dict[str, Any]) -> None:
-        """Takes what `content` gave."""
-        self.step = content["step"]
-        for name, part in self._parts.items():
-            part.load_state_dict(content[name])

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from moshi_agent.audio.files import AudioWriter, read_audio, write_audio
+from moshi_agent.audio.files import (
+    AudioWriter,
+    audio_blocks,
+    read_audio,
+    read_channels,
+    read_header,
+    write_audio,
+)
 from moshi_agent.errors import AudioError, OutputError
 
 FORMATS = [
@@ -68,6 +75,34 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     path = tmp_path / "sound.wav"
     sf.write(path, np.tile(np.array([[0.5, 0.25, 0.0]]), (100, 1)), 24_000, subtype="FLOAT")
     assert read_audio(path) == pytest.approx(0.25)
+
+
+def test_channels_can_be_kept_apart_at_another_rate(tmp_path: Path) -> None:
+    path = tmp_path / "sound.flac"
+    left, right = _speechlike(48_000), 0.5 * _speechlike(48_000)[::-1]
+    sf.write(path, np.stack([left, right], 1), 48_000)
+    samples = read_channels(path)
+    assert samples.shape == (48_000, 2)
+    assert samples.mean(axis=1) == pytest.approx(read_audio(path), abs=1e-5)
+    for side, source in zip(samples.T, (left, right), strict=True):
+        alone = tmp_path / "alone.wav"
+        sf.write(alone, source, 48_000, subtype="FLOAT")
+        assert side == pytest.approx(read_audio(alone), abs=1e-4)
+        assert read_channels(alone).shape == (48_000, 1)
+
+
+@pytest.mark.parametrize(("suffix", "container", "subtype"), FORMATS)
+def test_a_header_tells_channels_and_length(
+    tmp_path: Path, suffix: str, container: str, subtype: str
+) -> None:
+    path = tmp_path / f"sound.{suffix}"
+    sf.write(path, np.stack([_speechlike(48_000)] * 2, 1), 48_000, format=container, subtype=subtype)
+    header = read_header(path)
+    assert header.channels == 2
+    assert header.duration_s == pytest.approx(2.0, abs=0.05)
+    path.write_bytes(b"")
+    with pytest.raises(AudioError, match="is empty"):
+        read_header(path)
 
 
 def test_a_16_bit_file_is_written_back_bit_by_bit(tmp_path: Path) -> None:
@@ -250,3 +285,22 @@ def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError, match="no permission"), AudioWriter(tmp_path / "out.wav"):
         pytest.fail("the block was entered")
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 24_000])
+def test_a_long_file_is_read_in_blocks_that_make_up_the_whole(tmp_path: Path, rate_hz: int) -> None:
+    samples = np.random.default_rng(0).normal(0, 0.1, (60 * rate_hz, 2)).astype(np.float32)
+    sf.write(tmp_path / "long.wav", samples, rate_hz, subtype="FLOAT")
+    blocks = list(audio_blocks(tmp_path / "long.wav"))
+    assert max(map(len, blocks)) * rate_hz <= 2**17 * 24_000 + 24_000 * 1000
+    assert np.array_equal(np.concatenate(blocks), read_audio(tmp_path / "long.wav"))
+
+
+def test_a_file_that_breaks_off_gives_the_blocks_before(tmp_path: Path) -> None:
+    samples = np.full(2**18, 0.1, np.float32)
+    samples[-1] = np.nan
+    sf.write(tmp_path / "long.wav", samples, 24_000, subtype="FLOAT")
+    blocks = audio_blocks(tmp_path / "long.wav")
+    assert len(next(blocks)) == 2**17
+    with pytest.raises(AudioError, match=r"no finite number, 10\.9"):
+        next(blocks)

@@ -27,6 +27,12 @@ def peer_checkpoint(folder: Path) -> Any:
     )
 
 
+def peer_codec(folder: Path, num_codebooks: int) -> Any:
+    """The peer's codec, of a folder that `save_codec` wrote."""
+    config = json.loads((folder / "mimi_config.json").read_text())
+    return _peer_models().loaders.get_mimi(folder / "mimi.safetensors", config, num_codebooks=num_codebooks)
+
+
 def greedy_tokens(lm: LMModel, user: Tensor) -> Tensor:
     """What ours says to the caller's codes [rows, codebooks, steps] -> [rows, 1 + dep_q, steps - delay]."""
     return _said(LMGen(lm, use_sampling=False), user)

@@ -92,3 +92,26 @@ def test_settled_codebooks_keep_their_centroids() -> None:
     settle(quantizer)
     assert bool((quantizer.rvq_rest.codebook(1).cluster_usage == 1).all())
     assert torch.equal(quantizer.encode(x), before)
+
+
+def test_rows_that_are_not_quantized_pass_by_the_codebooks() -> None:
+    """Their latents go to the decoder through projections alone; codebooks learn from them all the same."""
+    trainer = trained(CodebookConfig(dropout=0.0, unquantized=1.0))
+    before = trainer.quantizer.rvq_first.codebook(0).embedding_sum.clone()
+    x = clusters(60, seed=8).view(6, 10, 4)
+    semantic, acoustic = trainer.quantize_parts(x, 1, torch.Generator().manual_seed(0))
+    for part, quantizer in (
+        (semantic, trainer.quantizer.rvq_first),
+        (acoustic, trainer.quantizer.rvq_rest),
+    ):
+        torch.testing.assert_close(part.latent, quantizer.output_proj(quantizer.input_proj(x)))
+        assert not torch.allclose(part.quantized, part.latent)
+    assert not torch.equal(trainer.quantizer.rvq_first.codebook(0).embedding_sum, before)
+
+
+def test_about_the_given_share_of_rows_is_not_quantized() -> None:
+    trainer = trained(CodebookConfig(dropout=0.0, unquantized=0.5))
+    x = clusters(2000, seed=9).view(200, 10, 4)
+    semantic, _ = trainer.quantize_parts(x, 1, torch.Generator().manual_seed(0))
+    passed = (semantic.latent != semantic.quantized).flatten(1).any(1)
+    assert 75 < int(passed.sum()) < 125

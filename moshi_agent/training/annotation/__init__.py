@@ -1,0 +1,1 @@
+"""Words with their times for stereo conversations, by a speech recogniser or from transcripts."""

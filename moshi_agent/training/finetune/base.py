@@ -1,0 +1,85 @@
+"""Loads what is fine-tuned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from moshi_agent.checkpoint.kyutai_files import KyutaiFiles, locate_kyutai
+from moshi_agent.checkpoint.load import Checkpoint, Options, build, locate
+from moshi_agent.checkpoint.sources import open_source
+from moshi_agent.errors import ConfigError
+from moshi_agent.models.lm import LMModel
+from moshi_agent.training.finetune.config import FineTuneConfig, ModelPaths
+from moshi_agent.training.finetune.low_rank import add_low_rank, refuse_int8
+from moshi_agent.training.precision import faster_in_bfloat16
+
+
+@dataclass(frozen=True)
+class Base:
+    """A checkpoint on the CPU, and its files, which what is written refers to."""
+
+    files: KyutaiFiles
+    checkpoint: Checkpoint
+    lm: LMModel
+
+
+def load_base(config: FineTuneConfig, dtype: torch.dtype) -> Base:
+    """The model with what is to be trained in float32, and the rest in `dtype`.
+
+    Raises:
+        CheckpointError: a file that is missing or damaged.
+        ConfigError: a checkpoint that cannot be fine-tuned, with the reason.
+    """
+    name, files = config.moshi_paths.hf_repo_id, _locate(config.moshi_paths)
+    if config.lora.enable and files.lora_weights is not None:
+        raise ConfigError(f"{name} has low-rank updates already; they have to be added to its weights first")
+    kept = torch.float32 if config.full_finetuning else dtype
+    checkpoint = build(name, files, Options("cpu", kept, fuse_lora=True, pack=None))
+    lm = checkpoint.lm
+    if lm is None:
+        raise ConfigError(f"{name} holds a codec alone; there is no language model to fine-tune")
+    if lm.n_q != 2 * checkpoint.mimi.num_codebooks:
+        raise ConfigError(
+            f"{name}: a model of {lm.n_q} streams of audio, {lm.dep_q} of them its own; "
+            "accepted: those for conversations of two, with as many for each"
+        )
+    if config.lora.enable:
+        add_low_rank(lm, config.lora, config.seed)
+    else:
+        refuse_int8(lm)
+        lm.requires_grad_(True)
+    # The type that caches and conditions are in.
+    lm.register_buffer("_like", torch.empty(0, dtype=dtype), persistent=False)
+    for transformer in (lm.transformer, *([lm.depformer] if lm.dep_q else [])):
+        transformer.checkpointing = config.gradient_checkpointing
+    return Base(files, checkpoint, lm)
+
+
+def _locate(paths: ModelPaths) -> KyutaiFiles:
+    place = open_source(paths.hf_repo_id)
+    given = {
+        "moshi_weights": paths.moshi_path,
+        "mimi_weights": paths.mimi_path,
+        "tokenizer": paths.tokenizer_path,
+    }
+    if any(given.values()) or paths.config_path:
+        config_path = place.find("config.json") if paths.config_path is None else Path(paths.config_path)
+        return locate_kyutai(place, config_path=config_path, **given)
+    files = locate(place)
+    if isinstance(files, KyutaiFiles):
+        return files
+    raise ConfigError(
+        f"{paths.hf_repo_id} is in the format of Transformers; convert it first: "
+        f"moshi-agent convert {paths.hf_repo_id} FOLDER --to kyutai"
+    )
+
+
+def compute_dtype(config: FineTuneConfig, device: torch.device) -> torch.dtype:
+    """The type that products are computed in, which `auto` leaves to the device."""
+    if config.param_dtype != "auto":
+        return torch.bfloat16 if config.param_dtype == "bfloat16" else torch.float32
+    lower = faster_in_bfloat16() if device.type == "cpu" else device.type == "cuda"
+    return torch.bfloat16 if lower else torch.float32

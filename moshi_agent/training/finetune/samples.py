@@ -1,0 +1,73 @@
+"""What the model in training answers to a user it was not trained on, as sound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moshi_agent.checkpoint import Checkpoint
+from moshi_agent.models.generation import LMGen
+from moshi_agent.models.lm import LMModel
+from moshi_agent.nn.conditioners import ConditionAttributes, ConditionTensors
+from moshi_agent.training.stereo.dataset import Batch
+from moshi_agent.transcript import Transcript
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A conversation of two."""
+
+    sound: NDArray[np.float32] = field(repr=False)  # [N, 2] the model on the left, the user on the right
+    sample_rate_hz: int
+    text: str  # of the model
+
+
+@torch.no_grad()
+def sample_reply(
+    checkpoint: Checkpoint, lm: LMModel, batch: Batch, row: int, frames: int, *, dtype: torch.dtype, seed: int
+) -> Reply:
+    """The model's reply to the user of one crop, from the crop's beginning.
+
+    Args:
+        checkpoint: for its codec, tokenizer and advice on sampling.
+        lm: the model, in evaluation mode.
+        frames: at most; the crop may have fewer.
+        dtype: of the products.
+    """
+    frames = min(frames, int(batch.valid_frames[row]))
+    user = batch.codes[row : row + 1, 1 + lm.dep_q :, :frames].to(lm.device)
+    conditions = _conditions(lm, batch.text_conditions[row])
+    lower = dtype != torch.float32
+    with torch.autocast(lm.device.type, dtype if lower else torch.bfloat16, enabled=lower):
+        tokens = _generate(lm, user, conditions, checkpoint.lm_gen_config, seed)
+    mimi = checkpoint.mimi
+    sides = torch.cat([tokens[:, 1 : 1 + mimi.num_codebooks], user[..., : tokens.shape[-1]]])
+    sound = mimi.decode(sides.clamp(0, mimi.cardinality - 1))[:, 0].float().cpu().numpy()
+    transcript = Transcript(checkpoint.tokenizer, mimi.frame_rate)
+    for frame, token in enumerate(tokens[0, 0].tolist()):
+        transcript.add(token, frame)
+    return Reply(np.ascontiguousarray(sound.T), int(mimi.sample_rate), transcript.text)
+
+
+def _generate(
+    lm: LMModel, user: Tensor, conditions: ConditionTensors | None, advice: Mapping[str, Any], seed: int
+) -> Tensor:
+    """user: [1, K, frames] -> [1, 1 + dep_q, frames - delay]."""
+    generator = LMGen(lm, condition_tensors=conditions, seed=seed, **advice)
+    with generator.streaming(1):
+        steps = [generator.step(frame) for frame in user.split(1, dim=2)]
+    return torch.cat([tokens for tokens in steps if tokens is not None], dim=-1)
+
+
+def _conditions(lm: LMModel, given: Mapping[str, str] | None) -> ConditionTensors | None:
+    if lm.condition_provider is None:
+        return None
+    names = lm.condition_provider.conditioners
+    text = {name: (given or {}).get(name) for name in names}
+    return lm.condition_provider.prepare_and_provide([ConditionAttributes(text=text)])
