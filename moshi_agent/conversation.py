@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,12 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moshi_agent.engine.config import SessionConfig
+from moshi_agent.engine.personas import Personas
+from moshi_agent.engine.prompt import Prompt
 from moshi_agent.errors import ConfigError, InputError
+from moshi_agent.models.conditioning import Condition, choose_conditions
 from moshi_agent.models.generation import LMGen
-from moshi_agent.models.lm import LMModel
-from moshi_agent.nn.conditioners import ConditionAttributes, ConditionTensors
+from moshi_agent.models.prefill import prefill
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
 from moshi_agent.transcript import TimedWord, Transcript
+from moshi_agent.translation import ends_of
 
 if TYPE_CHECKING:
     from moshi_agent.checkpoint import Checkpoint
@@ -45,24 +50,42 @@ class Conversation:
         greedy: takes the best token everywhere; else samples as the checkpoint advises.
         seed: of the sampling; None draws one.
         greet: asks the model to speak first.
+        voice, role: of models that take them, as in `SessionConfig`.
+        cfg_coef: classifier-free guidance, 1 being none; None is as the checkpoint advises. 3 brings the
+            voice of a translation closer to the speaker's.
+        conditions: of models that take some, by name. Translation models know theirs.
 
     Raises:
-        ConfigError: no language model, or one that needs conditions this class cannot give.
+        ConfigError: no language model; a role or a voice that it does not take.
+        InputError: conditions that are missing, or do not fit; guidance of a model without any; a role or a
+            voice that is no good.
+        AudioError: a voice that is silent or too short.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, greedy: bool = False, seed: int | None = None, greet: bool = False
+        self,
+        checkpoint: Checkpoint,
+        *,
+        greedy: bool = False,
+        seed: int | None = None,
+        greet: bool = False,
+        voice: str | Path | NDArray[np.float32] | None = None,
+        role: str | None = None,
+        cfg_coef: float | None = None,
+        conditions: Mapping[str, Condition] | None = None,
     ) -> None:
         if checkpoint.lm is None:
             raise ConfigError(f"{checkpoint.name} holds a codec alone; a conversation needs a language model")
         self._mimi, self._lm = checkpoint.mimi, checkpoint.lm
-        self._generator = LMGen(
-            checkpoint.lm,
-            use_sampling=not greedy,
-            seed=seed,
-            condition_tensors=_conditions(checkpoint.lm, checkpoint.model_type),
-            **checkpoint.lm_gen_config,
-        )
+        self._ends = ends_of(checkpoint)
+        self.is_done = False  # a translation that has been spoken to its end
+        self._input_ended = False
+        options = dict(checkpoint.lm_gen_config)
+        options |= {"use_sampling": False} if greedy else {}
+        options |= {} if cfg_coef is None else {"cfg_coef": cfg_coef}
+        guided = options.get("cfg_coef", 1.0) != 1.0
+        tensors = choose_conditions(checkpoint.lm, checkpoint.model_type, conditions, guided)
+        self._generator = LMGen(checkpoint.lm, seed=seed, condition_tensors=tensors, **options)
         self._mimi_state = checkpoint.mimi.init_state(1)
         self._generator.streaming_forever(1)
         self._greet = greet
@@ -70,6 +93,15 @@ class Conversation:
         # What was said `max_delay` frames ago is only then complete; speech recognition is later still.
         delay_s = float(checkpoint.stt_config.get("audio_delay_seconds", 0.0))
         self._transcript = Transcript(checkpoint.tokenizer, checkpoint.mimi.frame_rate, delay_s)
+        asked = SessionConfig(voice=voice, role=role, greet=greet)
+        self._has_persona = asked.has_persona
+        if self._has_persona:
+            self._hear_prompt(Personas(checkpoint).prompt(asked))
+
+    @property
+    def translates(self) -> bool:
+        """Whether the model is to be told of the end of what it hears, and says when it is done."""
+        return self._ends is not None
 
     @property
     def text(self) -> str:
@@ -81,30 +113,66 @@ class Conversation:
         """All that the model has said, word by word, with times in seconds."""
         return self._transcript.words
 
-    def stream(self, frames: Iterable[Frame]) -> Iterator[Reply]:
-        """One reply for each frame, as the frames come. Raises InputError for a frame of another form."""
+    def stream(self, frames: Iterable[Frame | None]) -> Iterator[Reply]:
+        """One reply for each frame, as the frames come. Raises InputError as `step` does."""
         for frame in frames:
             yield self.step(frame)
 
+    def until_done(self, frames: Iterable[Frame], longest_tail_s: float = 60.0) -> Iterator[Frame | None]:
+        """The frames of a speech, its end, and silence until its translation is done: for `stream`.
+
+        Args:
+            longest_tail_s: stops there, however much the model has still to say.
+        """
+        yield from frames
+        for number in range(round(longest_tail_s * self._mimi.frame_rate)):
+            if self.is_done:
+                return
+            yield np.zeros(self._mimi.frame_size, np.float32) if number else None
+
     @torch.inference_mode()
-    def step(self, frame: Frame) -> Reply:
+    def step(self, frame: Frame | None) -> Reply:
         """The model hears one frame and says one.
 
         Args:
-            frame: float32 of `mimi.frame_size` samples, -1 to 1.
+            frame: float32 of `mimi.frame_size` samples, -1 to 1. None tells a translation model that
+                all it has to translate has been said; silence is what follows.
 
         Raises:
-            InputError: another length or type, or values that are no numbers.
+            InputError: another length or type, or values that are no numbers; None for another model.
         """
         started = time.perf_counter()
-        pcm = self._check(frame)
-        latent = self._mimi.encode_latent(pcm, self._mimi_state, None)
-        codes = self._mimi.quantizer.encode(latent)  # [1, K, 1]
-        tokens = self._first_step(codes) if self._frame == 0 else self._generator.step(codes)
+        codes = self._end_of_input() if frame is None else self._encode(frame)
+        is_first = self._frame == 0 and not self._has_persona
+        tokens = self._first_step(codes) if is_first else self._generator.step(codes)
         audio, text = self._speak(tokens)
         reply = Reply(self._frame, audio, text, 1000 * (time.perf_counter() - started))
         self._frame += 1
         return reply
+
+    @torch.inference_mode()
+    def _hear_prompt(self, prompt: Prompt) -> None:
+        """Reads a persona's prompt ahead; in its last step the model chooses what is not forced."""
+        device, generated = self._lm.device, 1 + self._lm.dep_q
+        tokens = torch.from_numpy(prompt.tokens).to(device)
+        embeddings = None if prompt.embeddings is None else torch.from_numpy(prompt.embeddings).to(device)
+        prefill(self._generator, self._generator.streaming_state, tokens[:-1], embeddings)
+        last = tokens[-1:, :, None]
+        self._generator.step(last[:, generated:], forced_tokens=last[:, :generated])
+        # Heard by nobody, and yet the sound that the first frame follows.
+        self._speak(self._generator.ring.newest_frame(self._generator.streaming_state.ring, None))
+
+    def _encode(self, frame: Frame) -> Tensor:
+        """[samples of one frame] -> [1, K, 1]."""
+        latent = self._mimi.encode_latent(self._check(frame), self._mimi_state, None)
+        return self._mimi.quantizer.encode(latent)
+
+    def _end_of_input(self) -> Tensor:
+        """The codes that say so, [1, K, 1]: the one beyond the codec's own, which hears nothing of it."""
+        if self._ends is None:
+            raise InputError("this model is not told of an end; accepted: frames")
+        self._input_ended = True
+        return torch.full((1, self._ends.codebooks, 1), self._ends.code, device=self._mimi.device)
 
     def _first_step(self, codes: Tensor) -> Tensor | None:
         # The model's own first step reads initial tokens only; heard twice, the first frame is not lost.
@@ -121,7 +189,9 @@ class Conversation:
         silence: Frame = np.zeros(self._mimi.frame_size, dtype=np.float32)
         if tokens is None:
             return silence, ""
-        text = self._transcript.add(int(tokens[0, 0, 0]), self._frame - self._lm.config.max_delay + 1)
+        token = int(tokens[0, 0, 0])
+        text = self._transcript.add(token, self._frame - self._lm.config.max_delay + 1)
+        self.is_done |= self._input_ended and self._ends is not None and token == self._ends.text_token
         if not self._lm.dep_q:
             return silence, text
         codes = tokens[:, 1 : 1 + self._mimi.num_codebooks]
@@ -138,15 +208,3 @@ class Conversation:
         if not np.isfinite(frame).all():
             raise InputError("a frame with NaN or infinite values; accepted: finite samples")
         return torch.from_numpy(frame).to(self._mimi.device)[None, None]
-
-
-def _conditions(lm: LMModel, model_type: str) -> ConditionTensors | None:
-    """What the published translation models are told; other conditions have to be given by the caller."""
-    provider = lm.condition_provider
-    if provider is None:
-        return None
-    if model_type != "hibiki":
-        raise ConfigError(
-            f"a model of type {model_type!r} needs conditions: use LMGen(condition_tensors=...)"
-        )
-    return provider.prepare_and_provide([ConditionAttributes(text={"description": "very_good"})])

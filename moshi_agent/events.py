@@ -3,6 +3,7 @@
 Event                      frame, media time and wall time of all of them
 ├── AudioChunk             what the bot says
 ├── TextToken, Word        what it says, as text
+├── UserText, UserWord, UserSaid, UserPaused      what the user says, where a recogniser listens
 ├── UserStarted, UserStopped, BotStarted, BotStopped
 ├── OverlapStarted, OverlapStopped      both speak
 ├── Interrupted            the bot fell silent because the user spoke
@@ -63,6 +64,39 @@ class Word(Event):
     text: str
     start: float
     end: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserText(Event):
+    """A piece of what the user says, as soon as it is written; a leading space begins a word."""
+
+    text: str
+    start: float  # seconds of media time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserWord(Event):
+    """A whole word of the user and when it was said, in seconds of media time."""
+
+    text: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserSaid(Event):
+    """All that the user has said until now, or since the last of these: the user has stopped."""
+
+    text: str
+    start: float  # of its first word, in seconds of media time
+    end: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserPaused(Event):
+    """The recogniser expects the user to be silent for two seconds. By meaning and melody, not by silence."""
+
+    probability: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

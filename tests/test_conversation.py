@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,20 @@ import torch
 from sentencepiece import SentencePieceProcessor
 
 import moshi_agent
-from moshi_agent import Checkpoint, ConfigError, Conversation, InputError
+from moshi_agent import (
+    AudioChunk,
+    Checkpoint,
+    ConfigError,
+    Conversation,
+    Engine,
+    InputError,
+    SamplingConfig,
+    SessionConfig,
+    load_checkpoint,
+)
 from moshi_agent.models import LMGen
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
+from tests.personaplex import write_personaplex
 from tests.small_models import small_lm, small_mimi
 
 _TOKENIZER = Path(moshi_agent.__file__).parent / "assets" / "tiny" / "tokenizer_spm.model"
@@ -86,6 +98,45 @@ def test_a_frame_of_another_form_is_refused(checkpoint: Checkpoint, frame: np.nd
     with pytest.raises(InputError, match="accepted"):
         conversation.step(frame)
     assert conversation.step(np.zeros(1920, np.float32)).frame == 0
+
+
+def test_only_a_translation_is_told_of_an_end(checkpoint: Checkpoint) -> None:
+    """Other models hear silence for as long as it lasts."""
+    conversation = Conversation(checkpoint)
+    with pytest.raises(InputError, match="accepted: frames"):
+        conversation.step(None)
+    assert not conversation.translates and not conversation.is_done
+
+
+def test_what_the_checkpoint_advises_holds_unless_it_is_said_otherwise(checkpoint: Checkpoint) -> None:
+    """A checkpoint may say that its tokens are not to be drawn."""
+    advised = replace(checkpoint, lm_gen_config={"use_sampling": False})
+    first, greedy = (
+        [reply.audio for reply in conversation.stream(_frames(5))]
+        for conversation in (Conversation(advised, seed=1), Conversation(checkpoint, greedy=True))
+    )
+    assert np.array_equal(first, greedy)
+
+
+def test_with_a_persona_it_begins_as_a_conversation_of_the_engine(tmp_path: Path) -> None:
+    """Their prompts leave the same, in the model and in the codec's decoder."""
+    folder, persona = write_personaplex(tmp_path / "personaplex"), {"voice": "NATF0", "role": "A cat."}
+    conversation = Conversation(load_checkpoint(folder, pack="auto"), greedy=True, **persona)
+    alone = np.concatenate([reply.audio for reply in conversation.stream(_frames(6))])
+    greedy = SamplingConfig(greedy=True)
+    with Engine.load(str(folder), shared=False, capacity=1) as engine:
+        config = SessionConfig(sampling=greedy, live=False, digital_silence=False, tail_ms=0, **persona)
+        with engine.session(config) as session:
+            session.push(np.concatenate(_frames(6)))
+            session.finish()
+            chunks = [event.pcm for event in session if isinstance(event, AudioChunk)]
+    assert np.array_equal(np.concatenate(chunks)[: alone.size], alone)
+
+
+def test_a_role_of_a_model_that_takes_none_is_refused(checkpoint: Checkpoint) -> None:
+    """It is not left out in silence."""
+    with pytest.raises(ConfigError, match="was not trained to take a role"):
+        Conversation(checkpoint, role="A cat.")
 
 
 def test_a_codec_alone_cannot_converse(checkpoint: Checkpoint) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moshi_agent.checkpoint.sources import Source, resolve
+from moshi_agent.checkpoint.sources import Folder, Source, resolve
 from moshi_agent.checkpoint.tensors import read_json
 from moshi_agent.config import MimiConfig, MoshiConfig
 from moshi_agent.errors import ConfigError
@@ -19,6 +19,10 @@ MOSHI_NAME = "model.safetensors"
 MOSHI_Q8_NAME = "model.q8.safetensors"
 MIMI_NAME = "tokenizer-e351c8d8-checkpoint125.safetensors"
 TEXT_TOKENIZER_NAME = "tokenizer_spm_32k_3.model"
+
+PERSONAPLEX = "personaplex"  # the `model_type` of models that take a role and a voice
+VOICES_NAME = "voices.tgz"
+VOICES_FOLDER = "voices"
 
 _SECTIONS = ("model_type", "lm_gen_config", "tts_config", "stt_config", "model_id")
 
@@ -41,6 +45,7 @@ class KyutaiFiles:
     mimi_config: dict[str, Any] | None = None
     model_type: str = "moshi"
     lora_weights: Path | None = None
+    voices: Path | None = None  # an archive or a folder of the voices that come with the model
     lm_gen_config: dict[str, Any] = field(default_factory=dict[str, Any])
     tts_config: dict[str, Any] = field(default_factory=dict[str, Any])
     stt_config: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -48,9 +53,10 @@ class KyutaiFiles:
 
     @property
     def paths(self) -> list[Path]:
-        """The files with weights, and the tokenizer."""
+        """The files with weights, the tokenizer, and the archive of voices."""
         lora = [] if self.lora_weights is None else [self.lora_weights]
-        return [self.moshi_weights, *lora, self.mimi_weights, self.tokenizer]
+        voices = [self.voices] if self.voices is not None and self.voices.is_file() else []
+        return [self.moshi_weights, *lora, self.mimi_weights, self.tokenizer, *voices]
 
     @property
     def num_codebooks(self) -> int:
@@ -108,6 +114,7 @@ def locate_kyutai(
         raw_config=raw,
         mimi_config=None if mimi_config is None else read_json(mimi_config),
         lora_weights=locate(lora_weights, "lora_name", None),
+        voices=_voices(source) if said.get("model_type") == PERSONAPLEX else None,
         **{key: said[key] for key in _SECTIONS if key in said},
     )
     if path is not None:
@@ -134,13 +141,23 @@ def _legacy_weights(source: Source) -> str:
     return MOSHI_Q8_NAME if int8_only else MOSHI_NAME
 
 
+def _voices(source: Source) -> Path | None:
+    """The voices beside the model, unpacked or not."""
+    if isinstance(source, Folder) and (source.path / VOICES_FOLDER).is_dir():
+        return source.path / VOICES_FOLDER
+    return source.find(VOICES_NAME)
+
+
 def _lm_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The keys that are about the model; a file with none of them is about the published Moshi 7B."""
     config = {key: value for key, value in raw.items() if key not in CHECKPOINT_KEYS}
-    if raw.get("model_type") == "personaplex" and "dim" not in config:
-        config.pop("version", None)
-        return MOSHI_7B | {"dep_q": 16} | config
-    return config or dict(MOSHI_7B)
+    if raw.get("model_type") != PERSONAPLEX:
+        return config or dict(MOSHI_7B)
+    # NVIDIA's own code looks at nothing in this file: unless it is about a model, it is about theirs.
+    config = config if "dim" in config else dict(MOSHI_7B)
+    n_q = config.get("n_q", 8)
+    # The user's codebooks, which theirs predicts as well, come from the user.
+    return config | {"dep_q": min(config.get("dep_q", 8), n_q - n_q // 2)}
 
 
 def _check(path: Path, read: Callable[[], object]) -> None:

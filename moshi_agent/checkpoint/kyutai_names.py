@@ -16,6 +16,11 @@ _STACKED = re.compile(
     r"^(.*\.(?:self_attn|cross_attention)\.)(in|out)_proj(?:\.|_)(lora_[AB]\.)?(weight(?:_scb)?)$"
 )
 
+# Weights that one step of the depth transformer has to itself.
+_OF_DEPTH_STEP = re.compile(
+    r"^(depformer_(?:in|emb|norms)|linears|depformer\.layers\.\d+\.(?:gating|self_attn\.(?:in|out)_projs))\.(\d+)\."
+)
+
 _OLD_CODEBOOK_NAMES = {
     "inited": "initialized",
     "_initialized": "initialized",
@@ -39,6 +44,15 @@ def unstacked(name: str, tensor: Tensor, weight_sets: int = 1) -> Iterator[tuple
     # Views of the mapped file: nothing is copied.
     for index, part in enumerate(tensor.chunk(weight_sets)):
         yield f"{prefix}{side}_projs.{index}.{lora or ''}{suffix}", part
+
+
+def depth_step(name: str) -> int:
+    """The step of the depth transformer that alone needs a tensor of this name; 0 if several do, or none."""
+    found = _OF_DEPTH_STEP.match(name)
+    if found is None:
+        return 0
+    part, index = found.groups()
+    return int(index) + (part == "depformer_emb")  # a codebook is embedded for the step after its own
 
 
 def mimi_from_kyutai(name: str, tensor: Tensor) -> tuple[str, Tensor]:

@@ -21,6 +21,7 @@ from moshi_agent.checkpoint.transformers_files import (
     build_transformers,
     locate_transformers,
 )
+from moshi_agent.checkpoint.voices import Voices, find_voices
 from moshi_agent.config import MimiConfig, MoshiConfig
 from moshi_agent.errors import CheckpointError, ConfigError
 from moshi_agent.kyutai_config import MOSHI_7B
@@ -46,6 +47,7 @@ class Checkpoint:
     tts_config: Mapping[str, Any] = field(default_factory=dict[str, Any])
     stt_config: Mapping[str, Any] = field(default_factory=dict[str, Any])
     model_id: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    voices: Voices = field(default_factory=Voices)  # that came with it
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,7 @@ def build(name: str, files: KyutaiFiles | TransformersFiles, options: Options) -
         tts_config=files.tts_config,
         stt_config=files.stt_config,
         model_id=files.model_id,
+        voices=Voices() if files.voices is None else find_voices(files.voices),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from moshi_agent._version import __version__
+from moshi_agent.cli.annotate import annotate
 from moshi_agent.cli.bench import bench
 from moshi_agent.cli.command_line import CommandLine
 from moshi_agent.cli.convert import convert
@@ -13,6 +14,7 @@ from moshi_agent.cli.run import run
 from moshi_agent.cli.serve import serve
 from moshi_agent.cli.talk import talk
 from moshi_agent.cli.train import train
+from moshi_agent.cli.transcribe import transcribe
 
 
 @click.group(cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"]})
@@ -21,5 +23,5 @@ def main() -> None:
     """Moshi, the full-duplex speech model: talk to it, serve it, fetch its weights, measure it, train it."""
 
 
-for command in (run, serve, talk, download, convert, bench, train):
+for command in (run, transcribe, serve, talk, download, convert, bench, annotate, train):
     main.add_command(command)

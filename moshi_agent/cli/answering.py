@@ -1,14 +1,15 @@
-"""One question streamed through a model, and what came of it written down."""
+"""One file of speech streamed through a model, and what came of it written down."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 import numpy as np
@@ -16,12 +17,16 @@ from tqdm import tqdm
 
 from moshi_agent.audio.files import AudioWriter, read_audio
 from moshi_agent.audio.framing import FRAME_SAMPLES, SAMPLE_RATE_HZ, Samples, frames_of
+from moshi_agent.cli.recognisers import is_recogniser
 from moshi_agent.outputs import naming, whole_file
 
 if TYPE_CHECKING:
     from moshi_agent import Conversation
 
+_Frame = TypeVar("_Frame")
 _FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
+_TAIL_S = 4.0
+_LONGEST_TRANSLATION_TAIL_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +41,11 @@ class Run:
     threads: int
     greedy: bool
     seed: int | None
-    tail: float  # seconds
+    voice: str | None  # a name, or a file
+    role: str | None
+    cfg_coef: float | None
+    conditions: Mapping[str, str]
+    tail: float | None  # seconds
     stereo: bool
     live: bool
 
@@ -49,6 +58,8 @@ class Figures:
     device: str
     greedy: bool
     seed: int | None
+    cfg_coef: float | None
+    conditions: Mapping[str, str]
     frames: int
     step_ms_median: float
     step_ms_p99: float
@@ -64,10 +75,15 @@ class Figures:
 def answer(run: Run) -> None:
     """Does the run, and prints the answer's text and a line of figures.
 
+    A model for speech recognition has no answer: what was said is printed then.
+
     Raises:
         MoshiAgentError: the question, the model or an output is no good; no output file is left then.
     """
     question = read_audio(run.question)
+    if is_recogniser(run.model):
+        transcribe(run)
+        return
     with ExitStack() as stack:
         # Opened first: whether they can be written shows before the model is loaded, not after it has talked.
         writer = stack.enter_context(AudioWriter(run.out, channels=2 if run.stereo else 1))
@@ -83,30 +99,68 @@ def answer(run: Run) -> None:
     click.echo(str(figures))
 
 
+def transcribe(run: Run) -> None:
+    """Prints what is said in the question, and writes its words where the answer's would go."""
+    from moshi_agent.cli.transcripts import Transcribe, transcribe_all
+
+    transcribe_all(
+        Transcribe(
+            files=(run.question,),
+            model=run.model,
+            out=run.text,
+            form="text" if run.text is None else "json",
+            pause_s=2.0,
+            device=run.device,
+            threads=run.threads,
+        )
+    )
+
+
 def open_conversation(run: Run) -> Conversation:
     """Loads the model and starts a conversation with it."""
-    from moshi_agent.cli.model import start_conversation  # loads torch
+    from moshi_agent.cli.model import How, start_conversation  # loads torch
 
-    return start_conversation(run.model, run.device, run.threads, greedy=run.greedy, seed=run.seed)
+    how = How(
+        greedy=run.greedy,
+        seed=run.seed,
+        voice=_voice(run.voice),
+        role=run.role,
+        cfg_coef=run.cfg_coef,
+        conditions=run.conditions,
+    )
+    return start_conversation(run.model, run.device, run.threads, how)
+
+
+def _voice(given: str | None) -> str | Path | None:
+    """A file, where it is written like one, or else the name of a voice."""
+    if given is None:
+        return None
+    return Path(given) if Path(given).name != given or Path(given).suffix else given
 
 
 def _converse(conversation: Conversation, question: Samples, run: Run, writer: AudioWriter) -> list[float]:
-    """Streams the question and the silence after it, writes the answer. Returns each step's time in ms."""
-    frames = list(frames_of(question, run.tail))
-    left = len(question) + round(run.tail * SAMPLE_RATE_HZ)  # samples to write: the last frame is filled up
-    steps_ms: list[float] = []
-    replies = conversation.stream(paced(frames) if run.live else frames)
-    for frame, reply in zip(
-        frames, tqdm(replies, total=len(frames), unit="frame", disable=None), strict=True
-    ):
-        heard_and_said = np.stack([frame, reply.audio], axis=1)  # [1920, 2]
+    """Streams the question and what follows it, writes the answer. Returns each step's time in ms."""
+    translates, steps_ms = conversation.translates, list[float]()
+    usual_tail_s = _LONGEST_TRANSLATION_TAIL_S if translates else _TAIL_S
+    tail_s = usual_tail_s if run.tail is None else run.tail
+    left = len(question) + round(tail_s * SAMPLE_RATE_HZ)  # samples to write: the last frame is filled up
+    frames = (
+        conversation.until_done(frames_of(question), tail_s) if translates else frames_of(question, tail_s)
+    )
+    total = math.ceil(left / FRAME_SAMPLES)
+    for frame in tqdm(paced(frames) if run.live else frames, total=total, unit="frame", disable=None):
+        reply = conversation.step(frame)
+        heard = np.zeros_like(reply.audio) if frame is None else frame
+        heard_and_said = np.stack([heard, reply.audio], axis=1)  # [1920, 2]
         writer.write((heard_and_said if run.stereo else reply.audio)[:left])
-        left -= FRAME_SAMPLES
+        left = max(0, left - FRAME_SAMPLES)
         steps_ms.append(reply.step_ms)
+    if translates and not conversation.is_done:
+        click.echo(f"Cut off: the translation went on for more than {tail_s:g} s (--tail)", err=True)
     return steps_ms
 
 
-def paced(frames: Iterable[Samples]) -> Iterator[Samples]:
+def paced(frames: Iterable[_Frame]) -> Iterator[_Frame]:
     """The same frames, each at the time when a microphone would have finished recording it."""
     start = time.monotonic()
     for number, frame in enumerate(frames, 1):
@@ -121,6 +175,8 @@ def _figures(run: Run, steps_ms: Sequence[float]) -> Figures:
         device=run.device,
         greedy=run.greedy,
         seed=run.seed,
+        cfg_coef=run.cfg_coef,
+        conditions=run.conditions,
         frames=len(steps_ms),
         step_ms_median=round(float(median), 3),
         step_ms_p99=round(float(p99), 3),

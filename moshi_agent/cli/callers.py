@@ -15,7 +15,6 @@ import soxr
 from moshi_agent import Engine, Session, SessionConfig
 from moshi_agent.audio.files import read_audio
 from moshi_agent.audio.framing import FRAME_SAMPLES, SAMPLE_RATE_HZ, Samples
-from moshi_agent.audio.resampling import StreamResampler
 from moshi_agent.errors import EngineUnhealthy
 from moshi_agent.events import AudioChunk, ContextFull, Ended, Event, InputResumed, InputSkipped, InputStalled
 from moshi_agent.questions import sample_questions
@@ -52,19 +51,14 @@ class Answered:
 class FrameTimes:
     """Which frame of the input an event answers, and how long that took."""
 
-    def __init__(self, line: Line, begins_at_frame: int = 0) -> None:
-        self._line = line
-        self._delay = StreamResampler(line.rate_hz, SAMPLE_RATE_HZ).delay_samples
-        self._samples = 0  # pushed
+    def __init__(self, begins_at_frame: int = 0) -> None:
         self._complete_at: list[float] = []  # of each frame
         self._shift = -begins_at_frame  # from a frame's number in the engine to that of the input
         self._stalled = False
 
-    def pushed(self, samples: int, now: float) -> None:
-        """So many samples have been pushed."""
-        self._samples += samples
-        heard = self._samples * SAMPLE_RATE_HZ // self._line.rate_hz - self._delay
-        self._complete_at += [now] * (heard // FRAME_SAMPLES - len(self._complete_at))
+    def pushed(self, frames: int, now: float) -> None:
+        """With what has been pushed now, so many frames are complete."""
+        self._complete_at += [now] * (frames - len(self._complete_at))
 
     def heard(self, event: Event, now: float) -> Answered | None:
         """What an event of the conversation answers, if it does: audio, while the input comes."""
@@ -90,7 +84,7 @@ class Caller:
         self.answers: list[Answered] = []
         self.late_s: list[tuple[float, float]] = []  # when a chunk was pushed, by how much too late
         self._session, self._speech, self._line = session, speech, line
-        self._times = FrameTimes(line, begins_at)
+        self._times = FrameTimes(begins_at)
         self._random = Random(number)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -120,9 +114,9 @@ class Caller:
             await asyncio.sleep(due - time.monotonic())
             now = time.monotonic()
             self.late_s.append((now, now - due))
-            self._times.pushed(chunk, now)
             start = number * chunk % (len(self._speech) - chunk)
             self._session.push(self._speech[start : start + chunk], line.rate_hz)
+            self._times.pushed(self._session.frames_pushed, now)
 
     async def _listen(self) -> None:
         async for event in self._session:

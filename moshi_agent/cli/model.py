@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
 import torch
 
 from moshi_agent import Conversation, load_checkpoint
 from moshi_agent.errors import InputError
 
 
-def start_conversation(
-    model: str, device: str, threads: int, *, greedy: bool, seed: int | None
-) -> Conversation:
+class How(TypedDict):
+    """Arguments of `Conversation`."""
+
+    greedy: bool
+    seed: int | None
+    voice: NotRequired[str | Path | None]
+    role: NotRequired[str | None]
+    cfg_coef: NotRequired[float | None]
+    conditions: NotRequired[Mapping[str, str]]
+
+
+def start_conversation(model: str, device: str, threads: int, how: How) -> Conversation:
     """Loads the model and starts a conversation with it, on so many threads of the CPU.
 
     Raises:
-        InputError: this machine has no such device.
+        InputError: this machine has no such device, or the model takes no such conditions.
         CheckpointError: the model is missing or damaged.
     """
     check_device(device)
     torch.set_num_threads(threads)
     checkpoint = load_checkpoint(model, device=device, pack="auto")
-    return Conversation(checkpoint, greedy=greedy, seed=seed)
+    return Conversation(checkpoint, **how)
 
 
 def check_device(device: str) -> None:

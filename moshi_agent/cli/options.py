@@ -33,14 +33,18 @@ threads_option = click.option(
 )
 
 
-class Seconds(click.FloatRange):
-    """A number of seconds within bounds. Click's own range takes "nan" for being within any."""
+class UpTo(click.FloatRange):
+    """A number from 0 on. Click's own range takes "nan" for being within any."""
 
-    def __init__(self, longest: float) -> None:
-        super().__init__(0, longest)
+    def __init__(self, largest: float) -> None:
+        super().__init__(0, largest)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        seconds = super().convert(value, param, ctx)
-        if seconds != seconds:
-            self.fail(f"{value} is no number of seconds: 0 to {self.max:g} are accepted", param, ctx)
-        return seconds
+        number = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value} is no number: 0 to {self.max:g} are accepted", param, ctx)
+        return number
+
+
+class Seconds(UpTo):
+    """A number of seconds within bounds."""

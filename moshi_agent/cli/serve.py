@@ -17,6 +17,11 @@ _SECONDS = click.FloatRange(0, 86_400)
 
 @click.command()
 @model_option
+@click.option(
+    "--transcribe",
+    metavar="REPO|FOLDER",
+    help="A model for speech recognition, such as kyutai/stt-1b-en_fr, that writes down what callers say.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @threads_option
 @click.option("--capacity", type=click.IntRange(1, 4096), default=8, show_default=True, help="Calls at once.")
@@ -53,8 +58,10 @@ _SECONDS = click.FloatRange(0, 86_400)
 @click.option("--calls-per-address", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--longest-call", type=_SECONDS, default=3600.0, show_default=True, help="In seconds.")
 @click.option("--drain-seconds", type=_SECONDS, default=30.0, show_default=True, help="After SIGTERM.")
-@click.option("--voices", type=_FOLDER, help="A folder with a recording of each voice to choose from.")
-@click.option("--roles", is_flag=True, help="Let clients give a text prompt: for models trained with one.")
+@click.option("--voices", type=_FOLDER, help="A folder of voices for callers to choose from.")
+@click.option("--roles", is_flag=True, help="The model takes roles and voices, though it is no PersonaPlex.")
+@click.option("--voice", metavar="NAME", help="Of callers who choose none.")
+@click.option("--role", metavar="TEXT", help="What the bot is to be for callers who do not say.")
 @click.option("--greet", is_flag=True, help="The bot speaks first, if the model was trained so.")
 @click.option("--say-commentary", is_flag=True, help="Speak GPT-Live's commentary, word by word.")
 @click.option("--tunnel", is_flag=True, help="Open a public address through Gradio's relay.")
@@ -67,7 +74,8 @@ def serve(model: str, token_file: Path | None, no_process: bool, **options: Any)
     """
     command = load_adapter("server.command", "server")
     tokens = options.pop("tokens") + (command.read_tokens(token_file) if token_file else ())
-    names = ("host", "port", "origins", "voices", "roles", "greet", "say_commentary")
+    names = ("host", "port", "origins", "voice", "role", "greet", "say_commentary")
+    options["personas"] = options.pop("roles") or None
     config = command.ServerConfig(
         model_name=Path(model).name if Path(model).is_dir() else model,
         tokens=tokens,

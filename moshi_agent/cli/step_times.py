@@ -16,7 +16,7 @@ _FRAME_MS = 80.0
 
 def print_step_times(model: str, device: str, frames: int, threads: int) -> None:
     """Prints median, p99 and worst step in ms, over `frames` frames of noise."""
-    conversation = start_conversation(model, device, threads, greedy=True, seed=0)
+    conversation = start_conversation(model, device, threads, {"greedy": True, "seed": 0})
     replies = conversation.stream(_noise(_WARM_UP_FRAMES + frames))
     steps_ms = np.array([reply.step_ms for reply in replies])[_WARM_UP_FRAMES:]
     median, p99 = np.percentile(steps_ms, [50, 99])

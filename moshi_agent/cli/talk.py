@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import click
 
@@ -10,6 +11,16 @@ from moshi_agent.cli.adapters import load_adapter
 from moshi_agent.cli.options import Seconds
 
 _PATH = click.Path(path_type=Path, dir_okay=False)
+
+
+class _Options(TypedDict):
+    """What click passes for the options that `Talk` takes as they are."""
+
+    url: str
+    token: str | None
+    voice: str | None
+    role: str | None
+    headphones: bool
 
 
 @click.command()
@@ -20,10 +31,10 @@ _PATH = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--tail", type=Seconds(600), default=4.0, show_default=True, help="Seconds to listen on after the file."
 )
+@click.option("--voice", metavar="NAME", help="Of the server's, where its model takes one.")
+@click.option("--role", metavar="TEXT", help="What the bot is to be, where the model takes a role.")
 @click.option("--headphones", is_flag=True, help="You wear some: no echo is cancelled.")
-def talk(
-    url: str, token: str | None, source: Path | None, target: Path | None, tail: float, headphones: bool
-) -> None:
+def talk(source: Path | None, target: Path | None, tail: float, **options: Unpack[_Options]) -> None:
     """Talk to a server: `moshi-agent serve`, or another one that speaks Kyutai's protocol.
 
     Shows what the bot says as it comes. A lost connection is taken up again.
@@ -31,6 +42,4 @@ def talk(
     if target is not None and source is None:
         raise click.UsageError("--out goes with --in: the answer to a file")
     command = load_adapter("talk.command", "talk")
-    command.talk(
-        command.Talk(url=url, token=token, source=source, target=target, tail_s=tail, headphones=headphones)
-    )
+    command.talk(command.Talk(source=source, target=target, tail_s=tail, **options))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from moshi_agent.config import SamplingConfig, require_value
-from moshi_agent.engine.prompt import Prompt
+from moshi_agent.engine.prompt import Prompt, Recording
 from moshi_agent.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +28,8 @@ class SessionConfig:
     seed: int | None = None  # of the sampling; None draws one
     greet: bool = False  # asks a model that was trained so to speak first
     prompt: Prompt | None = None  # what is forced before the conversation
+    voice: str | Path | Recording | NDArray[np.float32] | None = None  # see `Engine.session`
+    role: str | None = None  # what the bot is to be, in words: for models that take one
     output_sample_rate: int = 24_000  # of the audio chunks
     live: bool = True  # in real time; else input is taken as fast as it comes and nothing is left out
     stall_ms: float = 200.0  # live: input missing for longer is replaced by silence
@@ -34,6 +40,7 @@ class SessionConfig:
     silence_floor_dbfs: float = -55.0  # what counts as nothing
     tail_ms: float = 4000.0  # silence heard after the end of the input, longer while the bot speaks
     longest_tail_ms: float = 20_000.0
+    transcribe: bool = True  # what the user says is written down, by an engine that has a recogniser
     refresh: bool = False  # begins anew from the prompt, in a silence, once the context is full
 
     def __post_init__(self) -> None:
@@ -57,6 +64,24 @@ class SessionConfig:
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
             raise ConfigError(f"seed={self.seed}; accepted: a 64-bit integer")
 
+        self._check_persona()
+
+    def _check_persona(self) -> None:
+        if isinstance(self.voice, np.ndarray):
+            object.__setattr__(self, "voice", Recording(self.voice))
+        if not isinstance(self.voice, str | Path | Recording | None):
+            kind = type(self.voice).__name__
+            raise ConfigError(f"a voice of type {kind}; accepted: a name, a Path, or audio at 24 kHz")
+        if self.role is not None and not (isinstance(self.role, str) and self.role.strip()):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"role={self.role!r}; accepted: text")
+        if self.has_persona and (self.prompt is not None or self.greet):
+            raise ConfigError("a voice or a role with a prompt or greet; accepted: either")
+
+    @property
+    def has_persona(self) -> bool:
+        """Whether a voice or a role is wanted."""
+        return self.voice is not None or self.role is not None
+
     def sampling_or(self, advised: SamplingConfig, drawn_seed: int) -> SamplingConfig:
         """The sampling of this conversation, where the checkpoint advises `advised`."""
         return replace(self.sampling or advised, seed=drawn_seed if self.seed is None else self.seed)
@@ -73,14 +98,19 @@ class EngineConfig:
     revision: str | None = None
     token: str | None = field(default=None, repr=False)
     lora: str | None = None
+    voices: str | Path | None = None  # a folder of recordings and voice files, which their names stand for
+    personas: bool | None = None  # takes roles and voices, as PersonaPlex does; None asks the checkpoint
+    cfg_coef: float | None = None  # guidance: 1 is none, else a row takes twice the room; None is as advised
+    conditions: Mapping[str, str] | tuple[tuple[str, str], ...] = ()  # where not as the model was released
     capacity: int = 8  # conversations at once
     threads: int = 1  # of the CPU; more than there are idle cores makes every step slower
-    gather_ms: float = 0.0  # how long a step waits for others once somebody is ready
+    gather_ms: float = 40.0  # at most, that a step waits for others whose frames are about to come
     waiting: int = 0  # conversations that may wait for a free row
     wait_timeout_s: float = 10.0
     admit_by_time: bool = True  # refuses who would make the measured step exceed its budget
     kv_cache: KVCache = "auto"  # of the temporal transformer; auto is int8 on CUDA where floats do not fit
     cuda_graphs: bool = True  # on CUDA; without, every step is launched kernel by kernel
+    transcriber: str | None = None  # a recogniser's checkpoint, to write down what users say; as `source`
     process: bool = False  # runs in a process of its own: this one may then be as busy as it likes
 
     def __post_init__(self) -> None:
@@ -90,7 +120,11 @@ class EngineConfig:
             raise ConfigError(f"threads={self.threads}; accepted: 1 or more")
         if self.waiting < 0 or self.gather_ms < 0 or self.wait_timeout_s < 0:
             raise ConfigError("waiting, gather_ms and wait_timeout_s; accepted: 0 or more")
+        if self.cfg_coef is not None and not 0 <= self.cfg_coef <= 100:
+            raise ConfigError(f"cfg_coef={self.cfg_coef}; accepted: 0 to 100, 1 being no guidance")
         require_value("kv_cache", self.kv_cache, get_args(KVCache))
+        # Pairs can be hashed, and engines are shared by their configuration.
+        object.__setattr__(self, "conditions", tuple(sorted(dict(self.conditions).items())))
 
 
 def advised_sampling(lm_gen_config: Mapping[str, object]) -> SamplingConfig:

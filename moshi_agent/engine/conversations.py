@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.commands import InputFrame, Key, Open
 from moshi_agent.engine.frame_step import FrameStep, RowInput, RowOutput
 from moshi_agent.engine.inbox import Request
-from moshi_agent.engine.line import Line, LineFrame, Model, PromptFrame, TailFrame
+from moshi_agent.engine.line import Line, LineFrame, Model
+from moshi_agent.engine.listening import Listener
 from moshi_agent.engine.metrics import Metrics
+from moshi_agent.engine.opening import PrefillFrame, PromptFrame
 from moshi_agent.engine.rows import Rows
 from moshi_agent.engine.scheduler import Ready, Scheduler
 from moshi_agent.engine.snapshot import Snapshot
+from moshi_agent.engine.tail import TailFrame
 from moshi_agent.errors import SessionClosed
 from moshi_agent.events import EndReason
 
@@ -28,11 +31,17 @@ class Conversations:
     """What is to be done for conversations, by key. It has no clock: `now`, in seconds, is passed in."""
 
     def __init__(
-        self, step: FrameStep, model: Model, advised: SamplingConfig, gather_s: float, metrics: Metrics
+        self,
+        step: FrameStep,
+        model: Model,
+        advised: SamplingConfig,
+        gather_s: float,
+        metrics: Metrics,
+        listener: Listener | None = None,
     ) -> None:
         self._model, self._advised, self._metrics = model, advised, metrics
         self._lines: dict[Key, Line] = {}
-        self._rows = Rows(step)
+        self._rows = Rows(step, listener)
         self._scheduler = Scheduler[Key, LineFrame](gather_s)
 
     def __len__(self) -> int:
@@ -111,9 +120,29 @@ class Conversations:
         """Who takes part in a step now."""
         return self._scheduler.batch(now)
 
+    def gather(self, seconds: float) -> None:
+        """How long a step waits for those whose frames are about to come."""
+        self._scheduler.gather_s = seconds
+
     def wake_at(self, now: float) -> float | None:
         """When somebody will take part in one though no command comes; None for never."""
         return self._scheduler.wake_at(now)
+
+    def prefill(self, batch: Batch, now: float) -> Batch:
+        """Takes the steps of prompts in which everything is forced. Returns who is left for a step.
+
+        Raises what the device raises.
+        """
+        rest: list[Ready[Key, LineFrame]] = []
+        for ready in batch:
+            if not isinstance(ready.frame, PrefillFrame):
+                rest.append(ready)
+                continue
+            line = self._lines[ready.key]
+            self._rows.prefill(line, ready.frame)
+            if self._follow(line, ready, now, time.time()):
+                self.end(line.key, "finished")
+        return rest
 
     def row_inputs(self, batch: Batch) -> list[RowInput]:
         """What they bring."""
@@ -137,9 +166,28 @@ class Conversations:
             if is_over:
                 self.end(line.key, "finished")
 
+    def heard(self, batch: Batch) -> dict[Key, RowInput]:
+        """What the recogniser is to hear of the step just taken, by those who are still there."""
+        inputs: dict[Key, RowInput] = {}
+        for ready in batch:
+            pcm = self._lines[ready.key].heard(ready) if ready.key in self._lines else None
+            if pcm is not None:
+                inputs[ready.key] = RowInput(row=self._rows.of(ready.key), pcm=pcm)
+        return inputs
+
+    def take_heard(self, outputs: Mapping[Key, RowOutput]) -> None:
+        """What the recogniser has made of it. Raises what the device raises when a row moves."""
+        wall_s = time.time()
+        for key, output in outputs.items():
+            try:
+                self._lines[key].take_heard(output, wall_s)
+            except Exception as error:
+                _log.exception("a conversation failed", extra={"session": key})
+                self.end(key, "error", f"the conversation failed: {error}")
+
     def _follow(self, line: Line, ready: Ready[Key, LineFrame], now: float, wall_s: float) -> bool:
         """What follows from a step for one conversation. Returns whether it is over."""
-        if isinstance(ready.frame, PromptFrame):
+        if isinstance(ready.frame, PromptFrame | PrefillFrame):
             if not self._scheduler.has_urgent(line.key):
                 self._rows.opened(line)
         else:

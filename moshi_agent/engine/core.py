@@ -34,6 +34,7 @@ from moshi_agent.engine.event_queue import Outlet
 from moshi_agent.engine.frame_step import FrameStep
 from moshi_agent.engine.inbox import Inbox, Request
 from moshi_agent.engine.line import Model
+from moshi_agent.engine.listening import Listener
 from moshi_agent.engine.metrics import Metrics
 from moshi_agent.engine.snapshot import Snapshot, pack_snapshot
 from moshi_agent.errors import EngineUnhealthy, MoshiAgentError
@@ -56,14 +57,19 @@ class Core:
         config: EngineConfig,
         times: StepTimes,
         clock: Callable[[], float] = time.monotonic,
+        listener: Listener | None = None,
     ) -> None:
         self.metrics = Metrics()
         self.times = times
         self._step = step
+        self._listener = listener
         self._clock = clock
         self._inbox = Inbox()
         self._admission = Admission(config, times, self.metrics)
-        self._conversations = Conversations(step, model, advised, config.gather_ms / 1000, self.metrics)
+        self._conversations = Conversations(
+            step, model, advised, config.gather_ms / 1000, self.metrics, listener
+        )
+        self._gather_ms = config.gather_ms
         self._failures = 0
         self._is_stopped = False
 
@@ -185,14 +191,33 @@ class Core:
     # Steps
 
     def _take_step(self, batch: Batch) -> None:
+        batch = self._conversations.prefill(batch, self._clock())
+        if not batch:
+            return
         started = self._clock()
         inputs = self._conversations.row_inputs(batch)
         outputs = self._step.run(inputs)
         self._failures = 0
         now = self._clock()
-        self.times.note(1 + max(given.row for given in inputs), 1000 * (now - started))
         self.metrics.step(now - started, len(batch))
         self._conversations.take(batch, outputs, now)
+        listened_s = self._listen(batch)
+        step_ms = 1000 * (now - started + listened_s)
+        self.times.note(1 + max(given.row for given in inputs), step_ms)
+        # Waiting and step together stay within the budget.
+        self._conversations.gather(max(0.0, min(self._gather_ms, self.times.budget_ms - step_ms)) / 1000)
+
+    def _listen(self, batch: Batch) -> float:
+        """The recogniser hears what the model has just heard. Returns the seconds that it took."""
+        inputs = self._conversations.heard(batch) if self._listener is not None else {}
+        if self._listener is None or not inputs:
+            return 0.0
+        started = self._clock()
+        outputs = self._listener.run([*inputs.values()])
+        seconds = self._clock() - started
+        self.metrics.listened(seconds)
+        self._conversations.take_heard(dict(zip(inputs, outputs, strict=True)))
+        return seconds
 
     def _watch_the_clock(self) -> None:
         """Rows that have become free are taken by who waits; what has taken too long ends."""

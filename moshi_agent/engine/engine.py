@@ -97,7 +97,10 @@ class Engine:
         """A conversation that begins with `async with` or `with`.
 
         Args:
-            config: of the conversation.
+            config: of the conversation. Its `voice` is a name among `engine.model.voices`, a `Path` to a
+                recording or a voice file on the engine's machine, or audio, [N] float32 at 24 kHz; its `role`
+                is text. Both are for models that take them; the second conversation with the same voice and
+                role begins at once.
             resume: goes on where `Session.snapshot` was taken.
         """
         return Session(next(self._keys), config or SessionConfig(), self._backend, resume)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from moshi_agent.checkpoint import Checkpoint
-from moshi_agent.config import SamplingConfig
+from moshi_agent.config import MoshiConfig, SamplingConfig
 from moshi_agent.engine.config import KVCache
 from moshi_agent.engine.graphs import CudaDevice, GraphDevice, GraphRunner, choose_lengths
 from moshi_agent.engine.memory import choose_kv_int8, row_bytes
@@ -31,8 +32,10 @@ from moshi_agent.engine.step_tensors import (
     Tokens,
 )
 from moshi_agent.errors import ConfigError
+from moshi_agent.models.conditioning import conditioned_generator
 from moshi_agent.models.generator import Generator, LMGenState, StepInput
 from moshi_agent.models.mimi import MimiModel, MimiState
+from moshi_agent.models.prefill import prefill
 from moshi_agent.nn import cache_attention
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
 from moshi_agent.nn.sampling import RowSampling
@@ -54,12 +57,14 @@ class FrameStep:
     Not thread-safe: one thread owns it.
 
     Args:
+        generator: of the checkpoint's language model; by default under the conditions it was released with.
         kv_cache: how the temporal transformer's cache is stored, as in `EngineConfig`.
         graphs: what captures the steps; by default CUDA graphs on a CUDA device, and nothing elsewhere.
             False runs them as they are anywhere.
 
     Raises:
         ConfigError: the checkpoint has no language model.
+        InputError: it needs conditions that nobody has given.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class FrameStep:
         checkpoint: Checkpoint,
         rows: int,
         *,
+        generator: Generator | None = None,
         kv_cache: KVCache = "auto",
         graphs: GraphDevice | bool = True,
     ) -> None:
@@ -74,13 +80,16 @@ class FrameStep:
             raise ConfigError(f"{checkpoint.name} holds a codec alone; conversations need a language model")
         self.rows = rows
         self.mimi: MimiModel = checkpoint.mimi
-        self.generator = Generator(checkpoint.lm)
+        self.generator = generator or conditioned_generator(checkpoint.lm, checkpoint.model_type, {}, 1.0)
         self.num_streams = checkpoint.lm.num_codebooks
+        self.dim = checkpoint.lm.config.temporal.dim
+        self.highest_tokens = _highest_tokens(checkpoint.lm.config)
         self.max_delay = checkpoint.lm.config.max_delay
         self.context = checkpoint.lm.config.temporal.context
         self.device = checkpoint.lm.device
         mimi_state = self.mimi.init_state(rows)  # first, so that the choice knows what it leaves free
-        self.kv_int8 = choose_kv_int8(kv_cache, checkpoint.lm, rows)
+        copies = 1 if self.generator.guidance is None else 2
+        self.kv_int8 = choose_kv_int8(kv_cache, checkpoint.lm, copies * rows)
         self.state = EngineState(mimi_state, self.generator.init_state(rows, self.kv_int8))
         if graphs is True:
             graphs = CudaDevice(self.device) if self.device.type == "cuda" else False
@@ -98,6 +107,7 @@ class FrameStep:
             frame_size=self.mimi.frame_size,
             streams=self.num_streams,
             context=context,
+            heads=len(self.generator.lm_model.extra_heads),
             device=self.device,
         )
         if isinstance(graphs, bool):
@@ -130,6 +140,16 @@ class FrameStep:
             self._steps[row] += 1
         return result.outputs(rows)
 
+    @torch.inference_mode()
+    def prefill(
+        self, row: int, tokens: NDArray[np.int64], embeddings: NDArray[np.float32] | None = None
+    ) -> None:
+        """Takes steps of one row in which everything is forced, without the codec; as `prefill` does."""
+        ahead = None if embeddings is None else torch.from_numpy(embeddings).to(self.device)
+        state = self.state.lm.one_row(row)
+        prefill(self.generator, state, torch.from_numpy(tokens).to(self.device), ahead)
+        self._steps[row] += len(tokens)
+
     def compute(self, count: int, given: StepTensors, length: int | None = None) -> ResultTensors:
         """The step of the first `count` rows. `length` as in `Transformer.forward`."""
         state, sampling = self.state.first_rows(count), self.sampling.first_rows(count)
@@ -155,6 +175,7 @@ class FrameStep:
             next_text=output.generated[:, 0],
             speaks=speaks,
             healthy=healthy if given.steps is None else healthy | ~given.steps,
+            heads=lm.extra_probabilities(output.hidden),
         )
 
     def _speak(self, tokens: Tensor | None, state: MimiState, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -230,10 +251,20 @@ class FrameStep:
             self.state.mimi.encoder_transformer,
             self.state.mimi.decoder_transformer,
             self.state.lm.temporal,
+            self.state.lm.temporal_null,
         ):
-            transformer.offset.fill_(2 * transformer.capacity)
+            if transformer is not None:
+                transformer.offset.fill_(2 * transformer.capacity)
         self.state.lm.ring.offset.fill_(self.max_delay + 1)
         self._steps = [2 * self.state.lm.temporal.capacity] * self.rows
+
+
+def _highest_tokens(config: MoshiConfig) -> NDArray[np.int64]:
+    """The largest token that may be forced upon each stream, [streams]."""
+    tokens = np.full(config.num_streams, config.card)
+    # One number may stand for two texts.
+    tokens[0] = (config.text_card + 1) ** 2 - 1 if config.demux_second_stream else config.text_card
+    return tokens
 
 
 def _milliseconds(call: Callable[[], object]) -> float:

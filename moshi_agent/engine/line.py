@@ -19,12 +19,15 @@ from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.commands import InputFrame, Key
 from moshi_agent.engine.config import SessionConfig
 from moshi_agent.engine.event_queue import Delivery, Outlet
-from moshi_agent.engine.frame_step import Frame, RowInput, RowOutput, Tokens
+from moshi_agent.engine.frame_step import Frame, RowInput, RowOutput
 from moshi_agent.engine.metrics import SessionMetrics
+from moshi_agent.engine.opening import OpeningFrame, PromptFrame, opening_frames
 from moshi_agent.engine.say import Scripts
 from moshi_agent.engine.scheduler import Pace, Ready
 from moshi_agent.engine.stamp import FRAME_S, Stamp
+from moshi_agent.engine.tail import Tail, TailFrame
 from moshi_agent.engine.turns import Turns, ends_sentence
+from moshi_agent.engine.user_words import Hearing, UserWords
 from moshi_agent.engine.words import WordTracker
 from moshi_agent.errors import InputError
 from moshi_agent.events import (
@@ -41,8 +44,10 @@ from moshi_agent.events import (
     SayFinished,
     TextToken,
 )
+from moshi_agent.models.prefill import MOST_POSITIONS
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
 from moshi_agent.pieces import Tokenizer, is_text
+from moshi_agent.translation import Ends
 
 _SILENCE = np.zeros(FRAME_SAMPLES, np.float32)
 _LONGEST_BACKLOG_S = 30.0
@@ -51,20 +56,7 @@ _MUTUAL_SILENCE_FRAMES = 6
 _REMEMBERED_CHARACTERS = 32
 
 
-@dataclass(frozen=True, slots=True)
-class PromptFrame:
-    """A step before the conversation: nothing of it is heard, and all that matters is forced."""
-
-    forced: Tokens | None
-    hears_silence: bool
-
-
-@dataclass(frozen=True, slots=True)
-class TailFrame:
-    """Silence after the end of an input that is not live."""
-
-
-LineFrame = InputFrame | PromptFrame | TailFrame
+LineFrame = InputFrame | OpeningFrame | TailFrame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +68,9 @@ class Model:
     max_delay: int
     context: int | None
     delay_s: float  # by which the text is later than what it is about
+    ends: Ends | None = None  # of a translation
+    hearing: Hearing | None = None  # of the recogniser that hears the user
+    most_positions: int = MOST_POSITIONS  # of a prompt that are read at once
 
 
 class Line:
@@ -96,6 +91,7 @@ class Line:
         self._gate = SpeechGate(floor_dbfs=config.silence_floor_dbfs)
         self._turns = Turns()
         self._words = WordTracker(model.tokenizer, FRAME_S)
+        self._user_words = UserWords(model.hearing) if model.hearing and config.transcribe else None
         self._scripts = Scripts(model.tokenizer)
         self._said = ""  # the end of what the bot has written
         self._resampler = StreamResampler(SAMPLE_RATE_HZ, config.output_sample_rate)
@@ -104,7 +100,7 @@ class Line:
         )
         self._user_speaking = self._bot_speaking = False
         self._silent_frames = 0  # since either side spoke
-        self._tail_frames = 0  # heard since the input ended
+        self._tail = Tail(config, model.ends)
 
     @property
     def pace(self) -> Pace:
@@ -117,14 +113,10 @@ class Line:
             longest_backlog_s=_LONGEST_BACKLOG_S if config.live else _MOST_FILE_S,
         )
 
-    def opening(self) -> list[PromptFrame]:
-        """The steps before the first frame: the model's own first, which hears nothing, and the prompt."""
-        first = None
-        if self.config.greet:
-            first = np.full(self._model.num_streams, UNGENERATED_TOKEN)
-            first[0] = 1  # begin of text: models that were trained so then greet
-        prompt = [] if self.config.prompt is None else self.config.prompt.tokens
-        return [PromptFrame(first, False), *(PromptFrame(tokens, True) for tokens in prompt)]
+    def opening(self) -> list[OpeningFrame]:
+        """The steps before the first frame."""
+        model, config = self._model, self.config
+        return opening_frames(config.prompt, config.greet, model.num_streams, model.most_positions)
 
     def say(self, text: str) -> None:
         """Queues a sentence. Raises InputError for one that the model has no pieces for."""
@@ -137,6 +129,9 @@ class Line:
         frame = ready.frame
         if isinstance(frame, PromptFrame):
             return RowInput(row=row, pcm=_SILENCE if frame.hears_silence else None, forced=frame.forced)
+        end = self._tail.first_tokens(self._model.num_streams) if self._is_tail(frame) else None
+        if end is not None:
+            return RowInput(row=row, pcm=None, forced=end)
         pcm = frame.pcm if isinstance(frame, InputFrame) else _SILENCE
         script, forced = self._scripts.current, None
         if script is None:
@@ -170,10 +165,26 @@ class Line:
             *self._turn_events(ready.frame, gated.is_open, stamp),
             *self._audio_events(speech, now, stamp),
         ]
+        if self._is_tail(ready.frame):
+            self._tail.follow(output.text)
         self._count(ready, now, backlog_s)
         self.frame += 1
         taken = ready.skipped + isinstance(ready.frame, InputFrame)
         self._outlet(Delivery(events, taken))
+
+    def heard(self, ready: Ready[Key, LineFrame]) -> Frame | None:
+        """What the recogniser is to hear in the step just taken; None where it does not listen."""
+        frame = ready.frame
+        if self._user_words is None or not isinstance(frame, InputFrame | TailFrame | None):
+            return None
+        return frame.pcm if isinstance(frame, InputFrame) else _SILENCE
+
+    def take_heard(self, output: RowOutput, wall_s: float) -> None:
+        """Tells what the recogniser has made of it."""
+        assert self._user_words is not None
+        events = self._user_words.take(output, self._user_speaking, Stamp(self.frame - 1, wall_s))
+        if events:
+            self._outlet(Delivery(events))
 
     def note_context(self, steps: int, wall_s: float) -> None:
         """Says so, once, when the model has taken as many steps as its context holds."""
@@ -198,18 +209,18 @@ class Line:
 
         Input that still waits is not known here.
         """
-        if not self.is_finished:
-            return False
-        tail_ms = 1000 * FRAME_S * self._tail_frames
-        is_busy = self._bot_speaking or bool(self._scripts)
-        return tail_ms >= self.config.tail_ms and (not is_busy or tail_ms >= self.config.longest_tail_ms)
+        return self.is_finished and self._tail.is_over(self._bot_speaking or bool(self._scripts))
+
+    def _is_tail(self, frame: LineFrame | None) -> bool:
+        return self.is_finished and not isinstance(frame, InputFrame)
 
     def end(self, reason: EndReason, wall_s: float, error: str | None = None) -> None:
         """The last events."""
         stamp = Stamp(self.frame, wall_s)
         words = [stamp.word(word, self._model.delay_s) for word in self._words.finish(self.frame)]
+        heard = [] if self._user_words is None else self._user_words.finish(stamp)
         last = Ended(frame=stamp.frame, media_s=stamp.media_s, wall_s=wall_s, reason=reason, error=error)
-        self._outlet(Delivery([*words, last]))
+        self._outlet(Delivery([*words, *heard, last]))
 
     def _input_events(self, ready: Ready[Key, LineFrame], stamp: Stamp) -> list[Event]:
         events: list[Event] = []
@@ -238,7 +249,6 @@ class Line:
         self._user_speaking = isinstance(frame, InputFrame) and frame.speaking
         self._bot_speaking = audible
         self._silent_frames = 0 if self._user_speaking or audible else self._silent_frames + 1
-        self._tail_frames += self.is_finished and not isinstance(frame, InputFrame)
         kinds = self._turns.follow(self._user_speaking, audible, ends_sentence(self._said))
         return [stamp.event(kind) for kind in kinds]
 
@@ -275,6 +285,7 @@ class Line:
             "words": self._words.save(),
             "scripts": self._scripts.save(),
             "said": self._said,
+            "user_words": self._user_words and self._user_words.save(),
         }
 
     def load(self, saved: dict[str, Any]) -> None:
@@ -286,3 +297,5 @@ class Line:
         self._words.load(saved["words"])
         self._scripts.load(saved["scripts"])
         self._said = saved["said"]
+        if self._user_words is not None and saved.get("user_words"):
+            self._user_words.load(saved["user_words"])

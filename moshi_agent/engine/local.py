@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 
 from moshi_agent.checkpoint import Checkpoint, load_checkpoint
 from moshi_agent.engine.capacity import Capacity, StepTimes
-from moshi_agent.engine.commands import Command, Stop
+from moshi_agent.engine.commands import Close, Command, Open, Stop
 from moshi_agent.engine.config import EngineConfig
 from moshi_agent.engine.core import Core
 from moshi_agent.engine.frame_step import FrameStep
 from moshi_agent.engine.line import Model, Outlet
+from moshi_agent.engine.listening import Listener
 from moshi_agent.engine.memory import free_bytes
 from moshi_agent.engine.metrics import Metrics
 from moshi_agent.engine.model_facts import facts_of
+from moshi_agent.engine.personas import PersonaOpenings, Personas
 from moshi_agent.engine.prompt import Prompt, PromptSource, compile_prompt
 from moshi_agent.errors import ConfigError, EngineUnhealthy
+from moshi_agent.models.conditioning import conditioned_generator
+from moshi_agent.models.generator import Generator
+from moshi_agent.models.prefill import MOST_POSITIONS
+from moshi_agent.translation import ends_of
 
 _WARM_UP_STEPS = 6
+_POSITIONS_ON_CPU = 16  # of a prompt at once: there, time goes with their number
 
 
 class LocalBackend:
@@ -29,13 +37,35 @@ class LocalBackend:
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        self.checkpoint = _load(config)
+        self.checkpoint = _load(config, config.source)
+        # Before the step, which sees what memory is left and may make its cache smaller.
+        self._listener = _listener(config)
         self._step = FrameStep(
-            self.checkpoint, config.capacity, kv_cache=config.kv_cache, graphs=config.cuda_graphs
+            self.checkpoint,
+            config.capacity,
+            generator=_generator(self.checkpoint, config),
+            kv_cache=config.kv_cache,
+            graphs=config.cuda_graphs,
         )
         self._times = StepTimes()
-        self.model = facts_of(self.checkpoint)
-        self.core = Core(self._step, _model(self.checkpoint), self.model.sampling, config, self._times)
+        personas = Personas(self.checkpoint, config.voices, config.personas)
+        self.model = replace(
+            facts_of(self.checkpoint),
+            transcriber=config.transcriber,
+            voices=tuple(personas.voices),
+            takes_roles=personas.are_taken,
+        )
+        self.core = Core(
+            self._step,
+            _model(self.checkpoint, self._listener),
+            self.model.sampling,
+            config,
+            self._times,
+            listener=self._listener,
+        )
+        self._persona_openings = PersonaOpenings(
+            personas, config, self.core.request, lambda key: self.core.send(Close(key))
+        )
         self._thread: threading.Thread | None = None
 
     @property
@@ -68,12 +98,17 @@ class LocalBackend:
 
     def _measure(self) -> None:
         sizes = [size for size in (1, 2, 4, 8, 16, 32, 64, 128, 256) if size < self.config.capacity]
-        for rows, times in self._step.measure([*sizes, self.config.capacity], _WARM_UP_STEPS).items():
-            for step_ms in times:
-                self._times.note(rows, step_ms)
+        sizes.append(self.config.capacity)
+        steps_ms = self._step.measure(sizes, _WARM_UP_STEPS)
+        listening_ms = self._listener.measure(sizes, _WARM_UP_STEPS) if self._listener is not None else {}
+        for rows, times in steps_ms.items():
+            for step_ms, listened_ms in zip(times, listening_ms.get(rows, [0.0] * len(times)), strict=True):
+                self._times.note(rows, step_ms + listened_ms)
 
     def send(self, command: Command) -> None:
         """Hands over a command that needs no answer."""
+        if isinstance(command, Close):
+            self._persona_openings.withdraw(command.key)
         self.core.send(command)
 
     def request(self, command: Command, outlet: Outlet | None = None) -> Future[Any]:
@@ -82,6 +117,8 @@ class LocalBackend:
             reply: Future[Any] = Future()
             reply.set_exception(EngineUnhealthy("the engine has not been started"))
             return reply
+        if isinstance(command, Open) and command.config.has_persona:
+            return self._persona_openings.open(command, outlet)
         return self.core.request(command, outlet)
 
     def prompt(self, source: PromptSource) -> Prompt:
@@ -90,7 +127,7 @@ class LocalBackend:
 
     def capacity(self) -> Capacity:
         """What fits, as measured."""
-        row_bytes = self._step.row_bytes
+        row_bytes = self._step.row_bytes + (self._listener.row_bytes if self._listener is not None else 0)
         return Capacity(
             rows=self.config.capacity,
             live=self.core.metrics.snapshot().live_sessions,
@@ -110,14 +147,23 @@ class LocalBackend:
             self._thread.join()
 
 
-def _load(config: EngineConfig) -> Checkpoint:
+def _listener(config: EngineConfig) -> Listener | None:
+    """The recogniser that is asked for. Raises ConfigError for a checkpoint of another kind."""
+    if config.transcriber is None:
+        return None
+    # The revision and the low-rank updates are the model's own.
+    checkpoint = _load(replace(config, revision=None, lora=None), config.transcriber)
+    return Listener(checkpoint, config.capacity, kv_cache=config.kv_cache, graphs=config.cuda_graphs)
+
+
+def _load(config: EngineConfig, source: str) -> Checkpoint:
     dtype = None
     if config.dtype is not None:
         dtype = getattr(torch, config.dtype, None)
         if not isinstance(dtype, torch.dtype):
             raise ConfigError(f"dtype={config.dtype!r}; accepted: float32, bfloat16, float16")
     return load_checkpoint(
-        config.source,
+        source,
         device=config.device,
         dtype=dtype,
         revision=config.revision,
@@ -128,7 +174,14 @@ def _load(config: EngineConfig) -> Checkpoint:
     )
 
 
-def _model(checkpoint: Checkpoint) -> Model:
+def _generator(checkpoint: Checkpoint, config: EngineConfig) -> Generator | None:
+    if checkpoint.lm is None:
+        return None
+    coef = checkpoint.lm_gen_config.get("cfg_coef", 1.0) if config.cfg_coef is None else config.cfg_coef
+    return conditioned_generator(checkpoint.lm, checkpoint.model_type, dict(config.conditions), coef)
+
+
+def _model(checkpoint: Checkpoint, listener: Listener | None) -> Model:
     lm = checkpoint.lm
     if lm is None:
         raise ConfigError(f"{checkpoint.name} holds a codec alone; conversations need a language model")
@@ -138,4 +191,7 @@ def _model(checkpoint: Checkpoint) -> Model:
         max_delay=lm.config.max_delay,
         context=lm.config.temporal.context,
         delay_s=float(checkpoint.stt_config.get("audio_delay_seconds", 0.0)),
+        ends=ends_of(checkpoint),
+        hearing=None if listener is None else listener.hearing,
+        most_positions=_POSITIONS_ON_CPU if lm.device.type == "cpu" else MOST_POSITIONS,
     )

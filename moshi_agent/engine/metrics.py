@@ -42,6 +42,7 @@ class EngineMetrics:
     """The figures of an engine at one moment, since its start."""
 
     step_s: Distribution  # of a frame step
+    listening_s: Distribution  # of the recogniser's step after it, where the engine has one
     batch_size: Distribution  # conversations in a step
     queue_wait_s: Distribution  # from the arrival of a frame to its step
     latency_s: Distribution  # from a frame's last sample to the audio it gives
@@ -151,6 +152,7 @@ class Metrics:
         self._writing = threading.Lock()
         self._tally = _Tally(_RECENT_OF_ENGINE)
         self._step_s = Histogram(_SECONDS, _RECENT_OF_ENGINE)
+        self._listening_s = Histogram(_SECONDS, _RECENT_OF_ENGINE)
         self._batch_size = Histogram(_BATCH_SIZES, _RECENT_OF_ENGINE)
         self._queue_wait_s = Histogram(_SECONDS, _RECENT_OF_ENGINE)
         self._backlog_s = Histogram(_BACKLOG_S, _RECENT_OF_ENGINE)
@@ -162,6 +164,11 @@ class Metrics:
         with self._writing:
             self._step_s.observe(seconds)
             self._batch_size.observe(batch_size)
+
+    def listened(self, seconds: float) -> None:
+        """The recogniser has taken a step."""
+        with self._writing:
+            self._listening_s.observe(seconds)
 
     def opened(self, session: SessionMetrics) -> None:
         """A conversation begins; what it records counts here from now on."""
@@ -198,7 +205,10 @@ class Metrics:
     def restart_percentiles(self) -> None:
         """The percentiles cover what comes from now on; everything else stays."""
         with self._writing:
-            for histogram in (self._step_s, self._batch_size, self._queue_wait_s, self._backlog_s):
+            for histogram in (
+                *(self._step_s, self._listening_s),
+                *(self._batch_size, self._queue_wait_s, self._backlog_s),
+            ):
                 histogram.restart_percentiles()
             self._tally.latency_s.restart_percentiles()
 
@@ -222,6 +232,7 @@ class Metrics:
         tally = self._tally
         return EngineMetrics(
             step_s=self._step_s.read(),
+            listening_s=self._listening_s.read(),
             batch_size=self._batch_size.read(),
             queue_wait_s=self._queue_wait_s.read(),
             latency_s=tally.latency_s.read(),

@@ -12,6 +12,7 @@ from moshi_agent.audio.framing import FRAME_SAMPLES, SAMPLE_RATE_HZ, Framer, Sam
 from moshi_agent.audio.resampling import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, StreamResampler
 from moshi_agent.audio.voice_activity import VoiceActivity
 from moshi_agent.engine.commands import InputFrame, Key
+from moshi_agent.engine.phase import LeadIn
 from moshi_agent.errors import AudioError
 
 Pcm = NDArray[np.float32] | NDArray[np.int16] | bytes | bytearray | memoryview
@@ -21,9 +22,13 @@ _LOUDEST = 16.0  # a little over 1 is no harm; 32767 is somebody's int16 as floa
 
 
 class Microphone:
-    """Not thread-safe: whoever pushes holds a lock."""
+    """Not thread-safe: whoever pushes holds a lock.
 
-    def __init__(self, key: Key, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        live: chunks come in real time, and their frames are to be complete when those of others are.
+    """
+
+    def __init__(self, key: Key, clock: Callable[[], float] = time.monotonic, live: bool = False) -> None:
         self._key = key
         self._clock = clock
         self._rate_hz = SAMPLE_RATE_HZ
@@ -31,6 +36,7 @@ class Microphone:
         self._framer = Framer(FRAME_SAMPLES)
         self._activity = VoiceActivity()
         self._chunk = 0
+        self._lead_in = LeadIn() if live else None
 
     def push(self, samples: Samples, sample_rate: int) -> list[InputFrame]:
         """The frames that samples, as `to_float32` gives them, complete.
@@ -42,11 +48,15 @@ class Microphone:
         if sample_rate != self._rate_hz:
             resampler = StreamResampler(sample_rate, SAMPLE_RATE_HZ)
             rest, self._resampler, self._rate_hz = self._resampler.flush(), resampler, sample_rate
-        return self._frames(np.concatenate([rest, self._resampler.push(samples)]))
+        resampled = np.concatenate([rest, self._resampler.push(samples)])
+        if self._lead_in is not None and not self._lead_in.is_over:
+            resampled = self._lead_in.push(resampled, len(samples) / sample_rate, self._clock())
+        return self._frames(resampled)
 
     def flush(self) -> list[InputFrame]:
         """The end of the input: what was begun, filled up with silence."""
-        frames = self._frames(self._resampler.flush())
+        kept = np.empty(0, np.float32) if self._lead_in is None else self._lead_in.rest()
+        frames = self._frames(np.concatenate([kept, self._resampler.flush()]))
         last = self._framer.flush()
         return frames if last is None else [*frames, self._frame(last)]
 

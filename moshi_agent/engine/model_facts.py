@@ -20,6 +20,9 @@ class ModelFacts:
     context_s: float | None  # how far back it remembers
     text_delay_s: float  # how much later its text is than the audio it is about
     speaks: bool  # False for speech recognition
+    takes_roles: bool = False  # and voices, by name, from a file or as audio
+    voices: tuple[str, ...] = ()  # names that may be asked for
+    transcriber: str | None = None  # the recogniser beside it, which writes down what users say
 
 
 def facts_of(checkpoint: Checkpoint) -> ModelFacts:

@@ -52,6 +52,7 @@ class EngineCollector(Collector):
 
 def _histograms(metrics: EngineMetrics) -> Iterator[Metric]:
     yield _histogram("step_seconds", "Time of a frame step", metrics.step_s)
+    yield _histogram("listening_seconds", "Time of the recogniser's step after it", metrics.listening_s)
     yield _histogram("batch_size", "Conversations in a frame step", metrics.batch_size)
     yield _histogram("queue_wait_seconds", "From the arrival of a frame to its step", metrics.queue_wait_s)
     yield _histogram(

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from moshi_agent.audio.framing import mono_float32
+from moshi_agent.audio.framing import Samples, mono_float32
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.engine.say import pieces_of
 from moshi_agent.errors import ConfigError
@@ -23,11 +23,18 @@ class Prompt:
 
     Attributes:
         tokens: [frames, 1 + n_q] int64, text first, then the bot's and the user's codes; -2 leaves a
-            token to the model, or to the silence that the user's side then holds.
+            token to the model, or to the silence that the user's side then holds. Frames in which no token
+            is left are taken many at once, without the codec.
+        embeddings: [up to frames, dim], what the temporal transformer reads in the first frames in place of
+            the tokens before them.
+        is_whole: the first frame is the model's own first step, which otherwise goes before the prompt; and
+            the codec hears nothing of the prompt.
     """
 
     tokens: NDArray[np.int64] = field(repr=False, compare=False)
-    digest: str = field(init=False)  # two prompts are the same if their tokens are
+    embeddings: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    is_whole: bool = False
+    digest: str = field(init=False)  # two prompts are the same if what they force is
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 2 or self.tokens.dtype != np.int64 or not len(self.tokens):
@@ -35,8 +42,23 @@ class Prompt:
                 f"prompt tokens of shape {list(self.tokens.shape)} and type {self.tokens.dtype}; "
                 "accepted: [frames, 1 + n_q] int64 with at least one frame"
             )
-        digest = hashlib.sha256(repr(self.tokens.shape).encode() + self.tokens.tobytes()).hexdigest()
-        object.__setattr__(self, "digest", digest)
+        digest = hashlib.sha256(repr((self.tokens.shape, self.is_whole)).encode() + self.tokens.tobytes())
+        if self.embeddings is not None:
+            digest.update(self.embeddings.tobytes())
+        object.__setattr__(self, "digest", digest.hexdigest())
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Sound that is at hand rather than in a file. Raises AudioError for what is no audio."""
+
+    samples: Samples = field(repr=False, compare=False)  # [N] float32 at 24 kHz
+    digest: str = field(init=False)  # two recordings are the same if their samples are
+
+    def __post_init__(self) -> None:
+        samples = np.ascontiguousarray(mono_float32(self.samples))
+        object.__setattr__(self, "samples", samples)
+        object.__setattr__(self, "digest", hashlib.sha256(samples.tobytes()).hexdigest())
 
 
 @dataclass(frozen=True)

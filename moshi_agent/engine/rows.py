@@ -9,7 +9,9 @@ from torch import Tensor
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.commands import Key
 from moshi_agent.engine.frame_step import FrameStep
-from moshi_agent.engine.line import Line, PromptFrame
+from moshi_agent.engine.line import Line
+from moshi_agent.engine.listening import Listener
+from moshi_agent.engine.opening import OpeningFrame, PrefillFrame, check_opening
 from moshi_agent.engine.slots import Slots
 from moshi_agent.engine.snapshot import Snapshot
 from moshi_agent.errors import InputError
@@ -23,10 +25,14 @@ class Rows:
 
     A prompt is computed in the row of the first conversation that has it, and kept: the row of every later
     one is a copy.
+
+    Args:
+        listener: has a row for each conversation as well, of the same number.
     """
 
-    def __init__(self, step: FrameStep) -> None:
+    def __init__(self, step: FrameStep, listener: Listener | None = None) -> None:
         self._step = step
+        self._listener = listener
         self._slots = Slots[Key](step.rows)
         self._prompts: OrderedDict[str, tuple[list[Tensor], int]] = OrderedDict()
         self._computing: dict[Key, str | None] = {}  # prompts, by which they are to be kept if at all
@@ -35,23 +41,24 @@ class Rows:
         """The row of a conversation."""
         return self._slots.row_of(key)
 
-    def enter(self, line: Line, snapshot: Snapshot | None) -> list[PromptFrame]:
+    def enter(self, line: Line, snapshot: Snapshot | None) -> list[OpeningFrame]:
         """Takes a row for a conversation; returns the steps that have to go before its first frame.
 
         Raises:
             InputError: its prompt or the snapshot is of another model.
         """
-        prompt, streams = line.config.prompt, self._step.num_streams
-        if prompt is not None and prompt.tokens.shape[1] != streams:
-            raise InputError(f"a prompt of {prompt.tokens.shape[1]} streams; this model has {streams}")
+        if line.config.prompt is not None:
+            check_opening(line.opening(), self._step.highest_tokens, self._step.dim)
         row = self._slots.take(line.key)
         try:
+            if self._listener is not None:
+                self._listener.load_row(row, None if snapshot is None else snapshot.heard)
             return self.begin(line) if snapshot is None else self._resume(row, line, snapshot)
         except BaseException:
             self.leave(line.key)
             raise
 
-    def begin(self, line: Line) -> list[PromptFrame]:
+    def begin(self, line: Line) -> list[OpeningFrame]:
         """Makes the row one of a conversation that has not begun, or has but heard its prompt."""
         row, prompt = self._slots.row_of(line.key), line.config.prompt
         if prompt is None:
@@ -69,18 +76,23 @@ class Rows:
         self._step.load_row(row, *kept)
         return []
 
-    def _resume(self, row: int, line: Line, snapshot: Snapshot) -> list[PromptFrame]:
-        snapshot.check(self._step.num_streams)
+    def _resume(self, row: int, line: Line, snapshot: Snapshot) -> list[OpeningFrame]:
+        snapshot.check()
+        check_opening(snapshot.opening, self._step.highest_tokens, self._step.dim)
         try:
             line.load(snapshot.line)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"a damaged snapshot of a conversation ({error})") from error
-        in_prompt = any(frame.hears_silence for frame in snapshot.opening)
+        in_prompt = any(isinstance(frame, PrefillFrame) or frame.of_prompt for frame in snapshot.opening)
         self._step.begin_row(row, _GREEDY if in_prompt else line.sampling)
         self._step.load_row(row, snapshot.tensors, snapshot.steps)
         if in_prompt:
             self._computing[line.key] = None
         return list(snapshot.opening)
+
+    def prefill(self, line: Line, frame: PrefillFrame) -> None:
+        """Takes the steps of a prompt in which everything is forced."""
+        self._step.prefill(self._slots.row_of(line.key), frame.tokens, frame.embeddings)
 
     def opened(self, line: Line) -> None:
         """The last step before the first frame is taken: now the conversation's own settings hold."""
@@ -103,7 +115,7 @@ class Rows:
         """Steps of the language model that are in the row's state."""
         return self._step.steps_taken(self._slots.row_of(key))
 
-    def save(self, line: Line, opening: list[PromptFrame]) -> Snapshot:
+    def save(self, line: Line, opening: list[OpeningFrame]) -> Snapshot:
         """The conversation between two frames, with the steps of its prompt that are still to come."""
         row = self._slots.row_of(line.key)
         return Snapshot(
@@ -112,6 +124,7 @@ class Rows:
             sampling=line.sampling,
             line=line.save(),
             opening=tuple(opening),
+            heard=None if self._listener is None else self._listener.save_row(row),
         )
 
     def leave(self, key: Key) -> None:
@@ -120,9 +133,13 @@ class Rows:
         move = self._slots.release(key)
         if move is not None:
             self._step.move_row(move.source, move.target)
+            if self._listener is not None:
+                self._listener.move_row(move.source, move.target)
 
     def rebuild(self) -> None:
         """Every row is free and its state new. Raises what the device raises."""
         self._slots = Slots[Key](self._step.rows)
         self._computing.clear()
         self._step.rebuild()
+        if self._listener is not None:
+            self._listener.rebuild()

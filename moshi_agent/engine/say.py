@@ -161,7 +161,7 @@ def _word_pieces(tokenizer: Tokenizer, text: str) -> list[list[int]]:
     """The pieces of each word that has any."""
     words: list[list[int]] = []
     for word in text.split():
-        if _has_surrogates(word):
+        if has_surrogates(word):
             raise InputError(f"{word!r} is not Unicode text; accepted: no surrogates")
         pieces: list[int] = tokenizer.encode(word)
         if not all(is_text(tokenizer, piece) for piece in pieces):
@@ -176,6 +176,6 @@ def _word_pieces(tokenizer: Tokenizer, text: str) -> list[list[int]]:
     return words
 
 
-def _has_surrogates(word: str) -> bool:
+def has_surrogates(word: str) -> bool:
     """Halves of UTF-16 pairs, which JSON can bring, are no Unicode text."""
     return any("\ud800" <= character <= "\udfff" for character in word)

@@ -77,6 +77,7 @@ class _Conversation(Generic[Frame]):
     longest_backlog: int  # frames
     urgent: deque[_Waiting[Frame]] = field(default_factory=deque[_Waiting[Frame]])
     input: deque[_Waiting[Frame]] = field(default_factory=deque[_Waiting[Frame]])
+    expected_at: float = math.inf  # when the next input should come, as the last one did
     silences: int = 0  # fed in the present stall
     newest_chunk: int = 0
     finished: bool = False
@@ -95,10 +96,24 @@ class _Conversation(Generic[Frame]):
             return self.input[0].arrived
         return self.silence_due if self.is_awaited else math.inf
 
+    def worth_waiting_for(self, longest: float) -> float:
+        """Until when a step does well to wait for the next frame: at most `longest`, else long ago."""
+        if self.urgent or self.input or not self.is_awaited:
+            return -math.inf
+        if self.silences:
+            return self.silence_due if self.silence_due <= longest else -math.inf
+        return longest if self.expected_at <= longest else -math.inf
+
     @property
     def backlog_s(self) -> float:
         """Seconds of input that wait."""
         return len(self.input) * self.pace.frame_s
+
+    def expect_next(self, now: float) -> None:
+        """An input has come now; how far it was from its time is mostly chance."""
+        late_s = now - self.expected_at
+        in_rhythm = abs(late_s) < self.pace.frame_s / 2
+        self.expected_at = self.pace.frame_s + (now - 0.9 * late_s if in_rhythm else now)
 
     def await_input(self, now: float, grace_s: float) -> None:
         """From now on, input has a frame's time and the grace to come before silence is fed."""
@@ -157,15 +172,24 @@ class Scheduler(Generic[Key, Frame]):
     live, late) or the conversation is removed before. Not thread-safe: one thread owns it.
 
     Args:
-        gather_s: once a frame is ready, a step waits for more of them for at most so long, and no longer than
-            until every conversation that goes with the clock is ready.
+        gather_s: once a frame is ready, a step waits for more of them for at most so long, and only for
+            conversations whose next frame should come within that time.
     """
 
     def __init__(self, gather_s: float = 0.0) -> None:
-        if not 0 <= gather_s < math.inf:
-            raise ConfigError(f"gather_s={gather_s} must be finite and not negative")
         self.gather_s = gather_s
         self._conversations: dict[Key, _Conversation[Frame]] = {}
+
+    @property
+    def gather_s(self) -> float:
+        """Seconds; may be set at any time. Raises ConfigError for what is negative or infinite."""
+        return self._gather_s
+
+    @gather_s.setter
+    def gather_s(self, seconds: float) -> None:
+        if not 0 <= seconds < math.inf:
+            raise ConfigError(f"gather_s={seconds} must be finite and not negative")
+        self._gather_s = seconds
 
     def __len__(self) -> int:
         return len(self._conversations)
@@ -210,6 +234,7 @@ class Scheduler(Generic[Key, Frame]):
         goes_on = bool(chunk) and conversation.newest_chunk == chunk
         conversation.newest_chunk = chunk
         conversation.input.append(_Waiting(frame, now, silent, chunk))
+        conversation.expect_next(now)
         if goes_on:
             conversation.silence_due += conversation.pace.frame_s
         else:
@@ -246,14 +271,11 @@ class Scheduler(Generic[Key, Frame]):
         return None if starts_at == math.inf else max(now, starts_at)
 
     def _starts_at(self) -> float:
-        """The end of gathering: its time is up, or everyone who goes with the clock is ready."""
-        first, last_awaited = math.inf, -math.inf
-        for conversation in self._conversations.values():
-            ready_at = conversation.ready_at
-            first = min(first, ready_at)
-            if conversation.is_awaited:
-                last_awaited = max(last_awaited, ready_at)
-        return min(first + self.gather_s, max(first, last_awaited))
+        """When the first is ready, or when those worth waiting for are, or should have been."""
+        conversations = self._conversations.values()
+        first = min((conversation.ready_at for conversation in conversations), default=math.inf)
+        longest = first + self.gather_s
+        return max([first, *(conversation.worth_waiting_for(longest) for conversation in conversations)])
 
     def waiting(self, key: Key) -> int:
         """How many frames of a conversation wait, urgent ones included."""

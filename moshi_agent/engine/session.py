@@ -75,7 +75,7 @@ class Session:
         self._callbacks = callbacks or Callbacks()
         longest_s = config.queue_s if config.live else math.inf
         self._events = EventQueue(longest_s, partial(_note_dropped, backend, key))
-        self._microphone = Microphone(key)
+        self._microphone = Microphone(key, live=config.live)
         self._lock = threading.Lock()  # held while audio goes in
         self._inputs_sent = 0
         self._input_has_ended = False
@@ -202,6 +202,15 @@ class Session:
             raise SessionClosed("the input has ended: nothing can be pushed after `finish`")
         if not self.is_open:
             raise SessionClosed("the conversation is over")
+
+    @property
+    def frames_pushed(self) -> int:
+        """Whole frames that what was pushed has made so far.
+
+        A live conversation begins with less than a frame of silence, which brings its frames in step with
+        those of others.
+        """
+        return self._inputs_sent
 
     @property
     def backlog_s(self) -> float:

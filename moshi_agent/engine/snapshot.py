@@ -16,7 +16,8 @@ from torch import Tensor
 from moshi_agent.audio.framing import FRAME_SAMPLES
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.commands import InputFrame
-from moshi_agent.engine.line import PromptFrame
+from moshi_agent.engine.listening import HeardRow
+from moshi_agent.engine.opening import OpeningFrame, PrefillFrame, PromptFrame
 from moshi_agent.errors import InputError
 
 _FORMAT = "moshi_agent conversation 1"
@@ -31,14 +32,12 @@ class Snapshot:
     steps: int  # of the language model
     sampling: SamplingConfig
     line: dict[str, Any] = field(repr=False)  # numbers, lists and arrays
-    opening: tuple[PromptFrame, ...] = ()  # steps that have to go before the next frame
+    opening: tuple[OpeningFrame, ...] = ()  # steps that have to go before the next frame
     inputs: tuple[InputFrame, ...] = ()  # that wait
+    heard: HeardRow | None = None  # of the recogniser, where one listens
 
-    def check(self, streams: int) -> None:
-        """Raises InputError unless the frames that wait fit a model of so many streams."""
-        forced = [frame.forced for frame in self.opening if frame.forced is not None]
-        if any(not _is(tokens, (streams,), np.int64) for tokens in forced):
-            raise InputError("the snapshot is of another model, or of an engine set up otherwise")
+    def check(self) -> None:
+        """Raises InputError unless the input that waits is audio."""
         if any(not _is(frame.pcm, (FRAME_SAMPLES,), np.float32) for frame in self.inputs):
             raise InputError("a damaged snapshot of a conversation: input that is no audio")
 
@@ -51,9 +50,12 @@ def pack_snapshot(snapshot: Snapshot) -> bytes:
     """The snapshot as bytes, to be given to `unpack_snapshot`."""
     tensors = {f"row.{i}": tensor.contiguous() for i, tensor in enumerate(snapshot.tensors)}
     arrays: dict[str, Tensor] = {}
+    if snapshot.heard is not None:
+        arrays |= {f"heard.{i}": tensor.contiguous() for i, tensor in enumerate(snapshot.heard.tensors)}
     facts = {
         "format": _FORMAT,
         "steps": snapshot.steps,
+        "heard_steps": None if snapshot.heard is None else snapshot.heard.steps,
         "sampling": asdict(snapshot.sampling),
         "line": _without_arrays(snapshot.line, "line", arrays),
         "opening": _without_arrays([asdict(frame) for frame in snapshot.opening], "opening", arrays),
@@ -69,20 +71,30 @@ def unpack_snapshot(data: bytes) -> Snapshot:
         if facts["format"] != _FORMAT:
             raise InputError(f"a snapshot of format {facts['format']!r}; accepted: {_FORMAT!r}")
         tensors = load(data)
-        rows = [tensors[f"row.{i}"] for i in range(sum(name.startswith("row.") for name in tensors))]
+        heard_steps = facts.get("heard_steps")
         opening, inputs = (_with_arrays(facts[name], tensors) for name in ("opening", "inputs"))
         return Snapshot(
-            tensors=rows,
+            tensors=_numbered(tensors, "row"),
             steps=int(facts["steps"]),
             sampling=SamplingConfig(**facts["sampling"]),
             line=_with_arrays(facts["line"], tensors),
-            opening=tuple(PromptFrame(**frame) for frame in opening),
+            opening=tuple(_opening_frame(frame) for frame in opening),
             inputs=tuple(InputFrame(**frame) for frame in inputs),
+            heard=None if heard_steps is None else HeardRow(_numbered(tensors, "heard"), int(heard_steps)),
         )
     except (KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"no snapshot of a conversation, or a damaged one ({error})") from error
+
+
+def _numbered(tensors: dict[str, Tensor], name: str) -> list[Tensor]:
+    """`name.0`, `name.1`, ..."""
+    return [tensors[f"{name}.{i}"] for i in range(sum(key.startswith(f"{name}.") for key in tensors))]
+
+
+def _opening_frame(values: dict[str, Any]) -> OpeningFrame:
+    return PrefillFrame(**values) if "tokens" in values else PromptFrame(**values)
 
 
 def _metadata(data: bytes) -> dict[str, str]:

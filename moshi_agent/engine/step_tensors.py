@@ -36,6 +36,7 @@ class RowOutput:
     text: int  # the token that goes with `audio`; -2 without one
     next_text: int  # the token taken in this step, `max_delay` frames ahead of `text`
     healthy: bool  # False: some number in this row is no number any more
+    heads: tuple[float, ...] = ()  # the first probability of each extra head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ class StepShape:
     streams: int
     context: int  # positions of the temporal transformer's cache
     device: torch.device
+    heads: int = 0  # extra heads of the language model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +141,7 @@ class ResultTensors(_Buffers):
     next_text: Tensor  # [n] int64, taken in this step
     speaks: Tensor  # [n] bool, rows with audio
     healthy: Tensor  # [n] bool
+    heads: Tensor  # [n, heads] float32, the first probability of each extra head
 
     @staticmethod
     def new(shape: StepShape, device: torch.device, pinned: bool = False) -> ResultTensors:
@@ -151,11 +154,12 @@ class ResultTensors(_Buffers):
             next_text=torch.zeros(rows, dtype=torch.long, **where),
             speaks=torch.zeros(rows, dtype=torch.bool, **where),
             healthy=torch.zeros(rows, dtype=torch.bool, **where),
+            heads=torch.zeros(rows, shape.heads, **where),
         )
 
     def outputs(self, rows: Sequence[int]) -> list[RowOutput]:
         """What these rows have given, as copies; on the host."""
-        text, next_text, speaks, healthy = (tensor.tolist() for tensor in self.tensors()[1:])
+        text, next_text, speaks, healthy, heads = (tensor.tolist() for tensor in self.tensors()[1:])
         audio: Frame = self.audio.numpy()
         return [
             RowOutput(
@@ -163,6 +167,7 @@ class ResultTensors(_Buffers):
                 text=text[row],
                 next_text=next_text[row],
                 healthy=healthy[row],
+                heads=tuple(heads[row]),
             )
             for row in rows
         ]

@@ -17,7 +17,7 @@ from moshi_agent.config import MoshiConfig as LMConfig
 from moshi_agent.errors import CheckpointError, InputError
 from moshi_agent.hf.cache import MoshiCache
 from moshi_agent.hf.config_base import PretrainedConfig
-from moshi_agent.hf.decoding import Decoded, Wanted, decode
+from moshi_agent.hf.decoding import Wanted, decode
 from moshi_agent.hf.generation_config import GenerationConfig
 from moshi_agent.hf.losses import Alignment, text_loss
 from moshi_agent.hf.moshi_config import MoshiConfig
@@ -93,36 +93,28 @@ class _TextModel(PreTrainedModel):
         assert input_ids is not None and isinstance(self.lm.text_emb, TokenEmbedding)
         return self.lm.text_emb(check_tokens("input_ids", input_ids.to(self.device), self.config.vocab_size))
 
-    def run(
+    def wanted(
         self,
-        embeds: Tensor,
-        cache: MoshiCache | None,
+        past: MoshiCache | None,
+        use_cache: bool | None,
         attention_mask: Tensor | None,
         output_attentions: bool | None,
         output_hidden_states: bool | None,
-    ) -> Decoded:
-        """The temporal transformer, with the arguments of `forward` that are about it."""
+    ) -> Wanted:
+        """What the temporal transformer is to do: the arguments of `forward` that are about it.
+
+        By default there is a cache where it is of use: not in training, nor with rows padded on the right.
+        """
         if output_attentions or self.config.output_attentions:
             raise InputError(
                 "output_attentions=True; accepted: False, attention weights are never computed apart"
             )
+        if use_cache is None and past is None:
+            padded = attention_mask is not None and not bool(attention_mask[:, -1].all())
+            use_cache = self.config.use_cache and not self.training and not padded
+        cache = past if past is not None else MoshiCache() if use_cache else None
         hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        return decode(
-            self.lm, embeds, Wanted(cache=cache, attention_mask=attention_mask, hidden_states=hidden)
-        )
-
-    def cache_for(
-        self, past: MoshiCache | None, use_cache: bool | None, attention_mask: Tensor | None
-    ) -> MoshiCache | None:
-        """The cache that a call reads and writes: none by default where it would be of no use.
-
-        That is in training, and where rows are padded on the right.
-        """
-        if past is not None or use_cache:
-            return past or MoshiCache()
-        padded = attention_mask is not None and not bool(attention_mask[:, -1].all())
-        wanted = self.config.use_cache and not self.training and not padded
-        return MoshiCache() if use_cache is None and wanted else None
+        return Wanted(cache=cache, attention_mask=attention_mask, hidden_states=hidden)
 
 
 class MoshiModel(_TextModel):
@@ -159,9 +151,11 @@ class MoshiModel(_TextModel):
             InputError: tokens out of range, a mask with a hole, or `output_attentions`.
         """
         embeds = self.embed_text(input_ids, inputs_embeds)
-        cache = self.cache_for(past_key_values, use_cache, attention_mask)
-        decoded = self.run(embeds, cache, attention_mask, output_attentions, output_hidden_states)
-        output = BaseModelOutputWithPast(decoded.last_hidden_state, cache, decoded.hidden_states)
+        wanted = self.wanted(
+            past_key_values, use_cache, attention_mask, output_attentions, output_hidden_states
+        )
+        decoded = decode(self.lm, embeds, wanted)
+        output = BaseModelOutputWithPast(decoded.last_hidden_state, wanted.cache, decoded.hidden_states)
         return output if self.wants_dict(return_dict) else output.to_tuple()
 
 
@@ -205,13 +199,15 @@ class MoshiForCausalLM(_TextModel):
         embeds = self.embed_text(input_ids, inputs_embeds)
         if labels is not None and (isinstance(logits_to_keep, Tensor) or logits_to_keep):
             raise InputError("labels need the logits of all steps; accepted: logits_to_keep=0")
-        cache = self.cache_for(past_key_values, use_cache, attention_mask)
-        decoded = self.run(embeds, cache, attention_mask, output_attentions, output_hidden_states)
+        wanted = self.wanted(
+            past_key_values, use_cache, attention_mask, output_attentions, output_hidden_states
+        )
+        decoded = decode(self.lm, embeds, wanted)
         hidden = decoded.last_hidden_state
         steps = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm.text_linear(hidden[:, steps])
         loss = None if labels is None else text_loss(logits, labels, loss_alignment)
-        output = MoshiCausalLMOutputWithPast(loss, logits, hidden, cache, decoded.hidden_states)
+        output = MoshiCausalLMOutputWithPast(loss, logits, hidden, wanted.cache, decoded.hidden_states)
         return output if self.wants_dict(return_dict) else output.to_tuple()
 
     @torch.no_grad()

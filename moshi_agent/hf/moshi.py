@@ -13,7 +13,7 @@ Where the two differ, this is the model as it was trained (compared with transfo
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from moshi_agent.hf import delay_pattern
 from moshi_agent.hf.cache import MoshiCache
 from moshi_agent.hf.causal_lm import MoshiForCausalLM
 from moshi_agent.hf.config_base import PretrainedConfig
+from moshi_agent.hf.decoding import decode
 from moshi_agent.hf.depth import MoshiDepthDecoder
 from moshi_agent.hf.generation_config import GenerationConfig
 from moshi_agent.hf.losses import IGNORED, Alignment, check_alignment, delayed, text_loss
@@ -171,11 +172,11 @@ class MoshiForConditionalGeneration(PreTrainedModel):
             values = (user_input_values, user_audio_codes, moshi_input_values, moshi_audio_codes)
             inputs_embeds = self.lm.embed(SpeechInputs(self, input_ids, *values).tokens())
         labels = text_labels is not None or audio_labels is not None
-        decoder = self.decoder
-        cache = decoder.cache_for(
-            past_key_values, False if labels and not use_cache else use_cache, attention_mask
+        use_cache = False if labels and not use_cache else use_cache
+        wanted = self.decoder.wanted(
+            past_key_values, use_cache, attention_mask, output_attentions, output_hidden_states
         )
-        decoded = decoder.run(inputs_embeds, cache, attention_mask, output_attentions, output_hidden_states)
+        decoded = decode(self.lm, inputs_embeds, wanted)
         hidden = decoded.last_hidden_state
         logits = self.lm.text_linear(hidden)
         loss = None if text_labels is None else text_loss(logits, text_labels, loss_alignment)
@@ -185,7 +186,7 @@ class MoshiForConditionalGeneration(PreTrainedModel):
             depth = self._depth(hidden, text, audio_labels, loss_alignment)
             loss = depth.loss if loss is None or depth.loss is None else loss + depth.loss
         output = MoshiConditionalGenerationOutputWithPast(
-            loss, logits, hidden, cache, decoded.hidden_states, None, depth.loss, depth.logits
+            loss, logits, hidden, wanted.cache, decoded.hidden_states, None, depth.loss, depth.logits
         )
         return output if self.wants_dict(return_dict) else output.to_tuple()
 
@@ -228,35 +229,41 @@ class MoshiForConditionalGeneration(PreTrainedModel):
         """Goes on with a conversation; without inputs, begins one.
 
         The three streams of the history have the same number of frames. Only the caller's may have more: what
-        is beyond the history is fed frame by frame while the model speaks, silence after it. It then
-        generates up to the end of the caller's audio, and else 20 tokens, unless `max_new_tokens` or
-        `max_length` say otherwise.
+        is beyond the history is fed while the model speaks, silence after it. It then generates up to the end
+        of the caller's audio, and else 20 tokens, unless `max_new_tokens` or `max_length` say otherwise.
 
         Args:
             input_ids: [B, T] text.
             user_input_values, moshi_input_values: [B, 1, samples], where codes are not given.
             user_audio_codes, moshi_audio_codes: [B, K, T].
             inputs_embeds: [B, T, hidden_size] of the whole history; the codes are needed beside it.
-            return_audio_waveforms, return_audio_codes: what to return beside the text.
+            return_audio_waveforms, return_audio_codes: what to return beside the text; neither: text alone.
             concat_unconditional_inputs: puts a step of initial tokens first.
             attention_mask: only ones: a conversation has no padding.
             generation_config: instead of the model's own settings.
             kwargs: `do_sample`, `temperature`, `top_k`, `top_p`, `num_return_sequences`, ... as
                 `GenerationConfig` has them; with `depth_decoder_` before them, of the depth transformer.
 
-        Returns:
-            The output, or the text tokens alone where neither audio nor codes are wanted.
-
         Raises:
-            InputError: inputs that are missing, not synchronised or out of range; arguments that are not
-                known or not supported (beams among them).
+            InputError: inputs that are missing, not synchronised or out of range; unknown arguments.
         """
         settings = (generation_config or self.generation_config).changed(kwargs)
         if attention_mask is not None and not bool(attention_mask.bool().all()):
             raise InputError("attention_mask with zeros; accepted: ones, a conversation has no padding")
         values = (user_input_values, user_audio_codes, moshi_input_values, moshi_audio_codes)
         inputs = SpeechInputs(self, input_ids, *values, inputs_embeds)
-        history = inputs.history(concat_unconditional_inputs)
+        output, codes = self._continue(inputs, concat_unconditional_inputs, settings)
+        if return_audio_waveforms:
+            output.audio_sequences = self.audio_encoder.audio_of(codes)
+        output.audio_codes = codes if return_audio_codes else None
+        with_audio = return_audio_waveforms or return_audio_codes
+        return output if with_audio or settings.return_dict_in_generate else cast(Tensor, output.sequences)
+
+    def _continue(
+        self, inputs: SpeechInputs, begins: bool, settings: GenerationConfig
+    ) -> tuple[MoshiConditionalGenerationGenerateOutput, Tensor]:
+        """The text, [B, T], as the output has it, and the model's codes, [B, K, frames]."""
+        history = inputs.history(begins)
         length = history.steps + history.begins
         beyond = history.user.shape[2] - history.steps
         steps = settings.new_tokens(length, beyond) if beyond > 0 else settings.new_tokens(length)
@@ -266,13 +273,7 @@ class MoshiForConditionalGeneration(PreTrainedModel):
             text = nn.functional.pad(text, (1, 0), value=self.config.vocab_size)
         logits = tuple(spoken.logits) if settings.output_logits else None
         output = MoshiConditionalGenerationGenerateOutput(sequences=text, logits=logits)
-        codes = spoken.codes[:, :, inputs.unconditional_frames :]
-        if return_audio_waveforms:
-            output.audio_sequences = self.audio_encoder.audio_of(codes)
-        if return_audio_codes:
-            output.audio_codes = codes
-        plain = not return_audio_waveforms and not return_audio_codes and not settings.return_dict_in_generate
-        return text if plain else output
+        return output, spoken.codes[:, :, inputs.unconditional_frames :]
 
     def get_unconditional_inputs(self, num_samples: int = 1) -> MoshiUnconditionalInput:
         """A step of initial tokens, which is what a conversation begins with."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
@@ -22,7 +23,7 @@ from moshi_agent.hf.sources import Files, config_values, generation_values
 Source = str | os.PathLike[str]
 
 
-class PreTrainedModel(nn.Module):
+class PreTrainedModel(nn.Module, ABC):
     """A model with a configuration, which is read and written in the format of Transformers.
 
     Attention weights are never computed apart: `output_attentions=True` is refused.
@@ -74,13 +75,13 @@ class PreTrainedModel(nn.Module):
         return model.to(_device(device_map)).eval()
 
     @classmethod
+    @abstractmethod
     def read(cls, config: PretrainedConfig, files: Files, dtype: torch.dtype) -> Self:
         """The model with this configuration and the weights of these files, on the CPU."""
-        raise NotImplementedError
 
+    @abstractmethod
     def theirs(self) -> dict[str, Tensor]:
         """Every tensor by its name in the format of Transformers."""
-        raise NotImplementedError
 
     def save_pretrained(
         self,

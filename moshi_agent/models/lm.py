@@ -218,6 +218,12 @@ class LMModel(nn.Module):
             x = x + embedding(tokens[:, 1 + stream])
         return x
 
+    def extra_probabilities(self, hidden: Tensor) -> Tensor:
+        """The first probability of each extra head, the one that they are for. [B, 1, dim] -> [B, heads]."""
+        none = hidden.new_zeros((len(hidden), 0), dtype=torch.float32)
+        firsts = [head(hidden)[:, 0].float().softmax(-1)[:, :1] for head in self.extra_heads]
+        return torch.cat([none, *firsts], dim=1)
+
     def depth_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Logits of every codebook of every step, the ones before it known.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from moshi_agent import Engine
+from tests.personaplex import write_personaplex
 
 if TYPE_CHECKING:
     from tests.adapters.server_calls import Running
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
 def four_rows() -> Iterator[Engine]:
     """Four rows of `tiny`. Whoever else is busy on this machine, it takes them all."""
     with Engine.load("tiny", device="cpu", capacity=4, admit_by_time=False) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def personaplex(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Two rows of a small model that takes roles, and the voices NATF0 and NATM1."""
+    folder = write_personaplex(tmp_path_factory.mktemp("checkpoints") / "personaplex")
+    with Engine.load(str(folder), capacity=2, admit_by_time=False, shared=False) as engine:
         yield engine
 
 

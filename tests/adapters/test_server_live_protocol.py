@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("av", reason="needs the extra `server`: pip install moshi-agent[server]")
 
-from moshi_agent import AudioChunk, BotStarted, TextToken
+from moshi_agent import AudioChunk, BotStarted, TextToken, UserText
 from moshi_agent_adapters.server.live_protocol import LiveProtocol, LiveServer
 from moshi_agent_adapters.server.protocol import CallEnd, HangUp, Hear, Order, ProtocolError, Say, Send
 
@@ -120,6 +120,14 @@ def test_what_is_said_comes_with_its_time() -> None:
     event = _checked(message)
     assert (event["delta"], event["start_ms"], event["end_ms"]) == (" hello", 400, 480)
     assert list(protocol.tell(BotStarted(**_AT))) == []
+
+
+def test_what_the_user_says_comes_with_its_time() -> None:
+    protocol = _started()
+    (message,) = protocol.tell(UserText(**_AT, text=" hello", start=1.23))
+    event = _checked(message)
+    assert event["type"] == "session.input_transcript.delta"
+    assert (event["delta"], event["start_ms"], event["end_ms"]) == (" hello", 1230, 1310)
 
 
 def test_a_muted_client_is_heard_as_silence() -> None:

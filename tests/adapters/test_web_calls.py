@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 pytest.importorskip("aiortc")
 pytest.importorskip("starlette")
 
-from moshi_agent import Engine, EngineFull, InputError
-from moshi_agent.audio.files import write_audio
+from moshi_agent import Engine, EngineFull, InputError, SessionConfig
 from moshi_agent_adapters.server import ServerConfig
 from moshi_agent_adapters.server.server import Server
 from moshi_agent_adapters.server.web_calls import WebCalls
@@ -27,18 +24,12 @@ def engine() -> Iterator[Engine]:
         yield engine
 
 
-def test_roles_and_voices_are_told_and_taken_where_there_are_some(engine: Engine, tmp_path: Path) -> None:
-    write_audio(tmp_path / "calm.wav", np.zeros(24_000, np.float32), 24_000)
-    calls = WebCalls(Server(engine, ServerConfig(roles=True, voices=tmp_path, model_name="mine")))
+def test_of_a_model_that_takes_none_roles_and_voices_are_left_out(engine: Engine) -> None:
+    calls = WebCalls(Server(engine, ServerConfig(model_name="mine")))
     assert calls.info()["model"] == "mine"
-    assert calls.info()["options"] == {"greet": True, "role": True, "voices": ["calm"]}
-    config = asyncio.run(calls.session_config({"voice": "calm", "seed": 3, "greet": True}))
-    assert config.prompt is not None and config.seed == 3 and config.greet
-    with pytest.raises(InputError, match="no pieces"):  # tiny has no words for what begins a role
-        asyncio.run(calls.session_config({"role": "You are a teacher."}))
-    plain = WebCalls(Server(engine, ServerConfig()))
-    assert plain.info()["options"] == {"greet": True, "role": False, "voices": []}
-    assert asyncio.run(plain.session_config({"role": "Hello"})).prompt is None
+    assert calls.info()["options"] == {"greet": True, "role": False, "voices": []}
+    config = asyncio.run(calls.session_config({"voice": "calm", "role": "Hello", "seed": 3, "greet": True}))
+    assert config == SessionConfig(seed=3, greet=True)
 
 
 def test_ice_servers_serve_both_ends(engine: Engine) -> None:

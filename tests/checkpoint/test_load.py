@@ -121,13 +121,17 @@ def test_a_repository_without_config_is_the_published_moshi(tmp_path: Path) -> N
     assert locate_kyutai(Folder(tmp_path, "legacy")).moshi_weights.name == loaders.MOSHI_Q8_NAME
 
 
-def test_personaplex_is_moshi_with_both_speakers_generated(tmp_path: Path) -> None:
+def test_personaplex_is_moshi_whose_file_also_predicts_the_user(tmp_path: Path) -> None:
     for name in (loaders.MOSHI_NAME, loaders.MIMI_NAME, loaders.TEXT_TOKENIZER_NAME):
         (tmp_path / name).touch()
     (tmp_path / "config.json").write_text('{"model_type": "personaplex", "version": "7b-v1"}')
     files = locate_kyutai(Folder(tmp_path, "personaplex"))
     config = files.read_lm_config()
-    assert (config.dep_q, config.n_q, config.temporal.num_layers) == (16, 16, 32)
+    assert (config.dep_q, config.n_q, config.temporal.num_layers) == (8, 16, 32)
+    assert files.num_codebooks == 8
+    assert files.voices is None
+    (tmp_path / "voices.tgz").touch()
+    assert locate_kyutai(Folder(tmp_path, "personaplex")).paths[-1] == tmp_path / "voices.tgz"
 
 
 def test_the_info_of_the_other_package_reads_the_same_checkpoint(saved: Path) -> None:

@@ -17,13 +17,12 @@ from moshi_agent import Engine
 from moshi_agent.audio.framing import FRAME_SAMPLES
 from moshi_agent.cli import main
 from moshi_agent.cli.call_figures import CallFigures, Percentiles, batches_between, percentiles_ms, table
-from moshi_agent.cli.callers import FrameTimes, Line, full_context, spoken_questions
+from moshi_agent.cli.callers import FrameTimes, full_context, spoken_questions
 from moshi_agent.cli.many_calls import find_most, most_that_hold
 from moshi_agent.engine.metrics import Metrics
 from moshi_agent.errors import EngineUnhealthy
 from moshi_agent.events import AudioChunk, Event, InputResumed, InputSkipped, InputStalled
 
-LINE = Line(rate_hz=24_000)
 NONE = Percentiles(p50=0.0, p95=0.0, p99=0.0)
 FIGURES = CallFigures(
     sessions=2,
@@ -53,11 +52,12 @@ def _audio(frame: int) -> Event:
     return _event(AudioChunk, frame, pcm=np.zeros(1920, np.float32), sample_rate=24_000)
 
 
-def _times(frames: int, line: Line = LINE, begins_at_frame: int = 0) -> FrameTimes:
-    """Frame number n was complete at second n + 1."""
-    times = FrameTimes(line, begins_at_frame)
+def _times(frames: int, begins_at_frame: int = 0) -> FrameTimes:
+    """Frame number n was complete at second n + 1, and nothing at the half seconds."""
+    times = FrameTimes(begins_at_frame)
     for number in range(frames):
-        times.pushed(line.rate_hz * 80 // 1000, number + 1.0)
+        times.pushed(number, number + 0.5)
+        times.pushed(number + 1, number + 1.0)
     return times
 
 
@@ -71,15 +71,6 @@ def test_a_resumed_conversation_counts_frames_from_its_snapshot() -> None:
     answered = _times(3, begins_at_frame=128).heard(_audio(128), now=1.5)
     assert answered is not None
     assert answered.latency_s == pytest.approx(0.5)
-
-
-def test_with_a_resampler_in_between_a_frame_is_complete_with_the_chunk_after_it() -> None:
-    times = FrameTimes(Line(rate_hz=16_000))
-    for number in range(5):
-        times.pushed(320, float(number))
-    answered = times.heard(_audio(0), now=5.0)
-    assert answered is not None
-    assert answered.latency_s == 1.0
 
 
 @given(st.lists(st.sampled_from(["hear", "stall", "skip"]), max_size=40))

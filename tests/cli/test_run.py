@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +22,7 @@ from moshi_agent.cli import answering, main
 from moshi_agent.errors import CheckpointError
 from moshi_agent.questions import sample_questions
 from moshi_agent.transcript import TimedWord
+from tests.translation_model import write_translation_checkpoint
 
 ASSETS = Path(cli.__file__).parents[1] / "assets"
 
@@ -32,19 +32,21 @@ class Echo:
 
     text = "Hello caller."
     words = (TimedWord("Hello", 0.08, 0.4), TimedWord("caller.", 0.4, 0.8))
+    translates = False
 
     def __init__(self, fail_at: int | None = None, error: BaseException | None = None) -> None:
         self.fail_at = fail_at
         self.error = error
+        self._number = 0
+        self._before = np.zeros(1920, np.float32)
 
-    def stream(self, frames: Iterable[np.ndarray]) -> Iterator[SimpleNamespace]:
-        before = np.zeros(1920, np.float32)
-        for number, frame in enumerate(frames):
-            if number == self.fail_at and self.error is not None:
-                raise self.error
-            assert frame.shape == (1920,)
-            yield SimpleNamespace(frame=number, audio=before, text="", step_ms=float(number + 1))
-            before = frame
+    def step(self, frame: np.ndarray) -> SimpleNamespace:
+        if self._number == self.fail_at and self.error is not None:
+            raise self.error
+        assert frame.shape == (1920,)
+        said, self._before = self._before, frame
+        self._number += 1
+        return SimpleNamespace(frame=self._number - 1, audio=said, text="", step_ms=float(self._number))
 
 
 @pytest.fixture
@@ -57,6 +59,7 @@ def echo(monkeypatch: pytest.MonkeyPatch) -> list[answering.Run]:
         return Echo()
 
     monkeypatch.setattr(answering, "open_conversation", open_conversation)
+    monkeypatch.setattr(answering, "is_recogniser", lambda model: False)
     return runs
 
 
@@ -119,6 +122,15 @@ def test_it_ends_with_the_text_and_a_line_of_figures(question: Path, tmp_path: P
 def test_the_options_reach_the_model(question: Path, tmp_path: Path, echo: list[answering.Run]) -> None:
     _run(question, "--out", tmp_path / "a.wav", "--model", "some/repo", "--greedy", "--seed", "3")
     assert (echo[0].model, echo[0].device, echo[0].greedy, echo[0].seed) == ("some/repo", "cpu", True, 3)
+    assert (echo[0].cfg_coef, echo[0].conditions) == (None, {})
+
+
+def test_guidance_and_conditions_reach_the_model(question: Path, tmp_path: Path, echo: list) -> None:
+    conditions = ("--condition", "description=good", "--condition", "mood=so=so")
+    result = _run(question, "--out", tmp_path / "a.wav", "--cfg-coef", "3", *conditions)
+    assert result.exit_code == 0, result.output
+    assert echo[0].cfg_coef == 3.0
+    assert echo[0].conditions == {"description": "good", "mood": "so=so"}
 
 
 def test_live_takes_as_long_as_the_speech(question: Path, tmp_path: Path, echo: list) -> None:
@@ -198,6 +210,11 @@ def test_whatever_happens_on_the_way_leaves_no_file(
         ("--seed", "1.5"),
         ("--seed", str(2**63)),
         ("--device", "toaster"),
+        ("--cfg-coef", "nan"),
+        ("--cfg-coef", "-1"),
+        ("--condition", "description"),
+        ("--condition", "=good"),
+        ("--condition", "description="),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_option_and_value(
@@ -217,6 +234,53 @@ def test_the_question_is_not_replaced_by_its_answer(question: Path, echo: list) 
 
 def test_a_file_and_a_sample_question_at_once_are_refused(question: Path, echo: list) -> None:
     _assert_one_line(_run(question, "--question", "1"), 2, "one question at a time")
+
+
+def test_a_condition_is_given_once(question: Path, echo: list) -> None:
+    twice = ("--condition", "mood=sad", "--condition", "mood=merry")
+    _assert_one_line(_run(question, *twice), 2, "once for each name")
+
+
+@pytest.fixture
+def hibiki(tmp_path: Path) -> Path:
+    """A model that translates, with weights that mean nothing; it draws its tokens."""
+    return write_translation_checkpoint(tmp_path / "models" / "hibiki", {"lm_gen_config": {}})
+
+
+def test_a_translation_is_written_with_its_source_beside_it(hibiki: Path, tmp_path: Path) -> None:
+    """From an mp3, to the end of the tail where the model does not end by itself."""
+    speech = (0.1 * np.random.default_rng(0).standard_normal(8 * 1920 + 100)).astype(np.float32)
+    source, out = tmp_path / "speech.mp3", tmp_path / "a.wav"
+    sf.write(source, speech, 24_000)
+    result = _run(source, "--model", hibiki, "--out", out, "--stereo", "--tail", "0.1", "--seed", "1")
+    assert result.exit_code == 0, result.output
+    assert "Cut off: the translation went on for more than 0.1 s" in result.stderr
+    heard = read_audio(source)
+    samples, _ = sf.read(out, dtype="float32")
+    assert len(samples) == len(heard) + 2400
+    np.testing.assert_allclose(samples[: len(heard), 0], heard, atol=1e-4)
+    assert not samples[len(heard) :, 0].any()
+    assert samples[:, 1].any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--condition", "mood=sad"), "no condition mood; the model has: description"),
+        (("--condition", "description=fair"), "accepted: very_bad, bad, neutral, good, very_good"),
+    ],
+)
+def test_conditions_that_the_model_has_not_are_one_line(
+    question: Path, hibiki: Path, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    result = _run(question, "--model", hibiki, "--out", tmp_path / "a.wav", *options)
+    _assert_one_line(result, 1, message)
+    assert not (tmp_path / "a.wav").exists()
+
+
+def test_a_model_without_conditions_is_not_guided(question: Path, tmp_path: Path) -> None:
+    result = _run(question, "--out", tmp_path / "a.wav", "--cfg-coef", "2")
+    _assert_one_line(result, 1, "without conditions")
 
 
 def _assert_one_line(result: Result, exit_code: int, message: str) -> None:

@@ -15,6 +15,7 @@ from moshi_agent.engine.core import Core
 from moshi_agent.engine.event_queue import EventQueue, Outlet
 from moshi_agent.engine.frame_step import FrameStep
 from moshi_agent.engine.line import Model
+from moshi_agent.engine.listening import Listener
 from moshi_agent.engine.session import Session
 from moshi_agent.events import AudioChunk, Event
 
@@ -26,20 +27,36 @@ SILENCE = np.zeros(1920, np.float32)
 class SteppedCore:
     """A `Core` and the backend of its sessions: what is sent or requested is obeyed at once."""
 
-    def __init__(self, checkpoint: Checkpoint, times: StepTimes | None = None, **config: Any) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        times: StepTimes | None = None,
+        recogniser: Checkpoint | None = None,
+        **config: Any,
+    ) -> None:
         assert checkpoint.lm is not None
         self.config = EngineConfig(**{"capacity": 4, **config})
         self.now = 100.0
         self.step = FrameStep(checkpoint, self.config.capacity)
+        self.listener = None if recogniser is None else Listener(recogniser, self.config.capacity)
         model = Model(
             tokenizer=checkpoint.tokenizer,
             num_streams=checkpoint.lm.num_codebooks,
             max_delay=checkpoint.lm.config.max_delay,
             context=checkpoint.lm.config.temporal.context,
             delay_s=0.0,
+            hearing=self.listener and self.listener.hearing,
         )
         advised = advised_sampling(checkpoint.lm_gen_config)
-        self.core = Core(self.step, model, advised, self.config, times or StepTimes(), clock=lambda: self.now)
+        self.core = Core(
+            self.step,
+            model,
+            advised,
+            self.config,
+            times or StepTimes(),
+            clock=lambda: self.now,
+            listener=self.listener,
+        )
         self.steps = 0
         self._key = 0
 

@@ -78,6 +78,7 @@ def test_histograms_are_cumulative_and_end_at_infinity(metrics: Metrics) -> None
     histograms = {name for name, family in families.items() if family.type == "histogram"}
     assert histograms == {
         "moshi_agent_step_seconds",
+        "moshi_agent_listening_seconds",
         "moshi_agent_batch_size",
         "moshi_agent_queue_wait_seconds",
         "moshi_agent_frame_latency_seconds",
@@ -106,7 +107,7 @@ def test_the_openmetrics_form_is_valid_too(metrics: Metrics) -> None:
     registry = CollectorRegistry()
     register(metrics.snapshot, registry)
     families = list(parse_openmetrics(generate_openmetrics(registry).decode()))
-    assert len(families) == 15
+    assert len(families) == 16
     assert all(family.documentation for family in families)
 
 

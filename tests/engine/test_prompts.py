@@ -102,7 +102,8 @@ def test_a_conversation_that_is_over_before_its_prompt_is_ends(core: SteppedCore
 
 
 def test_the_oldest_prompt_is_forgotten(core: SteppedCore) -> None:
-    prompts = [Prompt(np.full((1, 5), number)) for number in range(17)]
+    # Text alone: what is wholly forced takes no step.
+    prompts = [Prompt(np.array([[number, -2, -2, -2, -2]])) for number in range(17)]
 
     def steps_to_begin(prompt: Prompt) -> int:
         before = steps_of(core)
@@ -113,7 +114,7 @@ def test_the_oldest_prompt_is_forgotten(core: SteppedCore) -> None:
     assert [steps_to_begin(prompt) for prompt in prompts] == [2] * 17
     assert steps_to_begin(prompts[-1]) == 0
     assert steps_to_begin(prompts[0]) == 2
-    assert steps_to_begin(Prompt(np.full((1, 5), 16))) == 0  # equal tokens, equal prompt
+    assert steps_to_begin(Prompt(prompts[-1].tokens.copy())) == 0  # equal tokens, equal prompt
 
 
 def test_what_cannot_be_a_prompt_is_refused(checkpoint: Checkpoint, core: SteppedCore) -> None:
@@ -126,6 +127,10 @@ def test_what_cannot_be_a_prompt_is_refused(checkpoint: Checkpoint, core: Steppe
             Prompt(tokens)
     with pytest.raises(InputError, match="a prompt of 17 streams; this model has 5"):
         core.session(SessionConfig(prompt=Prompt(np.full((1, 17), 3))))
+    with pytest.raises(InputError, match="from 41 to 41; accepted: -1 to 40 for text, to 32 for codes"):
+        core.session(SessionConfig(prompt=Prompt(np.full((1, 5), 41))))
+    with pytest.raises(InputError, match=r"embeddings of shape \[1, 3\]; accepted: .* \[steps, 16\]"):
+        core.session(SessionConfig(prompt=Prompt(np.full((1, 5), 1), np.zeros((1, 3), np.float32))))
     assert core.core.metrics.snapshot().live_sessions == 0
 
 

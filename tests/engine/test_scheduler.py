@@ -130,38 +130,79 @@ def test_a_busy_device_makes_up_for_missed_silence_but_not_for_all_of_it() -> No
     assert scheduler.wake_at(late) == late + PACE.frame_s
 
 
-def test_gathering_waits_for_more_and_for_no_longer_than_it_says() -> None:
+def _met(scheduler: Scheduler[str, int], keys: str, now: float) -> None:
+    """Each has brought a frame and had a step: the next ones are expected a frame later."""
+    for key in keys:
+        scheduler.push(key, 0, now, silent=False)
+    assert [ready.key for ready in scheduler.batch(now)] == list(keys)
+
+
+def test_gathering_waits_for_those_who_are_due_and_for_no_longer_than_it_says() -> None:
     scheduler = Scheduler[str, int](gather_s=2 * TICK_S)
     for key in "abc":
         scheduler.add(key, 0.0, PACE)
-    scheduler.push("a", 1, 0.0, silent=False)
-    assert scheduler.batch(0.0) == []
-    assert scheduler.wake_at(0.0) == 2 * TICK_S
-    scheduler.push("b", 2, TICK_S, silent=False)
-    assert scheduler.batch(TICK_S) == []
-    assert [ready.key for ready in scheduler.batch(2 * TICK_S)] == ["a", "b"]
+    _met(scheduler, "abc", 0.0)
+    now = PACE.frame_s
+    scheduler.push("a", 1, now, silent=False)
+    assert scheduler.batch(now) == []
+    assert scheduler.wake_at(now) == now + 2 * TICK_S
+    scheduler.push("b", 2, now + TICK_S, silent=False)
+    assert scheduler.batch(now + TICK_S) == []
+    assert [ready.key for ready in scheduler.batch(now + 2 * TICK_S)] == ["a", "b"]
+
+
+def test_gathering_ends_with_the_last_one_who_is_due() -> None:
+    scheduler = Scheduler[str, int](gather_s=4 * TICK_S)
+    for key in "ab":
+        scheduler.add(key, 0.0, PACE)
+    _met(scheduler, "ab", 0.0)
+    now = PACE.frame_s
+    scheduler.push("a", 1, now, silent=False)
+    assert scheduler.batch(now) == []
+    scheduler.push("b", 2, now + TICK_S, silent=False)
+    assert [ready.key for ready in scheduler.batch(now + TICK_S)] == ["a", "b"]
+
+
+def test_nobody_waits_for_a_frame_that_is_not_due() -> None:
+    """One later in phase, one never heard of, one offline, one that has finished."""
+    scheduler = Scheduler[str, int](gather_s=2 * TICK_S)
+    paces = {"a": PACE, "l": PACE, "n": PACE, "o": OFFLINE, "f": PACE}
+    for key, pace in paces.items():
+        scheduler.add(key, 0.0, pace)
+    _met(scheduler, "a", 0.0)
+    later = 3 * TICK_S
+    assert later < PACE.frame_s
+    _met(scheduler, "lf", later)
+    scheduler.finish("f")
+    scheduler.push("a", 1, PACE.frame_s, silent=False)
+    assert scheduler.wake_at(PACE.frame_s) == PACE.frame_s
+    assert [ready.key for ready in scheduler.batch(PACE.frame_s)] == ["a"]
 
 
 def test_gathering_counts_from_the_first_frame_however_many_follow() -> None:
     scheduler = Scheduler[str, int](gather_s=4 * TICK_S)
     for key in "ab":
         scheduler.add(key, 0.0, PACE)
+    _met(scheduler, "ab", 0.0)
+    now = PACE.frame_s
     for tick in range(4):
-        scheduler.push("a", tick, tick * TICK_S, silent=False)
-        assert scheduler.batch(tick * TICK_S) == []
-    assert [ready.frame for ready in scheduler.batch(4 * TICK_S)] == [0]
+        scheduler.push("a", tick, now + tick * TICK_S, silent=False)
+        assert scheduler.batch(now + tick * TICK_S) == []
+    assert [ready.frame for ready in scheduler.batch(now + 4 * TICK_S)] == [0]
 
 
-def test_gathering_ends_when_nobody_is_awaited_any_more() -> None:
-    scheduler = Scheduler[str, int](gather_s=2 * TICK_S)
-    for key, pace in {"a": PACE, "b": PACE, "offline": OFFLINE, "finished": PACE}.items():
-        scheduler.add(key, 0.0, pace)
-    scheduler.finish("finished")
-    scheduler.push("a", 1, 0.0, silent=False)
-    assert scheduler.batch(0.0) == []
-    scheduler.push("b", 2, TICK_S, silent=False)
-    assert scheduler.wake_at(TICK_S) == TICK_S
-    assert [ready.key for ready in scheduler.batch(TICK_S)] == ["a", "b"]
+def test_the_silence_of_a_stall_is_waited_for_until_it_is_due() -> None:
+    scheduler = Scheduler[str, int](gather_s=4 * TICK_S)
+    for key in "ab":
+        scheduler.add(key, 0.0, PACE)
+    due = PACE.frame_s + PACE.stall_s
+    assert scheduler.batch(due)
+    scheduler.add("c", due, PACE)
+    scheduler.push("c", 1, due + PACE.frame_s - TICK_S, silent=False)
+    now = due + PACE.frame_s - TICK_S
+    assert scheduler.batch(now) == []
+    assert scheduler.wake_at(now) == pytest.approx(now + TICK_S)
+    assert [ready.key for ready in scheduler.batch(now + 2 * TICK_S)] == ["a", "b", "c"]
 
 
 def test_a_backlog_too_long_is_refused_and_what_waits_is_kept() -> None:

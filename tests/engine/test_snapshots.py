@@ -85,11 +85,19 @@ def test_settings_go_along_unless_others_are_given(core: SteppedCore) -> None:
     assert (changed.temp, changed.seed) == (0.4, 5)
 
 
-@pytest.mark.parametrize("with_prompt", [False, True])
+@pytest.mark.parametrize(
+    ("prompt", "opening"),
+    [
+        (None, 1),
+        (Prompt(np.array([[7, 7, 7, -2, -2]] * 3)), 4),
+        (Prompt(np.full((3, 5), 7)), 2),  # three steps at once
+        (Prompt(np.full((3, 5), 7), np.ones((2, 16), np.float32), is_whole=True), 1),
+    ],
+    ids=["none", "partly forced", "forced", "with embeddings"],
+)
 def test_what_waits_goes_along_even_a_prompt_that_is_not_over(
-    small_checkpoint: Checkpoint, with_prompt: bool
+    small_checkpoint: Checkpoint, prompt: Prompt | None, opening: int
 ) -> None:
-    prompt = Prompt(np.full((3, 5), 7)) if with_prompt else None
     config = SessionConfig(seed=3, live=False, digital_silence=False, prompt=prompt)
     here, there = SteppedCore(small_checkpoint), SteppedCore(small_checkpoint)
     events = EventQueue()
@@ -99,7 +107,7 @@ def test_what_waits_goes_along_even_a_prompt_that_is_not_over(
     reply = here.core.request(TakeSnapshot(1))  # before the first step
     here.settle()
     saved = unpack_snapshot(reply.result(20))
-    assert len(saved.opening) == (4 if with_prompt else 1)
+    assert len(saved.opening) == opening
     assert len(saved.inputs) == 8
     resumed = there.session(SessionConfig(live=False, digital_silence=False), resume=reply.result())
     there.settle()

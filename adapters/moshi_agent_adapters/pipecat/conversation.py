@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from pipecat.frames.frames import (
     EndWorkerFrame,
+    InterimTranscriptionFrame,
     LLMFullResponseEndFrame,
     LLMFullResponseStartFrame,
     LLMTextFrame,
@@ -17,14 +18,17 @@ from pipecat.frames.frames import (
     ProposedUserStartedSpeakingFrame,
     ProposedUserStoppedSpeakingFrame,
     SpeechOutputAudioRawFrame,
+    TranscriptionFrame,
     TTSStartedFrame,
     TTSStoppedFrame,
     TTSTextFrame,
 )
 from pipecat.metrics.metrics import LLMTokenUsage
 from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.frame_processor import FrameDirection
 from pipecat.services.llm_service import LLMService
 from pipecat.utils.text.base_text_aggregator import TextType
+from pipecat.utils.time import time_now_iso8601
 from pipecat.utils.tracing.service_decorators import traced_llm
 
 from moshi_agent import (
@@ -34,8 +38,10 @@ from moshi_agent import (
     Event,
     Session,
     TextToken,
+    UserSaid,
     UserStarted,
     UserStopped,
+    UserText,
 )
 from moshi_agent_adapters.pipecat.bot_turn import BotTurn, begins_turn
 from moshi_agent_adapters.pipecat.metrics import MoshiMetricsData
@@ -47,6 +53,10 @@ class ConversationFrames(LLMService):
 
     In a turn of the bot these are LLMFullResponseStartFrame and TTSStartedFrame, its audio and text, then
     TTSStoppedFrame and LLMFullResponseEndFrame. Audio comes outside of turns as well, as digital silence.
+
+    What the user says, where the engine has a recogniser, goes upstream to where contexts are made of it:
+    InterimTranscriptionFrame with all of it so far, and TranscriptionFrame, downstream as well, once the user
+    has stopped.
     """
 
     def __init__(self, *, engine: Engine, **kwargs: Any) -> None:
@@ -69,6 +79,7 @@ class ConversationFrames(LLMService):
         """Before the first event of a conversation."""
         self._playout = Playout(sample_rate_hz)
         self._frames_counted = 0
+        self._user_text = ""  # written since the last TranscriptionFrame
 
     def _mute(self) -> None:
         """The rest of the bot's turn is not to be heard, nor what of it the transport has still to play."""
@@ -126,6 +137,10 @@ class ConversationFrames(LLMService):
                 await self._user_started()
             case UserStopped():
                 await self._user_stopped()
+            case UserText():
+                await self._hear_user(event.text)
+            case UserSaid():
+                await self._user_said(event.text)
             case Ended():
                 await self._ended(event)
             case _:
@@ -157,6 +172,18 @@ class ConversationFrames(LLMService):
         if self._user_speaks:
             self._user_speaks = False
             await self.broadcast_frame(ProposedUserStoppedSpeakingFrame)
+
+    async def _hear_user(self, text: str) -> None:
+        self._user_text += text
+        if self._user_text.strip():
+            so_far = InterimTranscriptionFrame(self._user_text.strip(), "", time_now_iso8601())
+            await self.push_frame(so_far, FrameDirection.UPSTREAM)
+
+    async def _user_said(self, text: str) -> None:
+        self._user_text = ""
+        await self.broadcast_frame(
+            TranscriptionFrame, text=text, user_id="", timestamp=time_now_iso8601(), finalized=True
+        )
 
     async def _ended(self, event: Ended) -> None:
         """The engine has ended a conversation that was to go on."""

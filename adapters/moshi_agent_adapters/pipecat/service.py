@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from loguru import logger
@@ -35,6 +36,7 @@ from moshi_agent import (
     SessionClosed,
     SessionConfig,
 )
+from moshi_agent.engine.prompt import Recording
 from moshi_agent_adapters.pipecat.conversation import ConversationFrames
 from moshi_agent_adapters.pipecat.settings import (
     SAMPLING_FIELDS,
@@ -54,8 +56,12 @@ class MoshiLLMService(ConversationFrames):
     begins with the first audio, LLMContextFrame or TTSSpeakFrame.
 
     Moshi hears; it cannot read. Text of the user (InputTextRawFrame, messages of the context) does not reach
-    it, of which it warns once. What TTSSpeakFrame brings it speaks word for word. There is no transcript of
-    the user: for one, put a speech-to-text service before this.
+    it, of which it warns once. What TTSSpeakFrame brings it speaks word for word. Of what the user says there
+    is a transcript if the engine was loaded with a `transcriber`; else put a speech-to-text service before
+    this.
+
+    A model that takes roles, as PersonaPlex does, begins with the role and the voice of the settings, or with
+    the system message of the context; any other warns once that it takes none.
 
     On an InterruptionFrame, which is nothing that a user's voice causes here, the rest of the bot's turn is
     muted: Moshi itself cannot be told to stop.
@@ -82,6 +88,7 @@ class MoshiLLMService(ConversationFrames):
         self._config = session or SessionConfig()
         self._conversation: asyncio.Task[None] | None = None
         self._is_over = False  # the pipeline has ended
+        self._role: str | None = None  # of the conversation
         self._to_say: list[str] = []  # asked for before the conversation has begun
         self._sample_rate_hz = 24_000
         self._warned: set[str] = set()
@@ -160,9 +167,12 @@ class MoshiLLMService(ConversationFrames):
 
     def _session_config(self) -> SessionConfig:
         settings, config = self._settings, self._config
-        self._warn_about_prompts()
+        role, voice = self._persona()
+        self._role = role
         return replace(
             config,
+            role=role,
+            voice=voice,
             live=True,
             output_sample_rate=self._sample_rate_hz,
             output_limit_ms=_NEVER_MS,
@@ -181,14 +191,19 @@ class MoshiLLMService(ConversationFrames):
         self._warn_unhandled_updated_settings(changed.keys() - SAMPLING_FIELDS)
         return changed
 
-    def _warn_about_prompts(self) -> None:
-        roles = [message for message in self._context.get_messages() if _is_role_prompt(message)]
-        if self._settings.system_instruction or self._settings.voice or roles:
-            self._warn_once(
-                "prompts",
-                f"{self._engine.config.source} was not trained to take a role or a voice: the system "
-                "instruction and the voice have no effect",
-            )
+    def _persona(self) -> tuple[str | None, str | Path | NDArray[np.float32] | Recording | None]:
+        """The role and the voice that the settings, the session or the context ask for."""
+        settings, config = self._settings, self._config
+        wanted = settings.role or settings.system_instruction or config.role
+        role, voice = wanted or _role_in(self._context), settings.voice or config.voice
+        if self._engine.model.takes_roles or (role is None and voice is None):
+            return role, voice
+        self._warn_once(
+            "prompts",
+            f"{self._engine.config.source} was not trained to take a role or a voice: the system "
+            "instruction and the voice have no effect",
+        )
+        return None, None
 
     def _warn_once(self, about: str, message: str) -> None:
         if about not in self._warned:
@@ -204,7 +219,7 @@ class MoshiLLMService(ConversationFrames):
             case InputAudioRawFrame():
                 self._hear(frame)
             case LLMContextFrame():
-                self._take_context(frame.context)
+                await self._take_context(frame.context)
             case TTSSpeakFrame():
                 await self.say(frame.text)
                 return
@@ -229,10 +244,16 @@ class MoshiLLMService(ConversationFrames):
         except SessionClosed:
             pass  # between the check and now; its last event tells why
 
-    def _take_context(self, context: LLMContext) -> None:
+    async def _take_context(self, context: LLMContext) -> None:
+        """Begins the conversation, anew if it has begun without the role that comes only now."""
         self._context = context
-        self._begin_conversation()
-        self._warn_about_prompts()
+        role, _ = self._persona()
+        if self._conversation is None or role == self._role:
+            self._begin_conversation()
+        elif self._role is None:
+            await self.reset_conversation()
+        else:
+            self._warn_once("role", "a role is one of a whole conversation: another has no effect in it")
 
     async def say(self, text: str) -> None:
         """Makes Moshi speak a sentence, in its own time. TTSSpeakFrame does the same."""
@@ -254,5 +275,16 @@ def _mono(frame: InputAudioRawFrame) -> NDArray[np.int16]:
     return samples.reshape(-1, frame.num_channels).mean(axis=1).astype(np.int16)
 
 
-def _is_role_prompt(message: Any) -> bool:
-    return isinstance(message, dict) and message.get("role") in ("system", "developer")
+def _role_in(context: LLMContext) -> str | None:
+    """The text of the system messages, if there are any."""
+    messages: list[Any] = [message for message in context.get_messages() if isinstance(message, dict)]
+    said = [one.get("content") for one in messages if one.get("role") in ("system", "developer")]
+    return "\n".join(text for text in map(_text_of, said) if text.strip()) or None
+
+
+def _text_of(content: Any) -> str:
+    """The text of a message, which is in parts where it may have others beside."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else ""
+    parts = cast("list[dict[str, Any]]", content)
+    return " ".join(part["text"] for part in parts if part.get("type") == "text")

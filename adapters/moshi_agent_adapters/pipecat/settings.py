@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from pipecat.services.settings import LLMSettings
 from pipecat.utils.types import NOT_GIVEN, NotGiven
@@ -29,19 +30,22 @@ class MoshiLLMSettings(LLMSettings):
     """Settings of MoshiLLMService. None leaves a setting of the sampling as it is without it.
 
     `temperature`, `top_k` and `top_p` are those of the audio. Sampling may be changed in mid-conversation;
-    `seed`, `system_instruction` and `voice` hold from the next conversation on.
+    `seed`, `role`, `system_instruction` and `voice` hold from the next conversation on.
 
     Parameters:
         text_temperature: Sampling temperature of the inner monologue.
         text_top_k: Top-k of the inner monologue.
         text_top_p: Nucleus sampling probability of the inner monologue.
-        voice: Voice prompt, for checkpoints that take one.
+        voice: For models that take one: a name among `engine.model.voices`, or a Path to a recording.
+        role: What the bot is to be, in words, for models that take it. Without one it is the system
+            instruction, or else the system message of the context that begins the conversation.
     """
 
     text_temperature: float | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
     text_top_k: int | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
     text_top_p: float | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
-    voice: str | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
+    voice: str | Path | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
+    role: str | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
 
     def sampling(self, base: SamplingConfig) -> SamplingConfig:
         """The sampling that these settings ask for, over `base`.
@@ -73,6 +77,7 @@ def complete(settings: MoshiLLMSettings | None, model: str) -> MoshiLLMSettings:
         text_top_k=None,
         text_top_p=None,
         voice=None,
+        role=None,
     )
     if settings is not None:
         whole.apply_update(settings)

@@ -10,6 +10,7 @@ from pipecat.frames.frames import (
     Frame,
     LLMFullResponseEndFrame,
     ProposedUserStartedSpeakingFrame,
+    TranscriptionFrame,
     TTSTextFrame,
 )
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
@@ -20,9 +21,10 @@ class TranscriptFile(FrameProcessor):
 
         {"at_s": 4.1, "who": "bot", "text": "Hello, this is Moshi."}
         {"at_s": 5.0, "who": "caller", "speaks": true}
+        {"at_s": 6.7, "who": "caller", "text": "Who am I talking to?"}
 
-    `at_s` counts from the making of this object; a turn of the bot is written when it is over. There are no
-    words of the caller: Moshi does not write down what it hears. Its place is after the service.
+    `at_s` counts from the making of this object; a turn of the bot is written when it is over. There are
+    words of the caller only if the engine has a `transcriber`. Its place is after the service.
 
     Args:
         path: of the file, which is added to.
@@ -45,6 +47,8 @@ class TranscriptFile(FrameProcessor):
                 self._text = ""
             case ProposedUserStartedSpeakingFrame():
                 self._write(who="caller", speaks=True)
+            case TranscriptionFrame():
+                self._write(who="caller", text=frame.text.strip())
             case _:
                 pass
         await self.push_frame(frame, direction)

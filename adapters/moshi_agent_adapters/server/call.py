@@ -86,7 +86,7 @@ class _Call:
     async def _converse(self) -> CallEnd:
         """Turns whatever goes wrong into the end of the call."""
         try:
-            config = await self._server.session_config(await self._hear_wishes())
+            config = self._server.session_config(await self._hear_wishes())
             async with self._server.engine.session(config) as session:
                 await self._send(self._protocol.began())
                 return await self._talk(session)

@@ -29,6 +29,9 @@ class Serve:
 
     server: ServerConfig
     model: str = "tiny"
+    transcribe: str | None = None  # the recogniser that writes down what callers say
+    voices: Path | None = None  # a folder of voices that callers may choose
+    personas: bool | None = None  # the model takes roles and voices; None asks the checkpoint
     device: str = "auto"
     capacity: int = 8
     threads: int = 1
@@ -61,6 +64,9 @@ def serve(asked: Serve) -> None:
     port = int(sockets[0].getsockname()[1])
     engine = Engine.load(
         asked.model,
+        transcriber=asked.transcribe,
+        voices=asked.voices,
+        personas=asked.personas,
         device=asked.device,
         capacity=asked.capacity,
         threads=asked.threads,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -36,8 +35,8 @@ class ServerConfig:
     send_s: float = 5.0  # for a client to take one message
     ahead_s: float = 8.0  # audio that may come faster than real time
     drain_s: float = 30.0  # for calls to end by themselves, once the server is told to stop
-    voices: Path | None = None  # a folder with a recording of each voice that clients may ask for
-    roles: bool = False  # a client's text prompt is forced upon the model: for models trained with one
+    voice: str | None = None  # of callers who ask for none, by name: for models that take one
+    role: str | None = None  # likewise
     greet: bool = False  # asks a model that was trained so to speak first
     say_commentary: bool = False  # GPT-Live's commentary is spoken, word by word
 

@@ -2,12 +2,13 @@
 
     client  session.start, session.input_audio.{append,mute,unmute}, session.update, session.close,
             session.{instructions,thinking,commentary}.append
-    server  session.started, session.output_audio.delta, session.output_transcript.delta,
+    server  session.started, session.output_audio.delta, session.{output,input}_transcript.delta,
             session.input_audio.{muted,unmuted}, session.updated, session.closed, info, error
 
 The output is continuous, silence included, and there are no turns. The types in `openai.types.live` are the
-reference. Moshi delegates no work and transcribes no input, so those events do not occur; what is appended to
-its context in mid-conversation is acknowledged, and an `info` event says that it has no effect.
+reference. Moshi delegates no work, so those events do not occur, and input is transcribed where the engine
+has a recogniser. What is appended to Moshi's context in mid-conversation is acknowledged, and an `info` event
+says that it has no effect.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from moshi_agent.events import AudioChunk, Event, TextToken
+from moshi_agent.events import AudioChunk, Event, TextToken, UserText
 from moshi_agent_adapters.server.live_audio import PCM_24K, LiveAudio, audio_format
 from moshi_agent_adapters.server.protocol import (
     CallEnd,
@@ -188,10 +189,13 @@ class LiveProtocol:
             # As the reference: audio has neither an id nor a time.
             yield json.dumps({"type": "session.output_audio.delta", "delta": delta})
         elif isinstance(event, TextToken):
-            start = event.aligned_frame * _FRAME_MS
-            yield self._event(
-                "session.output_transcript.delta", delta=event.text, start_ms=start, end_ms=start + _FRAME_MS
-            )
+            yield self._transcript("output", event.text, event.aligned_frame * _FRAME_MS)
+        elif isinstance(event, UserText):
+            yield self._transcript("input", event.text, round(1000 * event.start))
+
+    def _transcript(self, side: str, text: str, start_ms: int) -> str:
+        end_ms = start_ms + _FRAME_MS
+        return self._event(f"session.{side}_transcript.delta", delta=text, start_ms=start_ms, end_ms=end_ms)
 
     def ended(self, end: CallEnd) -> Iterator[Message]:
         """An error, if the end is one, and the session's last figures, if it had begun."""

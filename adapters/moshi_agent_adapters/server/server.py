@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
-from moshi_agent import Engine, SessionConfig
+from moshi_agent import ConfigError, Engine, SessionConfig
+from moshi_agent_adapters.personas import choose_persona
 from moshi_agent_adapters.server.config import ServerConfig
 from moshi_agent_adapters.server.limits import AddressLimits
-from moshi_agent_adapters.server.prompts import Prompts
 from moshi_agent_adapters.server.protocol import Wanted
+
+_log = logging.getLogger("moshi_agent.server")
 
 
 class Server:
@@ -17,7 +20,12 @@ class Server:
     def __init__(self, engine: Engine, config: ServerConfig) -> None:
         self.engine = engine
         self.config = config
-        self.prompts = Prompts(engine, config.voices, config.roles)
+        model = engine.model
+        if (config.role or config.voice) and not model.takes_roles:
+            raise ConfigError(f"{model.name} was not trained to take a role or a voice")
+        if config.voice is not None and config.voice not in model.voices:
+            raise ConfigError(f"no voice {config.voice!r}; there are: {', '.join(model.voices) or 'none'}")
+        self._has_warned = False
         self.addresses = AddressLimits(config.connections_per_address, config.starts_per_minute)
         self.is_draining = False
         self.at_shutdown: list[Callable[[], Awaitable[None]]] = []  # before the engine is closed
@@ -27,12 +35,22 @@ class Server:
         self.is_draining = True
         self.engine.drain(seconds)
 
-    async def session_config(self, wanted: Wanted) -> SessionConfig:
-        """The conversation that a client wants. Raises InputError for a role that cannot be."""
+    def session_config(self, wanted: Wanted) -> SessionConfig:
+        """The conversation that a client wants; a role or a voice that cannot be is left out, with a warning.
+
+        Raises:
+            InputError: a role that is too long.
+        """
+        chosen = choose_persona(self.engine.model, wanted.role, wanted.voice)
+        if chosen.left_out is not None and not self._has_warned:
+            self._has_warned = True  # once: clients of other models' protocols always name a voice
+            _log.warning("a caller's wish is left out, as others will be: %s", chosen.left_out)
+        role, voice = chosen.role or self.config.role, chosen.voice or self.config.voice
         return SessionConfig(
             sampling=wanted.sampling,
             seed=wanted.seed,
-            prompt=await self.prompts.prompt(wanted.role, wanted.voice),
+            role=role,
+            voice=voice,
             output_sample_rate=wanted.output_sample_rate,
-            greet=self.config.greet,
+            greet=self.config.greet and role is None and voice is None,
         )

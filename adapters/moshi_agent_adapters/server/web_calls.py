@@ -41,9 +41,9 @@ class WebCalls(Connections):
 
     def info(self) -> dict[str, Any]:
         """What the page has to know."""
-        config, voices = self._server.config, self._server.prompts.voices
-        options = {"greet": not config.greet, "role": config.roles, "voices": voices}
-        return super().info() | {"model": config.model_name, "options": options}
+        config, info = self._server.config, super().info()
+        greet = info["options"]["greet"] and not config.greet
+        return info | {"model": config.model_name, "options": info["options"] | {"greet": greet}}
 
     async def session_config(self, options: dict[str, Any]) -> SessionConfig:
         """What the caller has chosen on the page."""
@@ -52,7 +52,7 @@ class WebCalls(Connections):
                 raise InputError(f"option {name!r}; accepted: role, voice, seed, greet")
         chosen = dict(options)
         greet = chosen.pop("greet", False)
-        config = await self._server.session_config(Wanted(**chosen))
+        config = self._server.session_config(Wanted(**chosen))
         return replace(config, greet=greet or config.greet)
 
     async def open(self, offer_sdp: str, options: dict[str, Any], address: str = "") -> tuple[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from moshi_agent_adapters.server.opus import DECODED_RATE_HZ
-from moshi_agent_adapters.talk.connection import ConnectionLost, Ears, converse
+from moshi_agent_adapters.talk.connection import ConnectionLost, Ears, converse, with_wishes
 from moshi_agent_adapters.talk.echo import Canceller, Headphones, echo_canceller
 from moshi_agent_adapters.talk.player import Player
 from moshi_agent_adapters.talk.screen import Screen
@@ -32,6 +32,8 @@ class Talk:
     source: Path | None = None  # instead of the microphone
     target: Path | None = None  # instead of the speakers
     tail_s: float = 4.0
+    voice: str | None = None  # by name
+    role: str | None = None
     headphones: bool = False
 
 
@@ -68,11 +70,11 @@ def _sound(
 
 async def _keep_conversing(asked: Talk, microphone: Microphone, ears: Ears, player: Player) -> None:
     """Begins anew after a lost connection: as another conversation, for the server keeps none."""
-    waits = list(_WAITS_S)
+    waits, url = list(_WAITS_S), with_wishes(asked.url, asked.role, asked.voice)
     while True:
         began_at = asyncio.get_running_loop().time()
         try:
-            await converse(asked.url, asked.token, microphone, ears)
+            await converse(url, asked.token, microphone, ears)
             return
         except ConnectionLost as error:
             if asyncio.get_running_loop().time() - began_at > sum(_WAITS_S):

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
@@ -51,6 +51,16 @@ def websocket_url(url: str) -> str:
         raise ConnectionLost(f"{url} is no address of a server; accepted: one like http://localhost:8998")
     path = parts.path if parts.path.endswith(PATH) else parts.path.rstrip("/") + PATH
     return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
+
+
+def with_wishes(url: str, role: str | None, voice: str | None) -> str:
+    """The address of a server, with a role and the name of a voice as PersonaPlex's page asks for them."""
+    wishes = {"text_prompt": role, "voice_prompt": voice}
+    query = urlencode({name: wish for name, wish in wishes.items() if wish is not None})
+    if not query:
+        return url
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    return urlunsplit(parts._replace(query=f"{parts.query}&{query}".lstrip("&")))
 
 
 async def converse(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -30,12 +31,13 @@ from moshi_agent import (
     SessionClosed,
     SessionConfig,
 )
+from moshi_agent_adapters.personas import choose_persona
 from moshi_agent_adapters.room import free_rows
 from moshi_agent_adapters.webrtc.config import ConnectionConfig
 from moshi_agent_adapters.webrtc.connection import MoshiConnection, OfferError
 
 _LONGEST_BODY = 131_072  # bytes
-_OPTIONS = {"greet": bool, "seed": int}
+_OPTIONS = {"greet": bool, "seed": int, "role": str, "voice": str}
 
 
 class TooManyCalls(MoshiAgentError):
@@ -59,10 +61,11 @@ class Connections:
 
     def info(self) -> dict[str, Any]:
         """What a page has to know before it calls."""
+        model = self.engine.model
         return {
             "model": self.engine.config.source,
             "ice_servers": [server.to_json() for server in self.config.ice_servers],
-            "options": {"greet": True, "role": False, "voices": []},
+            "options": {"greet": not model.takes_roles, "role": model.takes_roles, "voices": [*model.voices]},
         }
 
     async def session_config(self, options: dict[str, Any]) -> SessionConfig:
@@ -70,8 +73,15 @@ class Connections:
         for name, value in options.items():
             accepted = _OPTIONS.get(name)
             if accepted is None or type(value) is not accepted:
-                raise InputError(f"option {name!r}; accepted: greet (true or false), seed (a whole number)")
-        return SessionConfig(**options)
+                raise InputError(
+                    f"option {name!r}; accepted: greet (true or false), seed (a whole number), "
+                    "role and voice (text)"
+                )
+        chosen = choose_persona(self.engine.model, options.get("role"), options.get("voice"))
+        if chosen.left_out is not None:
+            raise InputError(chosen.left_out)
+        config = SessionConfig(seed=options.get("seed"), greet=options.get("greet", False))
+        return replace(config, role=chosen.role, voice=chosen.voice)
 
     async def open(self, offer_sdp: str, options: dict[str, Any], address: str = "") -> tuple[str, str]:
         """Begins a call; its id and the SDP answer.

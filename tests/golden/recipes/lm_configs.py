@@ -229,3 +229,25 @@ FAINTNESS = {"rms_norm": 3e-3, "layer_norm": 3e-3, "rms_norm_f32": 1e-4, "layer_
 def published_attention_names(config: dict[str, Any]) -> bool:
     """Whether the file of this case uses the stacked names, `in_proj_weight`, of Moshi's published files."""
     return "depformer_low_rank_embeddings" not in config
+
+
+def translation_config() -> dict[str, Any]:
+    """A small Hibiki, with every key of the released `config.json`."""
+    grades = ["very_bad", "bad", "neutral", "good", "very_good"]
+    description = {"n_bins": 31, "dim": 16, "tokenizer": "noop", "possible_values": grades}
+    fuser = {"cross_attention_pos_emb": False, "cross_attention_pos_emb_scale": 1, "sum": ["description"]}
+    return _MOSHI | {
+        "delays": [0, 0, 2, 2, 2, 0, 2, 2, 2],
+        "cross_attention": False,
+        "depformer_dim_feedforward": None,
+        "conditioners": {"description": {"type": "lut", "lut": description}},
+        "fuser": fuser | {"prepend": [], "cross": []},
+        "model_type": "hibiki",
+        "lm_gen_config": {
+            "use_sampling": False,
+            "temp": 0.8,
+            "temp_text": 0.4,
+            "top_k": 250,
+            "top_k_text": 25,
+        },
+    }

@@ -164,6 +164,8 @@ const reactions = {
     setSpeaking("user", false);
     transcript.userStopped(event.media_s);
   },
+  user_text: (event) => transcript.addUserText(event.text),
+  user_said: () => transcript.userSaid(),
   interrupted: () => transcript.interrupted(),
   context_refreshed: () => transcript.addNote("The model begins anew."),
 };

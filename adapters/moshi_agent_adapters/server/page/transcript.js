@@ -1,4 +1,5 @@
-// What was said, turn by turn. The bot's words come one by one; of the caller only the time is known.
+// What was said, turn by turn. The bot's words come one by one, the caller's where a recogniser listens; else
+// only the caller's times are known.
 
 const SAME_TURN_MS = 1500; // a shorter pause of the bot does not end its turn
 const SHORTEST_UTTERANCE_S = 0.3; // of the caller, to be noted
@@ -10,6 +11,8 @@ export class Transcript {
   #botTurn = null;
   #botStoppedAt = 0; // 0 while it speaks
   #userTurn = null;
+  #heardTurn = null; // of the caller, whose words are still coming
+  #isHeard = true; // what the caller says is not known otherwise
   #startedAt = Date.now();
 
   /** `list` shows the turns, `announcer` is read out by screen readers: whole sentences only. */
@@ -21,7 +24,8 @@ export class Transcript {
   clear() {
     this.#list.replaceChildren();
     this.#turns = [];
-    this.#botTurn = this.#userTurn = null;
+    this.#botTurn = this.#userTurn = this.#heardTurn = null;
+    this.#isHeard = true;
     this.#botStoppedAt = 0;
     this.#startedAt = Date.now();
   }
@@ -62,19 +66,42 @@ export class Transcript {
   /** The caller says something that is known: a sample question. */
   addUser(text) {
     if (this.#botStoppedAt) this.#endBotTurn();
-    this.#add("user", text);
+    this.#add("user", text).hasWords = true;
   }
 
   /** The caller begins at `media_s`; what the bot says from now on answers it. Noted if it is not known otherwise. */
   userStarted(media_s, isUnknown) {
     if (this.#botStoppedAt) this.#endBotTurn();
+    this.#isHeard = isUnknown;
     this.#userTurn = isUnknown ? { ...this.#add("user", "speaking…"), media_s } : null;
+  }
+
+  /** A piece of what the caller says; it comes later than the sound of it. */
+  addUserText(piece) {
+    if (!this.#isHeard) return;
+    if (this.#heardTurn === null) {
+      const last = this.#turns.findLast(({ who }) => who === "user");
+      this.#heardTurn = last && !last.hasWords ? last : this.#add("user", "");
+      Object.assign(this.#heardTurn, { text: "", hasWords: true });
+    }
+    this.#heardTurn.text += piece;
+    this.#heardTurn.body.textContent = this.#heardTurn.text.trimStart();
+    this.#scroll();
+  }
+
+  /** All that the caller has said since the last time: the words in the transcript are complete. */
+  userSaid() {
+    this.#heardTurn = null;
   }
 
   userStopped(media_s) {
     if (this.#userTurn === null) return;
     const { element, body, media_s: began } = this.#userTurn;
     const turn = this.#turns.find((other) => other.element === element);
+    if (turn.hasWords) {
+      this.#userTurn = null;
+      return;
+    }
     turn.text = body.textContent = `spoke for ${(media_s - began).toFixed(1)} s`;
     this.#userTurn = null;
     if (media_s - began >= SHORTEST_UTTERANCE_S) return;
@@ -85,7 +112,8 @@ export class Transcript {
   /** The call is over. */
   finish() {
     this.#endBotTurn();
-    if (this.#userTurn) this.#userTurn.element.remove();
+    if (this.#userTurn && this.#userTurn.element !== this.#heardTurn?.element) this.#userTurn.element.remove();
+    this.#heardTurn = null;
     this.#turns = this.#turns.filter(({ element }) => element.isConnected);
     this.#userTurn = null;
   }

@@ -1,0 +1,53 @@
+"""What a checkpoint for speech recognition says about its use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from moshi_agent.errors import ConfigError
+
+if TYPE_CHECKING:
+    from moshi_agent.checkpoint import Checkpoint
+
+_LONGEST_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recogniser:
+    """A language model that hears and writes, and does not speak."""
+
+    name: str
+    delay_s: float  # by which what it writes is later than what it hears
+    prefix_s: float  # of silence that it wants to hear before anything else
+    pause_heads: int  # 0 for a model that tells no pauses
+
+    @staticmethod
+    def of(checkpoint: Checkpoint) -> Recogniser:
+        """Raises ConfigError for any other kind of checkpoint, and for one without a tokenizer."""
+        lm = checkpoint.lm
+        if lm is None:
+            raise _other_kind(checkpoint, "a codec alone")
+        if lm.dep_q or not lm.config.num_user_codebooks:
+            raise _other_kind(checkpoint, f"a model of type {checkpoint.model_type!r}, which speaks")
+        if checkpoint.tokenizer is None:
+            raise _other_kind(checkpoint, "without a sentencepiece model to read what it writes")
+        return Recogniser(
+            name=checkpoint.name,
+            delay_s=_seconds(checkpoint.stt_config, "audio_delay_seconds"),
+            prefix_s=_seconds(checkpoint.stt_config, "audio_silence_prefix_seconds"),
+            pause_heads=len(lm.extra_heads),
+        )
+
+
+def _other_kind(checkpoint: Checkpoint, kind: str) -> ConfigError:
+    accepted = "a checkpoint for speech recognition, such as kyutai/stt-1b-en_fr"
+    return ConfigError(f"{checkpoint.name} is {kind}: it cannot transcribe; accepted: {accepted}")
+
+
+def _seconds(stt_config: Mapping[str, Any], name: str) -> float:
+    value = stt_config.get(name, 0.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST_S:
+        raise ConfigError(f"stt_config: {name}={value!r}; accepted: 0 to {_LONGEST_S:g} seconds")
+    return float(value)
