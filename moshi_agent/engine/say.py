@@ -1,7 +1,8 @@
 """Sentences that the bot was asked to speak.
 
 While there is one, the model's text is restricted to padding, end of padding and the next piece of the
-sentence. So the model chooses when to speak; where it does not in time, the piece is forced.
+sentence. So the model chooses when to speak; where it does not in time, the piece is forced. A word of its own
+that it is in the middle of comes to its end before.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from typing import Any
 
 from moshi_agent.errors import BacklogFull, InputError
 from moshi_agent.pieces import Tokenizer, is_text
+
+
+_LONGEST_WORD_PIECES = 8  # of the model's own: more without a pause are not waited for
 
 
 class Script:
@@ -100,6 +104,7 @@ class Scripts:
         self._tokenizer = tokenizer
         self._most_pieces = most_pieces
         self._queue: deque[Script] = deque()
+        self._own_pieces = 0  # that the model has just said of its own accord, without a pause
 
     def __len__(self) -> int:
         """How many sentences are not done."""
@@ -107,8 +112,10 @@ class Scripts:
 
     @property
     def current(self) -> Script | None:
-        """The sentence that is being spoken, or is next; None if there is none."""
-        return self._queue[0] if self._queue else None
+        """The sentence that the next piece is to be of; None where there is none, or a word ends first."""
+        if not self._queue or 0 < self._own_pieces < _LONGEST_WORD_PIECES:
+            return None
+        return self._queue[0]
 
     def add(self, text: str) -> None:
         """Queues a sentence.
@@ -130,18 +137,22 @@ class Scripts:
         """Takes the text token of a frame, forced or not. Returns the sentence it completes, if any."""
         script = self.current
         if script is None:
+            is_piece = self._tokenizer is not None and is_text(self._tokenizer, token)
+            self._own_pieces = self._own_pieces + 1 if is_piece else 0
             return None
+        self._own_pieces = 0
         script.take(token)
         return self._queue.popleft().text if script.done else None
 
-    def save(self) -> list[dict[str, Any]]:
+    def save(self) -> dict[str, Any]:
         """All sentences that are not done, fit for JSON."""
-        return [script.save() for script in self._queue]
+        return {"own_pieces": self._own_pieces, "queue": [script.save() for script in self._queue]}
 
-    def load(self, saved: list[dict[str, Any]]) -> None:
+    def load(self, saved: dict[str, Any]) -> None:
         """Takes what `save` gave."""
+        self._own_pieces = saved["own_pieces"]
         self._queue.clear()
-        for script in saved:
+        for script in saved["queue"]:
             self._queue.append(Script(self._tokenizer, script["text"]))
             self._queue[-1].load(script)
 

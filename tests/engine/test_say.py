@@ -130,6 +130,30 @@ def test_sentences_follow_one_another() -> None:
     ]
 
 
+def test_a_word_of_its_own_comes_to_its_end_first() -> None:
+    """At the next padding the sentence is due; one who never pauses is not waited for."""
+    tokenizer = shipped_tokenizer()
+    (piece, *_) = tokenizer.encode("Moshi")
+    for pieces, pause in ((2, True), (30, False)):
+        scripts = Scripts(tokenizer)
+        for _ in range(pieces):
+            assert scripts.take(piece) is None
+        scripts.add("the")
+        if pause:
+            assert scripts.current is None and len(scripts) == 1
+            scripts = _restored(scripts)
+            assert scripts.take(piece) is None and scripts.current is None
+            assert scripts.take(PADDING) is None
+        assert scripts.current is not None
+        assert scripts.take(scripts.current.next_piece) == "the"
+
+
+def _restored(scripts: Scripts) -> Scripts:
+    restored = Scripts(shipped_tokenizer())
+    restored.load(json.loads(json.dumps(scripts.save())))
+    return restored
+
+
 def test_a_refused_sentence_leaves_the_queue_as_it_was() -> None:
     """Whether it cannot be said or would make too much wait; room comes back as pieces are taken."""
     scripts = Scripts(shipped_tokenizer(), most_pieces=3)

@@ -64,7 +64,7 @@ def test_a_sentence_to_be_said_is_said_elsewhere(core: SteppedCore, small_checkp
     session.push(SILENCE)
     core.settle()
     saved = snapshot_of(session)
-    assert unpack_snapshot(saved).line["scripts"][0]["text"] == "hello there"
+    assert unpack_snapshot(saved).line["scripts"]["queue"][0]["text"] == "hello there"
     there = SteppedCore(small_checkpoint)
     again = there.session(resume=saved)
     for one in (session, again):
