@@ -11,6 +11,7 @@ from moshi_agent.errors import AudioError
 
 SAMPLE_RATE_HZ = 24_000
 FRAME_SAMPLES = 1920  # 80 ms at 24 kHz: what one step of the model hears and says
+FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
 
 Samples = NDArray[np.float32]
 

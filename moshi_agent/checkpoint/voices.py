@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ _ZIP = b"PK\x03\x04"
 RECORDINGS = (".wav", ".flac", ".ogg", ".mp3")
 _LARGEST_FILE = 64 << 20  # bytes; NVIDIA's have about one million
 _MOST_MEMBERS = 10_000  # of an archive
+_DAMAGED = (tarfile.TarError, OSError, EOFError, zlib.error)  # what reading a damaged archive raises
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,10 @@ class MemberPlace:
     def read(self) -> VoiceFile:
         for name, file in _members(self.archive):
             if name == self.member:
-                return read_voice_file(file, self.name)
+                try:
+                    return read_voice_file(file, self.name)
+                except _DAMAGED as error:
+                    raise InputError(f"{self.name}: damaged ({error})") from error
         raise InputError(f"{self.name}: it is no longer there")
 
 
@@ -142,7 +147,7 @@ def _members(archive: Path) -> Iterator[tuple[str, BinaryIO]]:
                 file = tar.extractfile(member) if member.isreg() and _is_voice_file(name) else None
                 if file is not None:
                     yield name, cast(BinaryIO, file)
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except _DAMAGED as error:
         raise InputError(f"{archive}: not a whole archive of voices ({error})") from error
 
 
@@ -165,6 +170,10 @@ def read_voice_file(file: BinaryIO, name: str) -> VoiceFile:
     if not data.startswith(_ZIP):
         raise InputError(f"{name}: no voice file; accepted: what `torch.save` writes")
     try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > _LARGEST_FILE:
+            raise ValueError("its parts are larger than the file")
         loaded: object = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the reader raise whatever it comes upon
         reason = str(error).partition("\n")[0]
@@ -178,6 +187,8 @@ def read_voice_file(file: BinaryIO, name: str) -> VoiceFile:
 
 def _checked(embeddings: Tensor, tokens: Tensor, name: str) -> VoiceFile:
     """embeddings: [steps, 1, 1, dim], tokens: [1, streams, slots], as theirs are stored."""
+    if any(one.layout is not torch.strided or one.device.type != "cpu" for one in (embeddings, tokens)):
+        raise InputError(f"{name}: tensors that are not plain ones")
     has_steps = embeddings.dim() >= 2 and embeddings.numel() == len(embeddings) * embeddings.shape[-1]
     if not (has_steps and embeddings.numel() and embeddings.is_floating_point()):
         raise InputError(
@@ -187,7 +198,7 @@ def _checked(embeddings: Tensor, tokens: Tensor, name: str) -> VoiceFile:
         raise InputError(
             f"{name}: a cache of shape {list(tokens.shape)}; accepted: [1, streams, slots] int64"
         )
-    if max(embeddings.numel(), tokens.numel()) > _LARGEST_FILE or embeddings.is_sparse or tokens.is_sparse:
+    if max(embeddings.numel(), tokens.numel()) > _LARGEST_FILE:
         raise InputError(f"{name}: tensors that are larger than their file")
     if not bool(embeddings.isfinite().all()):
         raise InputError(f"{name}: embeddings that are no finite numbers")

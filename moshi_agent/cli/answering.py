@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from moshi_agent.audio.files import AudioWriter, read_audio
-from moshi_agent.audio.framing import FRAME_SAMPLES, SAMPLE_RATE_HZ, Samples, frames_of
+from moshi_agent.audio.framing import FRAME_S, FRAME_SAMPLES, SAMPLE_RATE_HZ, Samples, frames_of
 from moshi_agent.cli.recognisers import is_recogniser
 from moshi_agent.outputs import naming, whole_file
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from moshi_agent import Conversation
 
 _Frame = TypeVar("_Frame")
-_FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
 _TAIL_S = 4.0
 _LONGEST_TRANSLATION_TAIL_S = 60.0
 
@@ -164,7 +163,7 @@ def paced(frames: Iterable[_Frame]) -> Iterator[_Frame]:
     """The same frames, each at the time when a microphone would have finished recording it."""
     start = time.monotonic()
     for number, frame in enumerate(frames, 1):
-        time.sleep(max(0.0, start + number * _FRAME_S - time.monotonic()))
+        time.sleep(max(0.0, start + number * FRAME_S - time.monotonic()))
         yield frame
 
 
@@ -180,7 +179,7 @@ def _figures(run: Run, steps_ms: Sequence[float]) -> Figures:
         frames=len(steps_ms),
         step_ms_median=round(float(median), 3),
         step_ms_p99=round(float(p99), 3),
-        real_time_factor=round(sum(steps_ms) / 1000 / (len(steps_ms) * _FRAME_S), 4),
+        real_time_factor=round(sum(steps_ms) / 1000 / (len(steps_ms) * FRAME_S), 4),
     )
 
 

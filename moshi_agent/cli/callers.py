@@ -14,12 +14,11 @@ import soxr
 
 from moshi_agent import Engine, Session, SessionConfig
 from moshi_agent.audio.files import read_audio
-from moshi_agent.audio.framing import FRAME_SAMPLES, SAMPLE_RATE_HZ, Samples
+from moshi_agent.audio.framing import FRAME_S, FRAME_SAMPLES, SAMPLE_RATE_HZ, Samples
 from moshi_agent.errors import EngineUnhealthy
 from moshi_agent.events import AudioChunk, ContextFull, Ended, Event, InputResumed, InputSkipped, InputStalled
 from moshi_agent.questions import sample_questions
 
-FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
 _PAUSE_S = 4.0  # after a question, for its answer
 
 

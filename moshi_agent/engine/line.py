@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from moshi_agent.audio.framing import FRAME_SAMPLES, SAMPLE_RATE_HZ
+from moshi_agent.audio.framing import FRAME_S, FRAME_SAMPLES, SAMPLE_RATE_HZ
 from moshi_agent.audio.playout import PlayoutClock
 from moshi_agent.audio.resampling import StreamResampler
 from moshi_agent.audio.speech_gate import SpeechGate
@@ -22,9 +22,10 @@ from moshi_agent.engine.event_queue import Delivery, Outlet
 from moshi_agent.engine.frame_step import Frame, RowInput, RowOutput
 from moshi_agent.engine.metrics import SessionMetrics
 from moshi_agent.engine.opening import OpeningFrame, PromptFrame, opening_frames
+from moshi_agent.engine.pace import Pace
 from moshi_agent.engine.say import Scripts
-from moshi_agent.engine.scheduler import Pace, Ready
-from moshi_agent.engine.stamp import FRAME_S, Stamp
+from moshi_agent.engine.scheduler import Ready
+from moshi_agent.engine.stamp import Stamp
 from moshi_agent.engine.tail import Tail, TailFrame
 from moshi_agent.engine.turns import Turns, ends_sentence
 from moshi_agent.engine.user_words import Hearing, UserWords
@@ -54,7 +55,6 @@ _LONGEST_BACKLOG_S = 30.0
 _MOST_FILE_S = 24 * 3600.0  # input that is not live may all be there at once
 _MUTUAL_SILENCE_FRAMES = 6
 _REMEMBERED_CHARACTERS = 32
-
 
 LineFrame = InputFrame | OpeningFrame | TailFrame
 
@@ -169,8 +169,7 @@ class Line:
             self._tail.follow(output.text)
         self._count(ready, now, backlog_s)
         self.frame += 1
-        taken = ready.skipped + isinstance(ready.frame, InputFrame)
-        self._outlet(Delivery(events, taken))
+        self._outlet(Delivery(events, inputs_taken=ready.skipped + isinstance(ready.frame, InputFrame)))
 
     def heard(self, ready: Ready[Key, LineFrame]) -> Frame | None:
         """What the recogniser is to hear in the step just taken; None where it does not listen."""

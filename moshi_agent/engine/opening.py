@@ -68,6 +68,8 @@ def check_opening(frames: Iterable[OpeningFrame], highest: NDArray[np.int64], di
             tokens, embeddings = None if frame.forced is None else frame.forced[None], None
         else:
             tokens, embeddings = frame.tokens, frame.embeddings
+            if len(tokens) > MOST_POSITIONS:
+                raise InputError(f"{len(tokens)} steps of a prompt at once; accepted: {MOST_POSITIONS}")
         if tokens is not None:
             _check_tokens(tokens, highest, isinstance(frame, PrefillFrame))
         if tokens is not None and embeddings is not None:

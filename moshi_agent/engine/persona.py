@@ -146,14 +146,20 @@ def compile_persona(checkpoint: Checkpoint, voice: Samples | VoiceFile | None, r
     pieces: list[int] = [] if role is None else tokenizer.encode(marked(role))
     known = voice if isinstance(voice, VoiceFile) else None
     if voice is not None and not isinstance(voice, VoiceFile):
+        # Before it is encoded: the codec's memory grows with the square of the length.
+        _check_length(len(voice) // checkpoint.mimi.frame_size, lm.config)
         known = _encode(checkpoint, at_loudness(voice, _LOUDNESS_LUFS, SAMPLE_RATE_HZ))[: lm.dep_q]
     prompt = PersonaFrames(lm.config, still_codes(checkpoint)).prompt(known, pieces)
-    context = lm.config.temporal.context
-    if context is not None and len(prompt.tokens) > context:
-        raise InputError(
-            f"a voice and a role of {len(prompt.tokens)} frames; accepted: {context}, as the model remembers"
-        )
+    _check_length(len(prompt.tokens), lm.config)
     return prompt
+
+
+def _check_length(frames: int, config: MoshiConfig) -> None:
+    context = config.temporal.context
+    if context is not None and frames > context:
+        raise InputError(
+            f"a voice and a role of {frames} frames; accepted: {context}, as the model remembers"
+        )
 
 
 def marked(role: str) -> str:

@@ -23,7 +23,7 @@ from moshi_agent.engine.config import EngineConfig, SessionConfig
 from moshi_agent.engine.event_queue import Outlet
 from moshi_agent.engine.persona import compile_persona
 from moshi_agent.engine.prompt import Prompt, Recording
-from moshi_agent.errors import ConfigError
+from moshi_agent.errors import ConfigError, EngineFull
 
 _MOST_KEPT = 16  # a prompt has about a megabyte
 
@@ -137,13 +137,18 @@ class PersonaOpenings:
     ) -> None:
         self._personas = personas
         self._threads = config.threads
+        # At once, half of them withdrawn: more would not be let in.
+        self._most = 2 * (config.capacity + config.waiting)
         self._request = request
         self._close = close
         # Without a lock: a session that the garbage collector finds may be closed from anywhere.
         self._preparing: dict[Key, _Preparation] = {}
 
     def open(self, command: Open, outlet: Outlet | None) -> Future[Any]:
-        """Opens the conversation, at once if its prompt is at hand. Fails as `Personas.prompt`."""
+        """Opens the conversation, at once if its prompt is at hand.
+
+        Fails as `Personas.prompt`, and with EngineFull while more wait than could be let in.
+        """
         reply: Future[Any] = Future()
         try:
             prompt = self._personas.kept(command.config)
@@ -152,6 +157,9 @@ class PersonaOpenings:
             return reply
         if prompt is not None:
             return self._request(_with(command, prompt), outlet)
+        if len(self._preparing) >= self._most:
+            reply.set_exception(EngineFull(f"{self._most} conversations wait for their prompts already"))
+            return reply
         self._preparing[command.key] = _Preparation()
         threading.Thread(
             target=self._prepare, args=(command, outlet, reply), name="moshi-persona", daemon=True

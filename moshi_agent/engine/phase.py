@@ -12,9 +12,8 @@ import math
 
 import numpy as np
 
-from moshi_agent.audio.framing import FRAME_SAMPLES, SAMPLE_RATE_HZ, Samples
+from moshi_agent.audio.framing import FRAME_S, FRAME_SAMPLES, SAMPLE_RATE_HZ, Samples
 
-FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
 _NEARLY_S = 0.002  # what a resampler may hold back
 
 

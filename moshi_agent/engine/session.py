@@ -12,6 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from moshi_agent.audio.framing import FRAME_S
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.callbacks import Callbacks
 from moshi_agent.engine.commands import (
@@ -31,7 +32,6 @@ from moshi_agent.engine.config import SessionConfig
 from moshi_agent.engine.event_queue import EventQueue, Outlet
 from moshi_agent.engine.metrics import SessionReport
 from moshi_agent.engine.microphone import Microphone, Pcm, to_float32
-from moshi_agent.engine.stamp import FRAME_S
 from moshi_agent.errors import BacklogFull, SessionClosed
 from moshi_agent.events import Event
 

@@ -94,7 +94,11 @@ def _numbered(tensors: dict[str, Tensor], name: str) -> list[Tensor]:
 
 
 def _opening_frame(values: dict[str, Any]) -> OpeningFrame:
-    return PrefillFrame(**values) if "tokens" in values else PromptFrame(**values)
+    frame = PrefillFrame(**values) if "tokens" in values else PromptFrame(**values)
+    arrays = (frame.forced,) if isinstance(frame, PromptFrame) else (frame.tokens, frame.embeddings)
+    if not all(array is None or isinstance(array, np.ndarray) for array in arrays):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError("a step of a prompt without its tokens")
+    return frame
 
 
 def _metadata(data: bytes) -> dict[str, str]:

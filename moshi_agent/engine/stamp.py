@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from moshi_agent.audio.framing import FRAME_SAMPLES, SAMPLE_RATE_HZ
+from moshi_agent.audio.framing import FRAME_S
 from moshi_agent.events import Event, Word
 from moshi_agent.transcript import TimedWord
-
-FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moshi_agent.audio.framing import FRAME_S
 from moshi_agent.engine.config import SessionConfig
-from moshi_agent.engine.stamp import FRAME_S
 from moshi_agent.engine.step_tensors import Tokens
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
 from moshi_agent.translation import Ends

@@ -6,7 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from moshi_agent.engine.stamp import FRAME_S, Stamp
+from moshi_agent.audio.framing import FRAME_S
+from moshi_agent.engine.stamp import Stamp
 from moshi_agent.engine.step_tensors import RowOutput
 from moshi_agent.events import Event, UserPaused, UserSaid, UserText, UserWord
 from moshi_agent.pieces import Tokenizer

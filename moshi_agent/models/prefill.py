@@ -15,7 +15,7 @@ from moshi_agent.models.generator import Generator, LMGenState, StepInput
 from moshi_agent.models.token_ring import TokenRing, TokenRingState
 from moshi_agent.nn.sampling import RowSampling
 
-MOST_POSITIONS = 128  # at once: nobody else's frame waits for more
+MOST_POSITIONS = 128  # at once, of each who begins: the others' frames wait meanwhile
 
 
 def prefill(

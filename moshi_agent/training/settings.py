@@ -31,15 +31,27 @@ def read_settings(path: Path, kind: type[Settings]) -> Settings:
             another type or out of range.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is no TOML file: {error}") from error
-    try:
-        return build_settings(values, kind)
+        return build_settings(parse_toml(read_text(path)), kind)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def read_text(path: Path) -> str:
+    """A file of settings. Raises ConfigError, which does not name it, where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"it cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"it is no text: {error}") from error
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Raises ConfigError for a text that is no TOML."""
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"it is no TOML file: {error}") from error
 
 
 def build_settings(values: Mapping[str, Any], kind: type[Settings], table: str = "") -> Settings:
@@ -156,3 +168,13 @@ def flat_values(settings: Any) -> dict[str, Any]:
                 yield prefix + key, value
 
     return dict(pairs(as_values(settings), ""))
+
+
+def refuse_changes(then: Mapping[str, Any], now: Mapping[str, Any], place: object) -> None:
+    """Raises ConfigError naming each setting that is not as it was."""
+    changed = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
+    if changed:
+        shown = ", ".join(f"{key}={now.get(key)!r} (it was {then.get(key)!r})" for key in changed)
+        raise ConfigError(
+            f"the run in {place} began with other settings: {shown}; go on with those, or elsewhere"
+        )

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from moshi_agent.audio.framing import FRAME_SAMPLES, SAMPLE_RATE_HZ
+from moshi_agent.audio.framing import FRAME_S
 from moshi_agent.config import require_value
 from moshi_agent.engine.words import WordTracker
 from moshi_agent.errors import ConfigError
 from moshi_agent.pieces import Tokenizer
 from moshi_agent.transcript import TimedWord
 
-FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
 # What each extra head of Kyutai's models foretells: silence for so many seconds.
 PAUSE_HORIZONS_S = (0.5, 1.0, 2.0, 3.0)
 

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import tarfile
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -120,11 +121,43 @@ def test_a_voice_file_with_code_in_it_is_refused_and_none_of_it_runs(tmp_path: P
             {"embeddings": torch.zeros(1).expand(1 << 23, 16), "cache": torch.zeros(1, 5, 4).long()},
             "larger than their file",
         ),
+        (
+            {"embeddings": torch.eye(3, 16).to_sparse(), "cache": torch.zeros(1, 5, 4).long()},
+            "not plain ones",
+        ),
+        (
+            {"embeddings": torch.zeros(3, 16, device="meta"), "cache": torch.zeros(1, 5, 4).long()},
+            "not plain ones",
+        ),
     ],
 )
 def test_a_voice_file_of_another_form_is_refused(value: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_voice_file(io.BytesIO(saved(value)), "voice.pt")
+
+
+def test_a_small_file_does_not_become_a_large_one() -> None:
+    value = {"embeddings": torch.zeros(1 << 20, 17), "cache": torch.zeros(1, 5, 4).long()}
+    packed = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(saved(value))) as plain,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as smaller,
+    ):
+        for name in plain.namelist():
+            smaller.writestr(name, plain.read(name))
+    assert packed.tell() < 1 << 20
+    packed.seek(0)
+    with pytest.raises(InputError, match="larger than the file"):
+        read_voice_file(packed, "voice.pt")
+
+
+def test_an_archive_that_was_cut_after_it_was_looked_at_is_told(tmp_path: Path) -> None:
+    archive = tmp_path / "voices.tgz"
+    write_archive(archive, {"calm.pt": voice_file(0, steps=400)})
+    voices = find_voices(archive)
+    archive.write_bytes(archive.read_bytes()[:4000])
+    with pytest.raises(InputError, match=r"calm\.pt in .*: damaged"):
+        voices["calm"].read()
 
 
 def test_a_damaged_or_missing_voice_file_is_refused(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moshi_agent import AudioError, ConfigError, Engine, InputError, SamplingConfig, SessionConfig
+from moshi_agent import (
+    AudioError,
+    ConfigError,
+    Engine,
+    EngineConfig,
+    EngineFull,
+    InputError,
+    SamplingConfig,
+    SessionConfig,
+)
 from moshi_agent.audio.files import write_audio
 from moshi_agent.checkpoint import Checkpoint, load_checkpoint
 from moshi_agent.checkpoint.voices import find_voices
 from moshi_agent.config import MimiConfig
-from moshi_agent.engine.commands import Close
+from moshi_agent.engine.commands import Close, Open
+from moshi_agent.engine.event_queue import Outlet
 from moshi_agent.engine.persona import compile_persona, marked, still_codes
-from moshi_agent.engine.personas import Personas
+from moshi_agent.engine.personas import PersonaOpenings, Personas
 from moshi_agent.engine.prompt import Prompt
 from moshi_agent.models.generator import Generator, LMGenState, StepInput
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
@@ -218,6 +230,7 @@ def test_what_is_no_persona_is_refused(engine: Engine, tmp_path: Path) -> None:
         ({"voice": tmp_path / "missing.wav"}, AudioError, "there is no file"),
         ({"voice": tmp_path / "silence.wav"}, AudioError, "without anything to be heard"),
         ({"role": "mat " * 300}, InputError, f"accepted: {CONTEXT}, as the model remembers"),
+        ({"voice": np.ones((CONTEXT + 1) * 1920, np.float32)}, InputError, f"accepted: {CONTEXT}, as the"),
         ({"role": "\ud800"}, InputError, "no surrogates"),
     ]
     for asked, error, message in refused:
@@ -269,6 +282,26 @@ def test_a_conversation_closed_before_its_persona_is_there_leaves_nothing(engine
     while engine.metrics().live_sessions and time.monotonic() < deadline:
         time.sleep(0.01)
     assert engine.metrics().live_sessions == 0
+
+
+def test_no_more_prompts_are_made_than_conversations_could_be_let_in(personaplex: Checkpoint) -> None:
+    opened: list[Open] = []
+    is_held = threading.Event()
+
+    def request(command: Open, outlet: Outlet | None) -> Future[None]:
+        is_held.wait(20)
+        opened.append(command)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    openings = PersonaOpenings(Personas(personaplex), EngineConfig(capacity=1), request, lambda _: None)
+    replies = [openings.open(Open(key, SessionConfig(role=f"{key}")), None) for key in range(3)]
+    with pytest.raises(EngineFull, match="2 conversations wait"):
+        replies[2].result(timeout=0)
+    is_held.set()
+    assert [reply.result(timeout=20) for reply in replies[:2]] == [None, None]
+    assert sorted(command.key for command in opened) == [0, 1]
 
 
 def test_the_second_call_begins_within_a_frame(engine: Engine) -> None:

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from moshi_agent.audio.framing import FRAME_S
 from moshi_agent.engine.microphone import Microphone
-from moshi_agent.engine.phase import FRAME_S, leading_silence
+from moshi_agent.engine.phase import leading_silence
 
 
 @given(

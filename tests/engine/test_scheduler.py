@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from moshi_agent.engine.scheduler import Pace, Ready, Scheduler
+from moshi_agent.engine.pace import Pace
+from moshi_agent.engine.scheduler import Ready, Scheduler
 from moshi_agent.errors import BacklogFull, ConfigError, InputError
 
 # Sums of these are exact in binary: the tests compare times with ==.

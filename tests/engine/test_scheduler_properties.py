@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from moshi_agent.engine.scheduler import Pace, Ready, Scheduler
+from moshi_agent.engine.pace import Pace
+from moshi_agent.engine.scheduler import Ready, Scheduler
 from moshi_agent.errors import BacklogFull
 
 # Sums of these are exact in binary: the tests compare times with ==.

@@ -16,6 +16,7 @@ from moshi_agent import AudioChunk, Event, InputError, Prompt, SamplingConfig, S
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.engine.commands import InputFrame, Open, TakeSnapshot
 from moshi_agent.engine.event_queue import EventQueue
+from moshi_agent.engine.opening import PrefillFrame, PromptFrame
 from moshi_agent.engine.snapshot import Snapshot, pack_snapshot, unpack_snapshot
 from tests.engine.stepped_core import FRAME_S, SILENCE, SteppedCore, audio_of, taken
 
@@ -150,6 +151,20 @@ def test_damage_is_an_error_of_the_callers_and_of_nobody_else(data: st.DataObjec
 def test_a_snapshot_of_another_model_is_refused(checkpoint: Checkpoint, saved: bytes) -> None:
     with pytest.raises(InputError, match="of another model"):
         SteppedCore(checkpoint, capacity=1).session(resume=saved)
+
+
+def test_a_snapshot_with_steps_of_a_prompt_that_are_none_is_refused(core: SteppedCore, saved: bytes) -> None:
+    good = unpack_snapshot(saved)
+    streams = core.step.num_streams
+    steps: list[Any] = [
+        PromptFrame([3] * streams, True),  # pyright: ignore[reportArgumentType]
+        PrefillFrame([[3] * streams]),  # pyright: ignore[reportArgumentType]
+        PrefillFrame(np.full((1, streams), 3), [0.5]),  # pyright: ignore[reportArgumentType]
+        PrefillFrame(np.full((10_000, streams), 3)),
+    ]
+    for step in steps:
+        with pytest.raises(InputError, match=r"damaged|at once"):
+            core.session(resume=pack_snapshot(replace(good, opening=(step,))))
 
 
 def test_a_snapshot_whose_parts_do_not_fit_is_refused_before_it_reaches_a_step(

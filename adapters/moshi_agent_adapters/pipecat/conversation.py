@@ -43,9 +43,10 @@ from moshi_agent import (
     UserStopped,
     UserText,
 )
+from moshi_agent.audio.framing import FRAME_S
 from moshi_agent_adapters.pipecat.bot_turn import BotTurn, begins_turn
 from moshi_agent_adapters.pipecat.metrics import MoshiMetricsData
-from moshi_agent_adapters.pipecat.playout import FRAME_S, Playout
+from moshi_agent_adapters.pipecat.playout import Playout
 
 
 class ConversationFrames(LLMService):

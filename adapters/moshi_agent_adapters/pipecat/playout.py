@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from moshi_agent import AudioChunk
-from moshi_agent.audio.framing import FRAME_SAMPLES, SAMPLE_RATE_HZ
+from moshi_agent.audio.framing import FRAME_S
 
-FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
 _MOST_AHEAD_S = 0.04
 
 

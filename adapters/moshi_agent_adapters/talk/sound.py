@@ -14,12 +14,11 @@ import numpy as np
 
 from moshi_agent import AudioError
 from moshi_agent.audio.files import AudioWriter, read_audio
-from moshi_agent.audio.framing import FRAME_SAMPLES, SAMPLE_RATE_HZ, Samples, frames_of
+from moshi_agent.audio.framing import FRAME_S, SAMPLE_RATE_HZ, Samples, frames_of
 from moshi_agent.audio.resampling import StreamResampler
 from moshi_agent_adapters.talk.echo import BLOCK, RATE_HZ, Canceller
 from moshi_agent_adapters.talk.player import Player
 
-_FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
 _LONGEST_QUEUE = 500  # blocks of the microphone: 5 s
 Microphone = asyncio.Queue[Samples | None]  # samples at 24 kHz; None ends it
 OnSound = Callable[[Samples, Samples], object]  # the user's and the bot's, of the same 10 or 80 ms
@@ -101,7 +100,7 @@ async def files(
 async def _play(frames: list[Samples], microphone: Microphone, player: Player, on_sound: OnSound) -> None:
     start = time.monotonic()
     for number, frame in enumerate(frames, 1):
-        await asyncio.sleep(max(0.0, start + number * _FRAME_S - time.monotonic()))
+        await asyncio.sleep(max(0.0, start + number * FRAME_S - time.monotonic()))
         microphone.put_nowait(frame)
-        on_sound(frame, player.pull(round(player.sample_rate_hz * _FRAME_S)))
+        on_sound(frame, player.pull(round(player.sample_rate_hz * FRAME_S)))
     microphone.put_nowait(None)

@@ -29,10 +29,9 @@ from moshi_agent.training.stereo.alignments import (
     sidecar_path,
     write_sidecar,
 )
-from moshi_agent.training.stereo.manifest import ManifestEntry, read_manifest
+from moshi_agent.training.stereo.manifest import AUDIO_SUFFIXES, ManifestEntry, list_audio
 from moshi_agent.training.stereo.problems import Problems
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".au")
 _SHORTEST_S = 0.02  # words without any length are left out of training
 
 WordSource = Callable[[Path, Samples], Iterable[tuple[str, float, float]]]
@@ -68,11 +67,7 @@ class _Result(NamedTuple):
 
 def find_recordings(root: Path) -> list[Path]:
     """The audio files of a manifest, or in a folder and all below it. Raises DataError if there are none."""
-    if not root.is_dir():
-        return [entry.path for entry in read_manifest(root)]
-    found = sorted(
-        path for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()
-    )
+    found = list_audio(root)
     if not found:
         raise DataError(f"{root} has no audio files in it; looked for: {' '.join(AUDIO_SUFFIXES)}")
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +11,7 @@ from typing import Any, cast
 from moshi_agent.config_keys import refuse_unknown_keys
 from moshi_agent.errors import ConfigError
 from moshi_agent.training.finetune.config import FineTuneConfig
-from moshi_agent.training.settings import build_settings
+from moshi_agent.training.settings import build_settings, parse_toml, read_text
 
 # YAML 1.1, which the library reads, takes `2e-6` for a text; YAML 1.2 and people do not.
 _FLOAT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
@@ -37,17 +36,9 @@ def read_finetune_config(path: Path) -> FineTuneConfig:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"it cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ConfigError(f"it is no text: {error}") from error
+    text = read_text(path)
     if path.suffix == ".toml":
-        try:
-            return tomllib.loads(text)
-        except ValueError as error:
-            raise ConfigError(f"it is no TOML: {error}") from error
+        return parse_toml(text)
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError("accepted are files whose name ends in .yaml, .yml or .toml")
     return _read_yaml(text)

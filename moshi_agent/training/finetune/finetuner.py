@@ -60,7 +60,8 @@ class FineTuner:
             losses.append(torch.stack([terms["text"].detach(), terms["audio"].detach()]))
         norm = _whole(nn.utils.clip_grad_norm_(self._weights, config.max_norm))
         learning_rate = float(self._schedule.get_last_lr()[0])
-        self._optimizer.step()
+        if bool(norm.isfinite()):  # or the weights would be no numbers for good
+            self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.step += 1
         if self.step < config.max_steps:

@@ -1,13 +1,11 @@
-"""Whether a run may go on from a checkpoint: its settings have to be those that it began with."""
+"""Which settings of a run have to stay what they were when it goes on from a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from moshi_agent.errors import ConfigError
 from moshi_agent.training.finetune.config import FineTuneConfig
 from moshi_agent.training.settings import flat_values
 
@@ -26,13 +24,3 @@ def lasting_settings(config: FineTuneConfig, dtype: torch.dtype, processes: int)
     values["param_dtype"] = str(dtype).removeprefix("torch.")
     values["num_microbatches x processes"] = config.num_microbatches * processes
     return values
-
-
-def refuse_changes(then: Mapping[str, Any], now: Mapping[str, Any], place: object) -> None:
-    """Raises ConfigError naming each setting that is not as it was."""
-    changed = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
-    if changed:
-        shown = ", ".join(f"{key}={now.get(key)!r} (it was {then.get(key)!r})" for key in changed)
-        raise ConfigError(
-            f"the run in {place} began with other settings: {shown}; go on with those, or elsewhere"
-        )

@@ -18,16 +18,16 @@ from moshi_agent.models.lm import LMModel
 from moshi_agent.training.distributed import process_count, process_group, rank, wait_for_all
 from moshi_agent.training.finetune import sharding
 from moshi_agent.training.finetune.base import compute_dtype, load_base
-from moshi_agent.training.finetune.checkpoints import RunCheckpoints, read_state
 from moshi_agent.training.finetune.config import FineTuneConfig
 from moshi_agent.training.finetune.crops import CropSource
 from moshi_agent.training.finetune.export import write_lora, write_model
-from moshi_agent.training.finetune.figures import RunFigures
 from moshi_agent.training.finetune.finetuner import FineTuner
 from moshi_agent.training.finetune.losses import Objective, ObjectiveConfig
-from moshi_agent.training.finetune.resume import lasting_settings, refuse_changes
+from moshi_agent.training.finetune.resume import lasting_settings
 from moshi_agent.training.finetune.samples import sample_reply
-from moshi_agent.training.settings import as_values
+from moshi_agent.training.run_checkpoints import RunCheckpoints, read_state
+from moshi_agent.training.run_figures import RunFigures
+from moshi_agent.training.settings import as_values, refuse_changes
 from moshi_agent.training.stereo.dataset import Batch, StereoConfig, StereoDataset
 
 _log = logging.getLogger("moshi_agent.training")
@@ -58,7 +58,11 @@ def finetune(
         OutputError: something cannot be written; the checkpoint before it stays.
     """
     with process_group(device) as own:
-        return _Run(config, own, train, evaluation).go()
+        run = _Run(config, own, train, evaluation)
+        try:
+            return run.go()
+        finally:
+            run.close()
 
 
 class _Run:
@@ -103,9 +107,12 @@ class _Run:
                 bar.set_postfix(loss=f"{figures['loss']:.3f}", refresh=False)
                 bar.update()
                 self._after_step(figures)
+        return self.checkpoints.newest()
+
+    def close(self) -> None:
+        """Writes what waits."""
         if self.figures is not None:
             self.figures.close()
-        return self.checkpoints.newest()
 
     def _after_step(self, figures: dict[str, float]) -> None:
         config, step = self.config, self.tuner.step
@@ -138,7 +145,10 @@ class _Run:
     def _write_sample(self, lm: LMModel, number: int) -> None:
         config, step = self.config, self.tuner.step
         batch, row = _row(self.evaluation, number)
-        frames = max(2 + lm.config.max_delay, int(config.sample_sec * self.base.checkpoint.mimi.frame_rate))
+        least = 2 + lm.config.max_delay  # before, nothing comes out
+        if int(batch.valid_frames[row]) < least:
+            return
+        frames = max(least, int(config.sample_sec * self.base.checkpoint.mimi.frame_rate))
         reply = sample_reply(
             self.base.checkpoint, lm, batch, row, frames, dtype=self.dtype, seed=config.seed + number
         )

@@ -18,10 +18,8 @@ from moshi_agent.audio.framing import Samples
 from moshi_agent.config import MimiConfig
 from moshi_agent.errors import AudioError, DataError
 from moshi_agent.training.settings import require_range
-from moshi_agent.training.stereo.manifest import read_manifest
+from moshi_agent.training.stereo.manifest import list_audio
 from moshi_agent.training.stereo.problems import Problems
-
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".w64")
 
 _TRIES = 100  # pieces drawn before a data set counts as unreadable
 
@@ -70,12 +68,8 @@ def find_audio(source: Path, problems: Problems) -> list[AudioFile]:
     Raises:
         DataError: there is no such folder or manifest, or not one recording in it can be used.
     """
-    if source.is_dir():
-        paths = [path for path in source.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES]
-    else:
-        paths = [entry.path for entry in read_manifest(source)]
     files: list[AudioFile] = []
-    for path in sorted(paths):
+    for path in sorted(list_audio(source)):
         try:
             files.append(AudioFile(path, read_header(path).duration_s))
         except AudioError as error:

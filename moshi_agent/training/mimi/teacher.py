@@ -98,11 +98,11 @@ class FileTeacher:
         return path.with_suffix(self._config.suffix)
 
     def _read(self, recording: Path) -> Tensor:
-        """[N, dim], mapped."""
+        """[N, dim], the whole file."""
         path = self._beside(recording)
         try:
             features = _from_numpy(path) if path.suffix == ".npy" else _from_safetensors(path)
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, EOFError, ValueError, SafetensorError) as error:
             raise DataError(f"{path} cannot be read as features: {error}") from error
         if features.dim() != 2 or not features.numel():
             raise DataError(f"{path} holds features of shape {list(features.shape)}; needed is [frames, dim]")
@@ -153,8 +153,7 @@ def _imported(name: str) -> FeatureFunction:
 
 
 def _from_numpy(path: Path) -> Tensor:
-    # Copied: the mapping is read-only, and of a long recording only a piece is needed.
-    return torch.from_numpy(np.array(np.load(path), dtype=np.float32))
+    return torch.from_numpy(np.asarray(np.load(path), dtype=np.float32))
 
 
 def _from_safetensors(path: Path) -> Tensor:

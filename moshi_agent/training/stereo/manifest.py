@@ -1,9 +1,10 @@
-"""The list of conversations: a file with one JSON object a line, `{"path": ..., "duration": ...}`."""
+"""The list of recordings: a file with one JSON object a line, `{"path": ..., "duration": ...}`."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import cast
 from moshi_agent.errors import DataError
 from moshi_agent.outputs import naming, whole_file
 
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64")
 _LONGEST_S = 1e9
 
 
@@ -32,7 +34,7 @@ def read_manifest(path: Path) -> list[ManifestEntry]:
     try:
         text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         lines = text.decode().splitlines()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as a manifest: {error}") from error
     entries = [
         _entry(line, path.parent, f"{path}, line {number}")
@@ -44,6 +46,19 @@ def read_manifest(path: Path) -> list[ManifestEntry]:
             f'{path} lists nothing; needed is a line {{"path": ..., "duration": ...}} for each file'
         )
     return entries
+
+
+def list_audio(source: Path) -> list[Path]:
+    """The audio files in a folder and all below it, sorted; or those of a manifest, as they are listed.
+
+    Raises:
+        DataError: as `read_manifest`.
+    """
+    if not source.is_dir():
+        return [entry.path for entry in read_manifest(source)]
+    return sorted(
+        path for path in source.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()
+    )
 
 
 def write_manifest(path: Path, entries: Iterable[ManifestEntry]) -> None:

@@ -17,9 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from moshi_agent.checkpoint import load_checkpoint
 from moshi_agent.cli import main
 from moshi_agent.errors import ConfigError, DataError, OutputError
-from moshi_agent.training.finetune.checkpoints import RunCheckpoints
 from moshi_agent.training.finetune.config import DataConfig, LoraSettings, ModelPaths
 from moshi_agent.training.finetune.run import finetune
+from moshi_agent.training.run_checkpoints import RunCheckpoints
 from tests.training.finetune.finetune_material import Echoes, configuration, conversations, figures
 
 
@@ -57,6 +57,15 @@ def test_the_command_trains_on_recordings(
     assert len(list((run_dir / "codes").iterdir())) == 3
     _check_sound(run_dir)
     _check_board(run_dir)
+
+
+def test_of_a_conversation_too_short_to_be_answered_there_is_no_sample(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    config = configuration(checkpoint, tmp_path / "run", max_steps=1, sample_freq=1)
+    finetune(config, train=Echoes(), evaluation=Echoes(valid=1))
+    assert RunCheckpoints(config.run_dir, 0).newest() is not None
+    assert not (config.run_dir / "samples").exists()
 
 
 def _check_sound(run_dir: Path) -> None:

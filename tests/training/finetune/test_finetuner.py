@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,18 @@ def test_only_what_is_to_be_trained_changes(checkpoint: Path) -> None:
         tuner.train_step()
     changed = {name for name, weight in _weights(tuner).items() if not torch.equal(weight, before[name])}
     assert changed == {name for name in before if ".lora_" in name}
+
+
+def test_a_gradient_that_is_no_number_changes_nothing(checkpoint: Path) -> None:
+    tuner = _tuner(checkpoint)
+    tuner.train_step()
+    before = _weights(tuner)
+    weight = next(one for one in tuner.objective.parameters() if one.requires_grad)
+    broken = weight.register_hook(lambda gradient: gradient * torch.nan)
+    assert not math.isfinite(tuner.train_step()["norm"])
+    assert all(torch.equal(weight, before[name]) for name, weight in _weights(tuner).items())
+    broken.remove()
+    assert math.isfinite(tuner.train_step()["norm"])
 
 
 def test_evaluation_changes_nothing(checkpoint: Path) -> None:

@@ -14,9 +14,9 @@ import torch
 
 from moshi_agent.checkpoint import load_checkpoint
 from moshi_agent.errors import ConfigError
-from moshi_agent.training.finetune.checkpoints import RunCheckpoints, read_state
 from moshi_agent.training.finetune.config import FineTuneConfig
 from moshi_agent.training.finetune.run import finetune
+from moshi_agent.training.run_checkpoints import RunCheckpoints, read_state
 from moshi_agent.training.settings import build_settings
 from tests.training.finetune.finetune_material import Echoes, figures
 

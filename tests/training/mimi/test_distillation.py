@@ -84,6 +84,9 @@ def test_files_without_features_are_named(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros(5))
     with pytest.raises(DataError, match=r"shape \[5\]"):
         open_teacher(TeacherConfig(suffix=".npy"), files, 24_000, 12.5)
+    (tmp_path / "a.npy").write_bytes(b"")
+    with pytest.raises(DataError, match=r"a\.npy cannot be read as features"):
+        open_teacher(TeacherConfig(suffix=".npy"), files, 24_000, 12.5)
 
 
 def levels(audio: Tensor, sample_rate_hz: int) -> Tensor:

@@ -22,9 +22,9 @@ from moshi_agent import ConfigError, DataError
 from moshi_agent.checkpoint.codec import load_codec
 from moshi_agent.cli.train import train
 from moshi_agent.models.loaders import get_mimi
-from moshi_agent.training.finetune.checkpoints import RunCheckpoints, read_state
 from moshi_agent.training.mimi.config import MimiTraining
 from moshi_agent.training.mimi.run import train_mimi
+from moshi_agent.training.run_checkpoints import RunCheckpoints, read_state
 from tests.training.mimi.codec_material import settings, trained_codec, write_recordings
 
 Make = Callable[..., MimiTraining]

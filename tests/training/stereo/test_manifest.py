@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moshi_agent.errors import DataError, OutputError
-from moshi_agent.training.stereo.manifest import ManifestEntry, read_manifest, write_manifest
+from moshi_agent.training.stereo.manifest import ManifestEntry, list_audio, read_manifest, write_manifest
 
 
 def test_paths_are_relative_to_the_folder_of_the_manifest(tmp_path: Path) -> None:
@@ -27,9 +27,20 @@ def test_a_compressed_manifest_is_read(tmp_path: Path) -> None:
     manifest = tmp_path / "data.jsonl.gz"
     manifest.write_bytes(gzip.compress(b'{"path": "a.wav"}\n'))
     assert read_manifest(manifest) == [ManifestEntry(tmp_path / "a.wav", None)]
-    manifest.write_bytes(gzip.compress(b'{"path": "a.wav"}\n' * 100)[:-12])
-    with pytest.raises(DataError, match="cannot be read"):
-        read_manifest(manifest)
+    whole = gzip.compress(b'{"path": "a.wav"}\n' * 100)
+    for damaged in (whole[:-12], whole[:12] + b"\xff" * 8 + whole[20:]):
+        manifest.write_bytes(damaged)
+        with pytest.raises(DataError, match="cannot be read"):
+            read_manifest(manifest)
+
+
+def test_the_audio_of_a_folder_is_all_below_it_and_of_a_manifest_what_it_lists(tmp_path: Path) -> None:
+    (tmp_path / "calls" / "folder.wav").mkdir(parents=True)
+    for name in ("b.FLAC", "calls/a.au", "notes.txt"):
+        (tmp_path / name).touch()
+    assert list_audio(tmp_path) == [tmp_path / "b.FLAC", tmp_path / "calls" / "a.au"]
+    (tmp_path / "data.jsonl").write_text('{"path": "z.wav"}\n{"path": "a.wav"}\n')
+    assert list_audio(tmp_path / "data.jsonl") == [tmp_path / "z.wav", tmp_path / "a.wav"]
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from moshi_agent.errors import CheckpointError, OutputError
-from moshi_agent.training.finetune.checkpoints import RunCheckpoints, read_state
+from moshi_agent.training.run_checkpoints import RunCheckpoints, read_state
 
 
 def _export(folder: Path) -> None:
