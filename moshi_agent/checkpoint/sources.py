@@ -79,6 +79,8 @@ def resolve(reference: str | os.PathLike[str], source: Source, token: str | None
 
 
 def _existing(path: Path) -> Path:
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; accepted: a file in it")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     return path

@@ -36,6 +36,7 @@ class Run:
     out: Path
     text: Path | None
     model: str
+    lora: str | None
     device: str
     threads: int
     greedy: bool
@@ -127,7 +128,7 @@ def open_conversation(run: Run) -> Conversation:
         cfg_coef=run.cfg_coef,
         conditions=run.conditions,
     )
-    return start_conversation(run.model, run.device, run.threads, how)
+    return start_conversation(run.model, run.device, run.threads, how, run.lora)
 
 
 def _voice(given: str | None) -> str | Path | None:

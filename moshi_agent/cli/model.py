@@ -23,8 +23,10 @@ class How(TypedDict):
     conditions: NotRequired[Mapping[str, str]]
 
 
-def start_conversation(model: str, device: str, threads: int, how: How) -> Conversation:
-    """Loads the model and starts a conversation with it, on so many threads of the CPU.
+def start_conversation(
+    model: str, device: str, threads: int, how: How, lora: str | None = None
+) -> Conversation:
+    """Loads the model, with its low-rank updates, and starts a conversation, on so many threads of the CPU.
 
     Raises:
         InputError: this machine has no such device, or the model takes no such conditions.
@@ -32,7 +34,7 @@ def start_conversation(model: str, device: str, threads: int, how: How) -> Conve
     """
     check_device(device)
     torch.set_num_threads(threads)
-    checkpoint = load_checkpoint(model, device=device, pack="auto")
+    checkpoint = load_checkpoint(model, device=device, pack="auto", lora=lora)
     return Conversation(checkpoint, **how)
 
 

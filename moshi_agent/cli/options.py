@@ -16,6 +16,13 @@ model_option = click.option(
 )
 
 
+lora_option = click.option(
+    "--lora",
+    metavar="FILE",
+    help="Low-rank updates to use with the model, as `moshi-agent train lm` makes them: lora.safetensors.",
+)
+
+
 def _device(context: click.Context, parameter: click.Parameter, value: str) -> str:
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", value):
         raise click.BadParameter(f"{value!r} is no device: cpu, cuda, cuda:N and mps are accepted")

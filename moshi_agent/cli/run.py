@@ -8,7 +8,7 @@ from typing import TypedDict, Unpack
 
 import click
 
-from moshi_agent.cli.options import Seconds, UpTo, device_option, model_option, threads_option
+from moshi_agent.cli.options import Seconds, UpTo, device_option, lora_option, model_option, threads_option
 from moshi_agent.questions import find_question, sample_questions
 
 _PATH = click.Path(path_type=Path)
@@ -20,6 +20,7 @@ class _Options(TypedDict):
     out: Path
     text: Path | None
     model: str
+    lora: str | None
     device: str
     threads: int
     greedy: bool
@@ -50,6 +51,7 @@ def _conditions(
 @click.option("--out", type=_PATH, default="answer.wav", show_default=True, help="Where the answer goes.")
 @click.option("--text", type=_PATH, help="Where its text goes: JSON with every word's time, and the figures.")
 @model_option
+@lora_option
 @device_option
 @threads_option
 @click.option(

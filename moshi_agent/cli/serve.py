@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from moshi_agent.cli.adapters import load_adapter
-from moshi_agent.cli.options import model_option, threads_option
+from moshi_agent.cli.options import lora_option, model_option, threads_option
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -17,6 +17,7 @@ _SECONDS = click.FloatRange(0, 86_400)
 
 @click.command()
 @model_option
+@lora_option
 @click.option(
     "--transcribe",
     metavar="REPO|FOLDER",

@@ -42,11 +42,13 @@ def mimi(config: Path, device: str, threads: int) -> None:
     with _naming_what_is_missing():
         import torch
 
+        from moshi_agent.cli.model import check_device
         from moshi_agent.training.mimi.config import MimiTraining
         from moshi_agent.training.mimi.run import train_mimi
         from moshi_agent.training.settings import read_settings
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     settings = read_settings(config, MimiTraining)
+    check_device(device)
     torch.set_num_threads(threads)
     checkpoint = train_mimi(settings, device)
     if checkpoint is not None:
@@ -71,10 +73,12 @@ def lm(config: Path, device: str, threads: int) -> None:
     with _naming_what_is_missing():
         import torch
 
+        from moshi_agent.cli.model import check_device
         from moshi_agent.training.finetune.config_file import read_finetune_config
         from moshi_agent.training.finetune.run import finetune
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     settings = read_finetune_config(config)
+    check_device(device)
     torch.set_num_threads(threads)
     checkpoint = finetune(settings, device=device)
     if checkpoint is not None and os.environ.get("RANK", "0") == "0":

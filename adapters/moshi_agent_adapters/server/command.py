@@ -29,6 +29,7 @@ class Serve:
 
     server: ServerConfig
     model: str = "tiny"
+    lora: str | None = None  # a file of low-rank updates
     transcribe: str | None = None  # the recogniser that writes down what callers say
     voices: Path | None = None  # a folder of voices that callers may choose
     personas: bool | None = None  # the model takes roles and voices; None asks the checkpoint
@@ -64,6 +65,7 @@ def serve(asked: Serve) -> None:
     port = int(sockets[0].getsockname()[1])
     engine = Engine.load(
         asked.model,
+        lora=asked.lora,
         transcriber=asked.transcribe,
         voices=asked.voices,
         personas=asked.personas,

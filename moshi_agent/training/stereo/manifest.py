@@ -31,6 +31,10 @@ def read_manifest(path: Path) -> list[ManifestEntry]:
     Raises:
         DataError: it cannot be read, is empty, or has a line of another form, whose number is told.
     """
+    if not path.exists():
+        raise DataError(f"there is no file or folder {str(path)!r}")
+    if path.suffix.lower() in AUDIO_SUFFIXES:
+        raise DataError(f"{path} is a recording; accepted: a .jsonl manifest, or a folder of recordings")
     try:
         text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         lines = text.decode().splitlines()

@@ -6,13 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile as sf
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from moshi_agent import Engine
 from moshi_agent.checkpoint import load_checkpoint
+from moshi_agent.cli import main
 from moshi_agent.errors import ConfigError
 from moshi_agent.models.lm import LMModel
 from moshi_agent.training.finetune.base import load_base
@@ -193,3 +197,36 @@ def test_updates_on_a_checkpoint_with_updates_are_refused(
     (tmp_path / "config.json").write_text(json.dumps(config | {"lora_name": "lora.safetensors"}))
     with pytest.raises(ConfigError, match="has low-rank updates already"):
         load_base(configuration(tmp_path, Path("unused")), torch.float32)
+
+
+def test_the_command_line_speaks_with_the_updates(
+    checkpoint: Path, tuned: tuple[LMModel, Path], tmp_path: Path
+) -> None:
+    """Another answer than without them, and a folder in place of the file is named as such."""
+    audio: list[bytes] = []
+    speech = tmp_path / "speech.wav"
+    sf.write(speech, np.random.default_rng(0).uniform(-0.3, 0.3, 24_000), 24_000)
+    for number, lora in enumerate(([], ["--lora", str(tuned[1] / "lora.safetensors")])):
+        out = tmp_path / f"{number}.wav"
+        options = ["--model", str(checkpoint), "--greedy", "--tail", "1", "--out", str(out), *lora]
+        result = CliRunner().invoke(main, ["run", str(speech), *options])
+        assert result.exit_code == 0, result.output
+        audio.append(out.read_bytes())
+    assert audio[0] != audio[1]
+    result = CliRunner().invoke(main, ["run", "--model", str(checkpoint), "--lora", str(tuned[1])])
+    assert result.exit_code == 1 and "is a folder; accepted: a file in it" in result.output
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("what", ["lm", "mimi"])
+def test_a_device_that_is_not_there_is_named(what: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    keys = {
+        "lm": 'run_dir = "run"\nmoshi_paths = {hf_repo_id = "tiny"}\nlora = {enable = true}\n'
+        'data = {train_data = "nowhere.jsonl"}\n',
+        "mimi": 'from = "tiny"\nfolder = "run"\ndata = {train = "nowhere"}\n',
+    }
+    config.write_text(keys[what], encoding="utf-8")
+    result = CliRunner().invoke(main, ["train", what, "--config", str(config), "--device", "cuda"])
+    assert result.exit_code == 1
+    assert "there is no device cuda that PyTorch can use here" in result.output
