@@ -51,6 +51,7 @@ def settings(folder: Path, manifest: Path, steps: int) -> dict[str, Any]:
         "noise": {"text": 0.005, "own": 0.03, "user": 0.1},
         "gradient_checkpointing": False,
         "log_freq": 25,
+        "ckpt_freq": 100,
         "save_adapters": False,  # the updates are added to the weights: a model of its own
     }
 

@@ -87,7 +87,7 @@ def test_damaged_files_are_left_out_and_named(tmp_path: Path) -> None:
 def test_nothing_that_can_be_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no recording"):
         find_audio(tmp_path, Problems())
-    with pytest.raises(DataError, match="cannot be read as a manifest"):
+    with pytest.raises(DataError, match="there is no file or folder"):
         find_audio(tmp_path / "none", Problems())
     sf.write(tmp_path / "nan.wav", np.full(9000, np.nan, np.float32), 24_000, subtype="FLOAT")
     with pytest.raises(DataError, match=r"in a row cannot be read\n1 file left out:\n.*nan\.wav"):
