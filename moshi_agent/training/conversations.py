@@ -3,6 +3,7 @@
 The rules, in frames of 80 ms: an answer begins `ANSWER_DELAY_FRAMES` after the frame with the last of the
 question; when the caller speaks again, the bot's sound stops some frames after the one with the caller's
 first loud sample (`ConversationMix.stop_shares`), and its text a frame earlier; nothing else stops it.
+Now and then it says an answer that nobody has asked for, as if it had been told to (`Session.say`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from moshi_agent.training.speech import (
     Audio,
     loud_span,
 )
-from moshi_agent.training.tokenizer import BEGIN, PADDING
+from moshi_agent.training.tokenizer import BEGIN, END_OF_PADDING, PADDING
 
 ANSWER_DELAY_FRAMES = 6
 SOONEST_STOP_FRAMES = 2  # a frame is known when it is over, and the sound has its acoustic delay
@@ -45,6 +46,7 @@ class ConversationMix:
     known_share: float = 0.7
     interrupted_share: float = 0.3
     resumed_share: float = 0.04  # the caller goes on before the answer has begun
+    told_share: float = 0.15  # of turns in which the bot speaks without being asked
     # Frames from an interruption to the bot's silence, each with its share. The late ones show what it is
     # like to have missed the moment: what is learnt there is to stop, not to have gone on.
     stop_shares: tuple[tuple[int, float], ...] = ((2, 0.65), (3, 0.23), (4, 0.08), (5, 0.04))
@@ -63,7 +65,8 @@ class ConversationMix:
 
 @dataclass(kw_only=True)
 class Turn:
-    """One utterance of the caller and the bot's answer to it; the opening greeting has no question.
+    """One utterance of the caller and the bot's answer to it; the opening greeting has no question, nor has
+    what the bot was told to say.
 
     Samples and frames count from the start of the call. `answer_last_frame` is the last frame with sound; a
     turn without an answer has None. `interrupted_at` is the caller's first loud sample, if that cut it.
@@ -77,6 +80,7 @@ class Turn:
     answer_first_frame: int | None = None
     answer_last_frame: int | None = None
     interrupted_at: int | None = None
+    told_at: int | None = None  # the frame of the first piece of text that the bot was told to say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,8 +191,11 @@ class ConversationSampler:
             self._say(call, GREETING_FRAME)
             onset = self._next_onset(call, rng)
         while onset < len(call.speech):
-            self._ask(call, onset, rng)
-            self._say(call, call.turns[-1].question_end // FRAME_SAMPLES + ANSWER_DELAY_FRAMES)
+            if rng.random() < self.mix.told_share and _is_quiet(call, onset):
+                self._tell(call, onset, rng)
+            else:
+                self._ask(call, onset, rng)
+                self._say(call, call.turns[-1].question_end // FRAME_SAMPLES + ANSWER_DELAY_FRAMES)
             onset = self._next_onset(call, rng)
 
     def _ask(self, call: _Call, onset: int, rng: Rng) -> None:
@@ -215,6 +222,25 @@ class ConversationSampler:
                 question_end=end,
             )
         )
+
+    def _tell(self, call: _Call, onset: int, rng: Rng) -> None:
+        """The bot says one of its answers about `onset`, with or without having cleared its throat."""
+        call.turns.append(
+            Turn(
+                question=None,
+                known=True,
+                answer=int(rng.integers(len(self.answers))),
+                question_start=onset,
+                question_end=onset,
+            )
+        )
+        first = 1 + onset // FRAME_SAMPLES
+        self._say(call, first)
+        pieces = np.flatnonzero(~np.isin(call.text[first:], (PADDING, END_OF_PADDING)))
+        if len(pieces):
+            call.turns[-1].told_at = first + int(pieces[0])
+            if rng.random() < 0.5:
+                call.text[first - 1] = PADDING
 
     def _say(self, call: _Call, first: int) -> None:
         """The bot gives the last turn's answer from frame `first` on, as far as the call lasts."""
@@ -265,6 +291,12 @@ class ConversationSampler:
             effects.append("opus")
             user = augment.through_opus(user, rng, config)
         return np.clip(user, -1, 1), tuple(effects)
+
+
+def _is_quiet(call: _Call, onset: int) -> bool:
+    """Whether the bot has said by sample `onset` what it had to."""
+    last = call.turns[-1].answer_last_frame if call.turns else -1
+    return last is not None and last < onset // FRAME_SAMPLES
 
 
 def _samples(rng: Rng, seconds: tuple[float, float]) -> int:

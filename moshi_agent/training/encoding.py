@@ -31,6 +31,7 @@ class EncodedCall:
     codes: Codes = field(repr=False)  # [frames, 1 + 2 * codebooks]: text, bot, caller
     asked: Codes = field(repr=False)  # [frames]
     late: NDArray[np.bool_] = field(repr=False)  # [frames] the bot should have stopped before, and has not
+    told: NDArray[np.bool_] = field(repr=False)  # [frames] the text says what it was told to begin with
 
 
 class CallEncoder:
@@ -54,7 +55,14 @@ class CallEncoder:
         for call, user, bot in zip(calls, users, bots, strict=True):
             codes = np.concatenate([call.text[:, None].astype(np.int16), bot, user], axis=1)
             frames = len(call.text)
-            encoded.append(EncodedCall(codes=codes, asked=_asked(call, frames), late=_late(call, frames)))
+            encoded.append(
+                EncodedCall(
+                    codes=codes,
+                    asked=_asked(call, frames),
+                    late=_late(call, frames),
+                    told=_told(call, frames),
+                )
+            )
         return encoded
 
     def _encode_bots(self, signals: Sequence[Audio]) -> list[Codes]:
@@ -155,3 +163,12 @@ def _late(call: Conversation, frames: int) -> NDArray[np.bool_]:
                 True
             )
     return late
+
+
+def _told(call: Conversation, frames: int) -> NDArray[np.bool_]:
+    """From the frame before the sound to the first piece: what comes after it follows from it."""
+    told = np.zeros(frames, bool)
+    for turn in call.turns:
+        if turn.told_at is not None:
+            told[turn.question_start // FRAME_SAMPLES : turn.told_at + 1] = True
+    return told

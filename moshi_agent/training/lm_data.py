@@ -54,6 +54,7 @@ def build_shard(
         codes=np.stack([call.codes for call in calls]),
         asked=np.stack([call.asked for call in calls]),
         late=np.stack([call.late for call in calls]),
+        told=np.stack([call.told for call in calls]),
         quiet=encoder.quiet,
     )
     os.replace(partial, path)
@@ -65,6 +66,7 @@ class Crops(NamedTuple):
     codes: NDArray[np.int64]  # [batch, streams, frames]
     asked: NDArray[np.int64]  # [batch, frames]
     late: NDArray[np.bool_]  # [batch, frames] where the bot should have stopped before
+    told: NDArray[np.bool_]  # [batch, frames] where it was told what to write
     begins: NDArray[np.bool_]  # [batch] whether it begins where its call does
 
 
@@ -75,6 +77,7 @@ class LMData:
     codes: NDArray[np.int16] = field(repr=False)  # [calls, frames, streams]
     asked: NDArray[np.int16] = field(repr=False)  # [calls, frames]
     late: NDArray[np.bool_] = field(repr=False)  # [calls, frames]
+    told: NDArray[np.bool_] = field(repr=False)  # [calls, frames]
     quiet: NDArray[np.int16] = field(repr=False)  # [codebooks]
 
     @classmethod
@@ -83,10 +86,10 @@ class LMData:
         shards = [np.load(path) for path in sorted(folder.glob("calls_????.npz"))]
         if not shards:
             raise ConfigError(f"no encoded calls in {folder}; build them with build_lm_data first")
-        codes, asked, late = (
-            np.concatenate([shard[n] for shard in shards]) for n in ("codes", "asked", "late")
+        codes, asked, late, told = (
+            np.concatenate([shard[n] for shard in shards]) for n in ("codes", "asked", "late", "told")
         )
-        return cls(codes, asked, late, shards[0]["quiet"])
+        return cls(codes, asked, late, told, shards[0]["quiet"])
 
     def crops(self, rng: np.random.Generator, batch: int, frames: int) -> Crops:
         """Pieces of calls, some of which begin with their call.
@@ -155,4 +158,5 @@ class LMData:
         """calls: [batch], frames: [batch, frames] of each crop."""
         rows = calls[:, None], frames
         codes = self.codes[rows].transpose(0, 2, 1).astype(np.int64)
-        return Crops(codes, self.asked[rows].astype(np.int64), self.late[rows], frames[:, 0] == 0)
+        asked = self.asked[rows].astype(np.int64)
+        return Crops(codes, asked, self.late[rows], self.told[rows], frames[:, 0] == 0)

@@ -48,6 +48,7 @@ class Batch:
     codes: Tensor  # [B, 1 + n_q, T]
     asked: Tensor  # [B, T]
     late: Tensor  # [B, T] bool, where the bot should have stopped before: what it does there is no example
+    told: Tensor  # [B, T] bool, where the bot was told what to write: that is no example of when to
     begins: Tensor  # [B] bool, whether a crop begins where its call does
 
 
@@ -71,19 +72,19 @@ class LMLoss:
         interrupted = ~quiet & (batch.asked > 0)
         chosen = self._chosen(quiet, interrupted, batch.begins, generator) & ~batch.late
         # The text is a frame ahead of the sound.
-        late = F.pad(batch.late[:, 1:], (0, 1))
+        no_example = F.pad(batch.late[:, 1:], (0, 1)) | batch.told
         return {
-            "text": config.text_weight * self._text(text_logits, own[:, 0], interrupted, late),
+            "text": config.text_weight * self._text(text_logits, own[:, 0], interrupted, no_example),
             "audio": config.audio_weight * self._audio(hidden, own, given, chosen),
             "asked": config.asked_weight * self._asked(hidden, batch.asked),
         }
 
-    def _text(self, logits: Tensor, target: Tensor, interrupted: Tensor, late: Tensor) -> Tensor:
-        """logits: [B, T, text_card], target, interrupted and late: [B, T]."""
+    def _text(self, logits: Tensor, target: Tensor, interrupted: Tensor, no_example: Tensor) -> Tensor:
+        """logits: [B, T, text_card], target, interrupted and no_example: [B, T]."""
         config = self.model.config
         silent = (target == config.text_padding_id) | (target == config.text_end_padding_id)
         # To write no more when interrupted is to say something.
-        weights = torch.where(silent & ~interrupted, self.config.padding_weight, 1.0) * ~late
+        weights = torch.where(silent & ~interrupted, self.config.padding_weight, 1.0) * ~no_example
         losses = F.cross_entropy(logits.float().transpose(1, 2), target, reduction="none")
         return (losses * weights).sum() / weights.sum()
 

@@ -163,7 +163,7 @@ def test_the_text_of_a_whole_answer_is_the_answer(
                 continue
             tokens = call.text[first - 1 : last + 1]
             said = [int(token) for token in tokens if token not in (PADDING, END_OF_PADDING)]
-            assert tokens[0] == END_OF_PADDING
+            assert tokens[0] == END_OF_PADDING or turn.told_at is not None
             assert tokenizer.decode(said) == sampler.answers[turn.answer].text
             checked += 1
     assert checked > 50
@@ -176,8 +176,34 @@ def test_a_greeting_is_given_when_asked_for(calls: list[Conversation], sampler: 
     greeting = sampler.answers[sampler.greeting]
     for call in calls:
         assert not (call.text[1:] == BEGIN).any()
-        speaks = call.bot[GREETING_FRAME * FRAME_SAMPLES :][: 5 * FRAME_SAMPLES]
-        assert np.array_equal(speaks, greeting.audio[: 5 * FRAME_SAMPLES]) == (call.text[0] == BEGIN)
+        if call.turns and call.turns[0].told_at is not None:
+            continue  # it may have been told to greet
+        speaks = call.bot[GREETING_FRAME * FRAME_SAMPLES :][: 2 * FRAME_SAMPLES]
+        assert np.array_equal(speaks, greeting.audio[: 2 * FRAME_SAMPLES]) == (call.text[0] == BEGIN)
+
+
+def test_now_and_then_the_bot_says_what_nobody_asked_for(
+    calls: list[Conversation], sampler: ConversationSampler
+) -> None:
+    """While nobody speaks; the text up to its first piece is marked, and no other text."""
+    encoder = CallEncoder(small_mimi())
+    answers: set[int] = set()
+    for call, encoded in zip(calls[:60], encoder.encode(calls[:60]), strict=True):
+        marked = 0
+        for turn in call.turns:
+            if turn.told_at is None:
+                continue
+            answers.add(turn.answer)
+            assert turn.question is None
+            begin = turn.question_start // FRAME_SAMPLES
+            marked += turn.told_at + 1 - begin
+            before = call.bot[begin * FRAME_SAMPLES : (begin + 1) * FRAME_SAMPLES]
+            assert not before.any() and call.bot[(begin + 1) * FRAME_SAMPLES :][: 5 * FRAME_SAMPLES].any()
+            assert not encoded.told[turn.told_at + 1] and encoded.told[begin : turn.told_at + 1].all()
+            assert call.text[turn.told_at] not in (PADDING, END_OF_PADDING)
+            assert (call.text[begin + 1 : turn.told_at] <= PADDING).all()
+        assert encoded.told.sum() == marked
+    assert len(answers) > 5
 
 
 def test_calls_vary_and_repeat_with_their_seed(

@@ -111,6 +111,22 @@ def test_nothing_is_learnt_from_stopping_late() -> None:
     torch.testing.assert_close(text, losses[:, kept].mean())
 
 
+def test_what_the_bot_was_told_to_write_is_no_example_of_when_to() -> None:
+    """Its text does not count where it was told to begin, its codes do."""
+    trainer = LMTrainer(
+        small_lm(), replace(TRAINING, losses=replace(NOISELESS, padding_weight=1.0)), echoing_calls()
+    )
+    batch = trainer.draw(np.random.default_rng(0))
+    told = torch.zeros_like(batch.told)
+    told[:, 5:15] = True
+    before = trainer.loss(batch, torch.Generator().manual_seed(0))
+    after = trainer.loss(replace(batch, told=told), torch.Generator().manual_seed(0))
+    logits = trainer.model(batch.codes).text_logits[:, 0].transpose(1, 2)
+    losses = torch.nn.functional.cross_entropy(logits, batch.codes[:, 0], reduction="none")
+    torch.testing.assert_close(after["text"], losses[~told].mean())
+    assert torch.equal(after["audio"], before["audio"])
+
+
 def test_delays_stand_behind_one_initial_token() -> None:
     """As in the model itself."""
     model = small_lm()
@@ -125,8 +141,8 @@ def test_delays_stand_behind_one_initial_token() -> None:
 def test_crops_are_pieces_of_calls() -> None:
     """Each crop's text, codes and question come from the same frames of one call."""
     data = echoing_calls()
-    codes, asked, late, begins = data.crops(np.random.default_rng(1), 5, 30)
-    assert begins.shape == (5,) and late.shape == (5, 30)
+    codes, asked, late, told, begins = data.crops(np.random.default_rng(1), 5, 30)
+    assert begins.shape == (5,) and late.shape == told.shape == (5, 30)
     assert codes.shape == (5, 1 + 2 * CODEBOOKS, 30) and asked.shape == (5, 30)
     assert (codes[:, 1 + CODEBOOKS] == asked + 5).all()
     assert set(np.unique(codes[:, 1])) <= {QUIET, 5, 6, 7}
@@ -141,7 +157,8 @@ def test_only_a_question_s_own_frames_change_their_pace() -> None:
     codes = np.full((1, frames, 3), QUIET, np.int16)
     codes[0, last + ANSWER_DELAY_FRAMES :, 1] = 5
     codes[0, :, 2] = numbers
-    data = LMData(codes, asked, np.zeros(asked.shape, bool), np.full(1, QUIET, np.int16))
+    nowhere = np.zeros(asked.shape, bool)
+    data = LMData(codes, asked, nowhere, nowhere, np.full(1, QUIET, np.int16))
     crops = data.question_crops(np.random.default_rng(0), 20, 60, pace_share=0.5)
     assert len({tuple(row) for row in crops.codes[:, 2]}) == 20
     for user, bot in zip(crops.codes[:, 2], crops.codes[:, 1], strict=True):

@@ -27,6 +27,7 @@ MIX = ConversationMix(
     known_share=0.68,
     interrupted_share=0.25,
     resumed_share=0.02,
+    told_share=0.0,  # files cannot tell that something is no example of when to speak
     burst_share=0.25,
     first_pause_s=(0.1, 0.8),
     pause_s=(0.3, 1.2),

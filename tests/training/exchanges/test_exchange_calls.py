@@ -11,7 +11,7 @@ import pytest
 import soundfile as sf
 
 from moshi_agent.errors import DataError
-from moshi_agent.training.conversations import ConversationMix, ConversationSampler
+from moshi_agent.training.conversations import ConversationSampler
 from moshi_agent.training.corpus import Corpus
 from moshi_agent.training.exchanges.calls import MIX, CallPlan, alignments, asking_more, write_calls
 from moshi_agent.training.exchanges.lesson import LessonPlan, write_lesson
@@ -51,7 +51,7 @@ def sampler(lesson: Path) -> ConversationSampler:
     """A sampler on the lesson's speech, of calls in which nobody interrupts."""
     tokenizer = load_tokenizer()
     phrases = extended(load_phrases(), NEW, tokenizer)
-    mix = ConversationMix(silent_share=0, greeting_share=0, interrupted_share=0, resumed_share=0)
+    mix = replace(MIX, greeting_share=0, interrupted_share=0, resumed_share=0)
     return ConversationSampler.make(Corpus.open(lesson / "speech"), phrases, tokenizer, mix=mix)
 
 
