@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -45,6 +46,9 @@ def run(config: EngineConfig, connection: Connection, rings_name: str, log_level
     except Exception as error:
         channel.send(Loaded(portable(error)))
     else:
+        # What is there now stays: to look through all of it for garbage takes longer than a step may.
+        gc.collect()
+        gc.freeze()
         channel.send(Loaded())
         _serve(backend, channel)
     channel.close()

@@ -91,6 +91,7 @@ class FrameStep:
         copies = 1 if self.generator.guidance is None else 2
         self.kv_int8 = choose_kv_int8(kv_cache, checkpoint.lm, copies * rows)
         self.state = EngineState(mimi_state, self.generator.init_state(rows, self.kv_int8))
+        self._views: dict[int, EngineState] = {}  # of the state, which never moves
         if graphs is True:
             graphs = CudaDevice(self.device) if self.device.type == "cuda" else False
         greedy = SamplingConfig(greedy=True)
@@ -152,7 +153,7 @@ class FrameStep:
 
     def compute(self, count: int, given: StepTensors, length: int | None = None) -> ResultTensors:
         """The step of the first `count` rows. `length` as in `Transformer.forward`."""
-        state, sampling = self.state.first_rows(count), self.sampling.first_rows(count)
+        state, sampling = self._first_rows(count), self.sampling.first_rows(count)
         lm, generator = self.generator.lm_model, self.generator
         latent = self.mimi.encode_latent(given.pcm, state.mimi, given.hears)
         user = self.mimi.quantizer.encode(latent)[:, : lm.config.num_user_codebooks, 0]
@@ -177,6 +178,11 @@ class FrameStep:
             healthy=healthy if given.steps is None else healthy | ~given.steps,
             heads=lm.extra_probabilities(output.hidden),
         )
+
+    def _first_rows(self, count: int) -> EngineState:
+        if count not in self._views:
+            self._views[count] = self.state.first_rows(count)
+        return self._views[count]
 
     def _speak(self, tokens: Tensor | None, state: MimiState, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens [n, 1 + dep_q, 1] or None -> audio [n, 1920], which rows have any [n], their text [n]."""

@@ -134,10 +134,11 @@ class Generator:
         if len(rows) < model.least_rows:
             rows = rows.expand(model.least_rows, -1, -1)
         copies, cache = len(rows) // batch, model.new_depth_cache(len(rows))
+        given_rows = model.depth_given(rows)
         taken = [text]
         for index in range(model.dep_q):
             previous = taken[-1] if copies == 1 else taken[-1].repeat(copies)
-            logits = model.depth_step(rows, previous, index, cache)
+            logits = model.depth_step(given_rows, previous, index, cache)
             if self.guidance is not None:
                 logits = self.guidance.guide(logits[:batch], logits[batch:])
             taken.append(chooser.choose(logits[:batch]))

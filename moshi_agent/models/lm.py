@@ -19,7 +19,8 @@ from moshi_agent.config import DepthConfig, MoshiConfig
 from moshi_agent.errors import InputError
 from moshi_agent.nn.conditioners import ConditionFuser, ConditionProvider, ConditionTensors
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN, ZERO_TOKEN, PackedEmbeddingSum, TokenEmbedding
-from moshi_agent.nn.linear import Linear
+from moshi_agent.nn.kv_cache import LayerCache
+from moshi_agent.nn.linear import JoinedLinears, Linear
 from moshi_agent.nn.norm import make_norm
 from moshi_agent.nn.packing import PackFormat
 from moshi_agent.nn.transformer import Transformer, TransformerState
@@ -63,6 +64,7 @@ class LMModel(nn.Module):
         self.condition_provider = ConditionProvider(config.conditioners, dim) if config.conditioners else None
         self.fuser = ConditionFuser(config.fuser) if config.fuser else None
         self._packed_embeddings: PackedEmbeddingSum | None = None
+        self._packed_depth_in: JoinedLinears | None = None
         self.least_rows = 1  # packed products take a lone row only by way of two
         if config.depth is not None:
             self._make_depth(config.depth)
@@ -234,26 +236,34 @@ class LMModel(nn.Module):
         Returns:
             [B, dep_q, T, card].
         """
-        inputs = [self._depth_input(hidden, tokens[:, index], index) for index in range(self.dep_q)]
+        given = self.depth_given(hidden)
+        inputs = [self._depth_input(given, tokens[:, index], index) for index in range(self.dep_q)]
         stacked = torch.stack(inputs, dim=2).flatten(0, 1)  # [B T, dep_q, C]
         y = self.depformer(stacked).unflatten(0, hidden.shape[:2])
         return torch.stack([self._depth_output(y[:, :, index], index) for index in range(self.dep_q)], dim=1)
 
-    def depth_step(self, hidden: Tensor, token: Tensor, index: int, cache: Tensor) -> Tensor:
-        """Logits of one codebook. hidden: [B, 1, dim], token: [B] the one before it -> [B, card]."""
-        x = self._depth_input(hidden, token[:, None], index)
+    def depth_given(self, hidden: Tensor) -> Sequence[Tensor]:
+        """What codebooks are told of their step. [B, T, dim] -> [B, T, C] for each set of weights."""
+        if self._packed_depth_in is not None:
+            return self._packed_depth_in(hidden)
+        return [projection(hidden) for projection in self.depformer_in]
+
+    def depth_step(
+        self, given: Sequence[Tensor], token: Tensor, index: int, cache: list[LayerCache]
+    ) -> Tensor:
+        """Logits of one codebook. given: of `depth_given`, token: [B] the one before it -> [B, card]."""
+        x = self._depth_input(given, token[:, None], index)
         return self._depth_output(self.depformer.lockstep(x, cache, index), index)[:, 0]
 
-    def new_depth_cache(self, rows: int) -> Tensor:
+    def new_depth_cache(self, rows: int) -> list[LayerCache]:
         """What `depth_step` keeps between the codebooks of one step."""
-        return self.depformer.new_cache(rows, self.dep_q, self.device, self.dtype)
+        return self.depformer.lockstep_cache(rows, self.dep_q, self.device, self.dtype)
 
-    def _depth_input(self, hidden: Tensor, token: Tensor, index: int) -> Tensor:
-        """hidden: [B, T, dim], token: [B, T] -> [B, T, C]."""
+    def _depth_input(self, given: Sequence[Tensor], token: Tensor, index: int) -> Tensor:
+        """given: [B, T, C] for each weight set, token: [B, T] -> [B, T, C]."""
         depth = cast(DepthConfig, self.config.depth)
-        projection = self.depformer_in[_weight_set(depth, index) if depth.multi_linear else 0]
         embedding = self.depformer_text_emb if index == 0 else self.depformer_emb[index - 1]
-        return projection(hidden) + embedding(token)
+        return given[_weight_set(depth, index) if depth.multi_linear else 0] + embedding(token)
 
     def _depth_output(self, y: Tensor, index: int) -> Tensor:
         return self.linears[index](self.depformer_norms[index](y))
@@ -296,8 +306,11 @@ class LMModel(nn.Module):
         self.transformer.pack(pack_format)
         if self.config.depth is not None:
             self.depformer.pack(pack_format)
-            parts = [self.depformer_in, self.depformer_text_emb, self.depformer_emb, self.linears]
-            _pack_linears(parts, pack_format)
+            _pack_linears([self.depformer_text_emb, self.depformer_emb, self.linears], pack_format)
+            for embedding in (self.depformer_text_emb, *self.depformer_emb):
+                cast(TokenEmbedding, embedding).pack()
+            inputs = [cast(Linear, one) for one in self.depformer_in]
+            self._packed_depth_in = JoinedLinears(inputs, pack_format)
 
 
 def _pack_linears(parts: Sequence[nn.Module], pack_format: PackFormat) -> None:

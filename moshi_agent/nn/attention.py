@@ -38,15 +38,15 @@ class SelfAttention(nn.Module):
             )
             rotated = rotate(rotated, plan.rotation, config.positional_embedding != "rope_concat")
             heads = torch.cat([rotated, values], dim=2)
-        queries, keys_values = heads[:, :, : config.num_heads], heads[:, :, config.num_heads :]
-        keys_values = keys_values.unflatten(2, (2, config.num_kv_heads))  # [B, T, 2, H_kv, D]
+        queries, keys_values = heads.transpose(1, 2).split([config.num_heads, 2 * config.num_kv_heads], dim=1)
+        keys_values = keys_values.unflatten(1, (2, config.num_kv_heads))  # [B, 2, H_kv, T, D]
         if plan.filled is None:
             keys, values = _through_cache(cache, keys_values, plan).unbind(1)
-            y = _attend(queries.transpose(1, 2), keys, values, plan, config.kv_repeat > 1).transpose(1, 2)
+            y = _attend(queries, keys, values, plan, config.kv_repeat > 1).transpose(1, 2)
         else:
             assert cache is not None and plan.slots is not None
-            cache_attention.store(keys_values[:, 0], cache, plan.slots[:, 0])
-            y = cache_attention.attend(queries[:, 0], cache, plan.filled, plan.length)[:, None]
+            cache_attention.store(keys_values[:, :, :, 0], cache, plan.slots[:, 0])
+            y = cache_attention.attend(queries[:, :, 0], cache, plan.filled, plan.length)[:, None]
         y = y.flatten(2)
         return apply_per_step(self.out_projs, config, y, plan.first_step)
 
@@ -82,16 +82,16 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, plan: Plan, grouped: 
 
 
 def _through_cache(cache: LayerCache | None, keys_values: Tensor, plan: Plan) -> Tensor:
-    """Writes the chunk, [B, T, 2, H_kv, D], and returns all that is cached, [B, 2, H_kv, L, D].
+    """Writes the chunk, [B, 2, H_kv, T, D], and returns all that is cached, [B, 2, H_kv, L, D].
 
     Rows that do not execute are written too: their offset stays, so the next chunk writes over it.
     """
     if cache is None:
-        return keys_values.permute(0, 2, 3, 1, 4)
+        return keys_values
     if plan.rows is None or plan.slots is None:
-        cache.write_lockstep(keys_values[:, 0], plan.first_step)
+        cache.write_lockstep(keys_values, plan.first_step)
     else:
-        cache.write(keys_values, plan.rows, plan.slots)
+        cache.write(keys_values.permute(0, 3, 1, 2, 4), plan.rows, plan.slots)
     return cache.read(plan.length, keys_values.dtype)
 
 

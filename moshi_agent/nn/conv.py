@@ -53,7 +53,7 @@ class _CausalConv(nn.Module):
             past = first if state is None else torch.where(state.started.view(-1, 1, 1), past, first)
         padded = torch.cat([past, x], dim=1)
         if state is not None:
-            keep(state.previous, padded[:, x.shape[1] :], exec_mask)
+            keep(state.previous, padded.narrow(1, x.shape[1], self.pad_steps), exec_mask)
             if self.pad_mode == "replicate":
                 keep(state.started, torch.ones_like(state.started), exec_mask)
         return padded

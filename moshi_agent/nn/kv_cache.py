@@ -26,7 +26,7 @@ class LayerCache:
 
     def read(self, length: int, dtype: torch.dtype) -> Tensor:
         """The first positions, [B, 2, H_kv, L, D], as numbers of that type where they are quantised."""
-        values = self.values[:, :, :, :length]
+        values = self.values.narrow(3, 0, length)
         if self.scales is None:
             # Autograd keeps what was read, and the next layer writes to the same storage.
             return values.clone() if values.requires_grad else values
@@ -45,8 +45,8 @@ class LayerCache:
         self.scales[rows, :, :, slots] = scales
 
     def write_lockstep(self, keys_values: Tensor, step: int) -> None:
-        """One step that all rows take together, [B, 2, H_kv, D]."""
-        self.values[:, :, :, step] = keys_values
+        """One step that all rows take together, [B, 2, H_kv, 1, D]."""
+        self.values.narrow(3, step, 1).copy_(keys_values)
 
 
 def quantize(vectors: Tensor) -> tuple[Tensor, Tensor]:

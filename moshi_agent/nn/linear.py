@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -57,6 +59,22 @@ class Linear(nn.Linear):
         self.product = pack_product(weight, bias, pack_format)
         self.register_parameter("weight", None)
         self.register_parameter("bias", None)
+
+
+class JoinedLinears(nn.Module):
+    """Layers without bias that read the same input and are as wide, packed as one product."""
+
+    def __init__(self, layers: Sequence[Linear], pack_format: PackFormat) -> None:
+        """Takes the weights over: the layers are left without."""
+        super().__init__()
+        self.count = len(layers)
+        self.product = pack_product(torch.cat([one.dense_weight() for one in layers]), None, pack_format)
+        for layer in layers:
+            layer.register_parameter("weight", None)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """[*, in] -> [*, out] of each layer."""
+        return self.product(x).chunk(self.count, dim=-1)
 
 
 class Int8Linear(Linear):

@@ -65,9 +65,9 @@ class _TransposedProduct:
         self.bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, len(self.weight))
-        y = rows @ self.weight if self.bias is None else torch.addmm(self.bias, rows, self.weight)
-        return y.view(*x.shape[:-1], -1)
+        rows = x if x.dim() == 2 else x.reshape(-1, len(self.weight))
+        y = torch.mm(rows, self.weight) if self.bias is None else torch.addmm(self.bias, rows, self.weight)
+        return y if x.dim() == 2 else y.view(*x.shape[:-1], -1)
 
 
 @cache

@@ -94,9 +94,8 @@ def plan_single(
     )
 
 
-def plan_lockstep(config: TransformerConfig, x: Tensor, step: int) -> Plan:
-    """One step that all rows take together, as in the depth transformer. x: [B, 1, C]."""
-    positions = torch.full((1, 1), step, device=x.device)
+def plan_lockstep(config: TransformerConfig, positions: Tensor, step: int) -> Plan:
+    """One step that all rows take together, as in the depth transformer. positions: [1, 1], the step."""
     return Plan(_rotation(config, positions), None, first_step=step, length=step + 1)
 
 

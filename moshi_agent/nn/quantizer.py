@@ -76,6 +76,8 @@ class ResidualQuantizer(nn.Module):
         self.input_proj = Linear(config.input_dimension, config.dimension)
         self.output_proj = Linear(config.dimension, config.output_dimension)
         self.codebooks = nn.ModuleList(Codebook(config.bins, config.dimension) for _ in range(n_q))
+        self._table: Tensor | None = None  # [n_q * bins, dim], once packed: the codebooks one below the other
+        self._firsts: Tensor | None = None  # [n_q], the row where each begins
 
     def codebook(self, index: int) -> Codebook:
         return cast(Codebook, self.codebooks[index])
@@ -93,14 +95,25 @@ class ResidualQuantizer(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """[B, K, T] -> [B, T, C]; K may be smaller than the number of codebooks."""
-        parts = [self.codebook(index).decode(codes[:, index]) for index in range(codes.shape[1])]
-        return self.output_proj(torch.stack(parts).sum(0) if len(parts) > 1 else parts[0])
+        return self.output_proj(self._sum(codes))
+
+    def _sum(self, codes: Tensor) -> Tensor:
+        """[B, K, T] -> the centroids' sum [B, T, dim]."""
+        batch, count, steps = codes.shape
+        if self._table is not None and self._firsts is not None and count <= len(self._firsts):
+            rows = codes.transpose(1, 2).reshape(-1, count) + self._firsts[:count]
+            return F.embedding_bag(rows, self._table, mode="sum").view(batch, steps, -1)
+        parts = [self.codebook(index).decode(codes[:, index]) for index in range(count)]
+        return torch.stack(parts).sum(0) if count > 1 else parts[0]
 
     def pack(self, pack_format: PackFormat) -> None:
         self.input_proj.pack("float32" if pack_format == "int8" else pack_format)
         self.output_proj.pack(pack_format)
         for index in range(self.n_q):
             self.codebook(index).pack()
+        centroids = [self.codebook(index).centroids for index in range(self.n_q)]
+        self._table = torch.cat(centroids)
+        self._firsts = torch.arange(self.n_q, device=self._table.device) * len(centroids[0])
 
 
 class SplitQuantizer(nn.Module):

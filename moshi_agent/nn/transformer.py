@@ -183,10 +183,19 @@ class Transformer(nn.Module):
         keep(state.offset, state.offset + steps, exec_mask)
         return x
 
-    def lockstep(self, x: Tensor, cache: Tensor, step: int) -> Tensor:
-        """One step, the same for all rows. x: [B, 1, C], cache: [B, layers, 2, H_kv, steps, D]."""
-        x = self._with_positions(x, torch.full((1, 1), step, device=x.device))
-        return self._run(x, plan_lockstep(self.config, x, step), _layers(cache, None), None)
+    def lockstep_cache(
+        self, rows: int, steps: int, device: torch.device, dtype: torch.dtype
+    ) -> list[LayerCache]:
+        """What `lockstep` keeps between its steps."""
+        return _layers(self.new_cache(rows, steps, device, dtype), None)
+
+    def lockstep(self, x: Tensor, caches: list[LayerCache], step: int) -> Tensor:
+        """One step, the same for all rows. x: [B, 1, C], caches: of `lockstep_cache`."""
+        if self.config.positional_embedding == "none":
+            return self._run(x, Plan(None, None, first_step=step, length=step + 1), caches, None)
+        positions = torch.full((1, 1), step, device=x.device)
+        plan = plan_lockstep(self.config, positions, step)
+        return self._run(self._with_positions(x, positions), plan, caches, None)
 
     def _with_positions(self, x: Tensor, positions: Tensor) -> Tensor:
         if self.config.positional_embedding not in ("sin", "sin_rope"):
