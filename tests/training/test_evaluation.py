@@ -360,7 +360,7 @@ def test_the_results_are_a_table_and_json(material: Material, tmp_path: Path) ->
     assert len(lines) == 2 + len(rows)
     assert f"| {TEXT} | >= 95 % | 100.0 % (" in lines[2]
     assert summary(calls).startswith("4 calls with ")
-    content = json.loads(command._as_json(settings, rows, calls))
+    content = json.loads(command._as_json(settings, rows, calls, []))
     assert content["settings"]["seconds"] == 20.0
     assert content["calls"][0]["answers"][0]["text_right"] is True
     decks = (

@@ -12,6 +12,7 @@ import click
 import torch
 
 from moshi_agent.checkpoint.load import load_checkpoint
+from moshi_agent.engine.engine import Engine
 from moshi_agent.errors import MoshiAgentError
 from moshi_agent.outputs import naming, whole_file
 from moshi_agent.training.evaluation.failures import by_voice, failures, wrong_texts
@@ -20,6 +21,7 @@ from moshi_agent.training.evaluation.material import open_material
 from moshi_agent.training.evaluation.report import Measure, measures, summary, table, timing
 from moshi_agent.training.evaluation.run import Settings, evaluate, tokenizer_of
 from moshi_agent.training.evaluation.scoring import CallScore
+from moshi_agent.training.evaluation.told import ToldScore, report, tell
 from moshi_agent.training.phrases import load_phrases
 
 NAMES = [condition.name for condition in CONDITIONS]
@@ -80,20 +82,25 @@ def main(
         material = open_material(held_out, tokenizer_of(checkpoint), settings.seed)
         calls = evaluate(checkpoint, material, settings, recordings)
         rows = measures(calls)
-        click.echo("\n\n".join([summary(calls), table(rows), timing(calls)]) + "\n")
+        with Engine.load(model, shared=False, capacity=len(material.answers), admit_by_time=False) as engine:
+            told = tell(engine, material.answers, settings.seed)
+        click.echo("\n\n".join([summary(calls), table(rows), timing(calls), report(told)]) + "\n")
         click.echo("\n\n".join([wrong_texts(calls, load_phrases()), by_voice(calls), failures(calls, most)]))
         if out is not None:
             with whole_file(out) as path, naming(out):
-                path.write_text(_as_json(settings, rows, calls), encoding="utf-8")
+                path.write_text(_as_json(settings, rows, calls, told), encoding="utf-8")
     except MoshiAgentError as error:
         raise click.ClickException(str(error)) from error
 
 
-def _as_json(settings: Settings, rows: Sequence[Measure], calls: Sequence[CallScore]) -> str:
+def _as_json(
+    settings: Settings, rows: Sequence[Measure], calls: Sequence[CallScore], told: Sequence[ToldScore]
+) -> str:
     content = {
         "settings": asdict(settings),
         "measures": [asdict(row) for row in rows],
         "calls": [asdict(call) for call in calls],
+        "told": [asdict(score) for score in told],
     }
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
