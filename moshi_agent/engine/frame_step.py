@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.config import MoshiConfig, SamplingConfig
@@ -40,6 +42,8 @@ from moshi_agent.nn import cache_attention
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
 from moshi_agent.nn.sampling import RowSampling
 from moshi_agent.nn.state import State
+
+_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 __all__ = ["EngineState", "Frame", "FrameStep", "RowInput", "RowOutput", "Tokens"]
 
@@ -148,11 +152,24 @@ class FrameStep:
         """Takes steps of one row in which everything is forced, without the codec; as `prefill` does."""
         ahead = None if embeddings is None else torch.from_numpy(embeddings).to(self.device)
         state = self.state.lm.one_row(row)
-        prefill(self.generator, state, torch.from_numpy(tokens).to(self.device), ahead)
+        with self._attention():
+            prefill(self.generator, state, torch.from_numpy(tokens).to(self.device), ahead)
         self._steps[row] += len(tokens)
 
     def compute(self, count: int, given: StepTensors, length: int | None = None) -> ResultTensors:
         """The step of the first `count` rows. `length` as in `Transformer.forward`."""
+        with self._attention():
+            return self._compute(count, given, length)
+
+    def _attention(self) -> AbstractContextManager[object]:
+        """Which of PyTorch's attentions serve.
+
+        On Hopper it would rather have cuDNN's, which is planned and compiled anew for every shape: for each
+        number of rows, codebook and length of a prompt. The others are launched as they are.
+        """
+        return sdpa_kernel(_ATTENTION) if self.device.type == "cuda" else nullcontext()
+
+    def _compute(self, count: int, given: StepTensors, length: int | None) -> ResultTensors:
         state, sampling = self._first_rows(count), self.sampling.first_rows(count)
         lm, generator = self.generator.lm_model, self.generator
         latent = self.mimi.encode_latent(given.pcm, state.mimi, given.hears)

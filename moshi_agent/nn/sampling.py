@@ -65,10 +65,11 @@ class RowSampling:
             (self.audio, config.temp, config.top_k, config.top_p),
         ):
             best_alone = config.greedy or temp == 0
-            choice.inverse_temp[row] = 1.0 if best_alone else 1.0 / max(temp, 1e-6)
-            choice.top_k[row] = 1 if best_alone else top_k
-            choice.top_p[row] = top_p
-        self.seed[row] = config.seed
+            # Filled: what is assigned would be copied from the host, and CUDA waits for that.
+            choice.inverse_temp[row].fill_(1.0 if best_alone else 1.0 / max(temp, 1e-6))
+            choice.top_k[row].fill_(1 if best_alone else top_k)
+            choice.top_p[row].fill_(top_p)
+        self.seed[row].fill_(config.seed)
 
     def row(self, row: int) -> SamplingConfig:
         """The settings of one row."""

@@ -300,6 +300,8 @@ def test_a_step_asks_the_device_nothing(kernel: bool) -> None:
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+# Torch says so on its first use, and here a warning is an error.
+ignores_prototype = pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 
 
 def _on_cuda(graphs: bool, kv_cache: KVCache, head_dim: int = 64) -> FrameStep:
@@ -351,6 +353,7 @@ def test_captured_steps_follow_the_eager_ones(kv_cache: KVCache, head_dim: int) 
 
 @pytest.mark.gpu
 @needs_gpu
+@ignores_prototype
 def test_a_captured_step_waits_for_the_device_once() -> None:
     """Nothing in it synchronises but the wait at its end, which torch's check does not count."""
     step = _on_cuda(True, "int8")
@@ -369,6 +372,7 @@ def test_a_captured_step_waits_for_the_device_once() -> None:
 
 @pytest.mark.gpu
 @needs_gpu
+@ignores_prototype
 def test_an_eager_step_could_be_captured() -> None:
     """The step itself, every mask given, never waits for the device."""
     step = _on_cuda(False, "float")
