@@ -86,8 +86,8 @@ def load_checkpoint(
         lora: a file of low-rank updates to use with the model: a path, or `hf://owner/name/file`.
         fuse_lora: adds low-rank updates to the weights; else they are kept apart.
         pack: packs the weights, the codec's too, for inference on the CPU in this format; `auto` is
-            float32 on the CPU and nothing elsewhere. A packed model takes and gives float32, and can be
-            neither trained nor saved. Less than float32 changes some of the codec's codes.
+            float32 on the CPU, and on CUDA for the codec alone. A packed model takes and gives float32, and
+            can be neither trained nor saved. Less than float32 changes some of the codec's codes.
         progress: shows a bar where there is a terminal.
 
     Raises:
@@ -102,6 +102,8 @@ def load_checkpoint(
         if checkpoint.lm is not None:
             checkpoint.lm.pack(options.pack)
         checkpoint.mimi.pack(options.pack)
+    elif pack == "auto" and checkpoint.mimi.device.type == "cuda":
+        checkpoint.mimi.pack("float32")
     return checkpoint
 
 

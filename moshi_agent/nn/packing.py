@@ -1,8 +1,12 @@
-"""Matrix products on weights packed for the CPU.
+"""Matrix products on weights packed for inference, above all on the CPU.
 
 Packing reorders a weight once into the blocked layout that oneDNN's kernels read, transposes it where it is
 so small that oneDNN's preparations take longer than the product, or quantises it to int8. A packed float32
 product gives each row the same bits however many rows there are, which `F.linear` does not.
+
+On a GPU nothing is reordered. There too, packing takes norms and scales into the weights, and makes
+convolutions matrix products: cuDNN would reorder their weights in every step, plan each of them for every
+number of rows, and round to ten bits.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ def pack_product(weight: Tensor, bias: Tensor | None, pack_format: PackFormat) -
     """The product `x @ weight.T + bias` on packed weights. weight: [out, in], bias: [out]."""
     weight = weight.detach().float()
     bias = None if bias is None else bias.detach().float()
+    if weight.is_cuda:
+        return PlainProduct(weight, bias)
     if pack_format == "int8" and torch.backends.quantized.engine != "none":
         return _Int8Product(weight, bias)
     if not torch.backends.mkldnn.is_available():
@@ -55,6 +61,19 @@ class Float32Product:
             # With a single row another kernel is picked, whose sums are ordered differently.
             return self._product(torch.cat([x, x]))[: len(x)]
         return self._product(x)
+
+
+class PlainProduct:
+    """The library's own, in full precision."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight = weight.contiguous()
+        self.bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:  # [*, in] -> [*, out]
+        # Two dimensions: of three that do not lie in one piece, torch would multiply row by row.
+        y = F.linear(x.reshape(-1, x.shape[-1]), self.weight, self.bias)
+        return y.view(*x.shape[:-1], -1)
 
 
 class _TransposedProduct:

@@ -312,6 +312,7 @@ def _on_cuda(graphs: bool, kv_cache: KVCache, head_dim: int = 64) -> FrameStep:
     lm.init_weights()
     mimi = small_mimi().to("cuda")
     mimi.set_num_codebooks(2)
+    mimi.pack("float32")  # as for an engine
     checkpoint = Checkpoint(
         name="small",
         mimi=mimi,

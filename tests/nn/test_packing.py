@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 
-from moshi_agent.nn.packing import pack_product
+from moshi_agent.nn.packing import PlainProduct, pack_product
+from tests.small_models import small_mimi
 
 SMALL, LARGE, FEW_OUTPUTS = (96, 170), (600, 500), (6, 36)  # [out, in], as they are packed differently
 
@@ -39,3 +42,28 @@ def test_a_row_has_the_same_bits_in_any_company(shape: tuple[int, int]) -> None:
     for rows in (1, 2, 3, 7, 19, 40, 77, 150, 209):
         assert torch.equal(product(x[:rows]), whole[:rows])
         assert torch.equal(product(x[-rows:]), whole[-rows:])
+
+
+def test_on_a_gpu_a_packed_codec_is_the_codec() -> None:
+    """With PyTorch's own products: frame by frame, rows out of step, the same codes and samples."""
+    plain, packed = small_mimi(), small_mimi()
+    audio, generator = 0.1 * torch.randn(3, 1, 6 * plain.frame_size), torch.Generator().manual_seed(0)
+    with mock.patch.object(torch.Tensor, "is_cuda", True), torch.inference_mode():
+        packed.pack("float32")
+        products = [module.product for module in packed.modules() if getattr(module, "product", None)]
+        assert products and all(isinstance(product, PlainProduct) for product in products)
+        states = plain.init_state(3), packed.init_state(3)
+        for frame in audio.split(plain.frame_size, dim=-1):
+            mask = torch.rand(3, generator=generator) < 0.7
+            wanted, got = (
+                model.encode_latent(frame, state, mask)
+                for model, state in zip((plain, packed), states, strict=True)
+            )
+            torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
+            codes = plain.quantizer.encode(wanted)
+            assert torch.equal(packed.quantizer.encode(wanted), codes)
+            wanted, got = (
+                model.decode_codes(codes, state, mask)
+                for model, state in zip((plain, packed), states, strict=True)
+            )
+            torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
