@@ -59,6 +59,10 @@ def print_call_figures(benchmark: Benchmark) -> None:
     click.echo(table(runs))
     if benchmark.find_most:
         click.echo(f"Largest number that holds: {most_that_hold(runs)}")
+    _write(benchmark, runs)
+
+
+def _write(benchmark: Benchmark, runs: list[CallFigures]) -> None:
     if benchmark.json:
         with whole_file(benchmark.json) as file, naming(benchmark.json):
             file.write_text(json.dumps(as_json(benchmark, runs), indent=2) + "\n", encoding="utf-8")
@@ -103,7 +107,10 @@ async def _all_runs(benchmark: Benchmark) -> list[CallFigures]:
             await crowd.resize(sessions)
             return await _measure(engine, crowd, benchmark)
 
-        runs = [await run(sessions) for sessions in benchmark.sessions]
+        runs: list[CallFigures] = []
+        for sessions in benchmark.sessions:
+            runs.append(await run(sessions))
+            _write(benchmark, runs)  # what there is stays, should a larger number break down
         if benchmark.find_most:
             runs += await find_most(run, benchmark.find_most)
         await crowd.resize(0)

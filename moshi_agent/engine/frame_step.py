@@ -260,7 +260,8 @@ class FrameStep:
         hearing = np.zeros(self.mimi.frame_size, np.float32)
         times: dict[int, list[float]] = {}
         for count in counts:
-            self._fill_caches()
+            for row in range(self.rows):
+                self.fill_row(row)
             inputs = [RowInput(row=row, pcm=hearing) for row in range(count)]
             self.run(inputs)
             times[count] = [_milliseconds(lambda: self.run(inputs)) for _ in range(repeats)]  # noqa: B023
@@ -268,8 +269,8 @@ class FrameStep:
         return times
 
     @torch.inference_mode()
-    def _fill_caches(self) -> None:
-        """Makes every row one that has gone on for longer than the context."""
+    def fill_row(self, row: int) -> None:
+        """Makes the row one that has gone on for longer than the context, as far as its steps' cost goes."""
         for transformer in (
             self.state.mimi.encoder_transformer,
             self.state.mimi.decoder_transformer,
@@ -277,9 +278,9 @@ class FrameStep:
             self.state.lm.temporal_null,
         ):
             if transformer is not None:
-                transformer.offset.fill_(2 * transformer.capacity)
-        self.state.lm.ring.offset.fill_(self.max_delay + 1)
-        self._steps = [2 * self.state.lm.temporal.capacity] * self.rows
+                transformer.offset[row].fill_(2 * transformer.capacity)
+        self.state.lm.ring.offset[row].fill_(self.max_delay + 1)
+        self._steps[row] = 2 * self.state.lm.temporal.capacity
 
 
 def _highest_tokens(config: MoshiConfig) -> NDArray[np.int64]:

@@ -3,7 +3,8 @@
     python tests/benchmarks/random_checkpoint.py FOLDER              # 15 GB on disk
     python tests/benchmarks/random_checkpoint.py FOLDER --scale 4    # every width divided by 4: 1 GB
 
-It is written tensor after tensor, in bfloat16, and may be larger than memory.
+It is written tensor after tensor, in bfloat16, and may be larger than memory. `draw` makes the same without a
+file.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from moshi_agent.checkpoint import save_kyutai
+from moshi_agent.checkpoint import Checkpoint, save_kyutai
+from moshi_agent.checkpoint.load import read_tokenizer
 from moshi_agent.config import MimiConfig, MoshiConfig
 from moshi_agent.kyutai_config import MOSHI_7B, read_moshi_config
 from moshi_agent.kyutai_mimi_config import read_mimi_config, write_mimi_config
@@ -55,6 +57,32 @@ def generate(folder: Path, scale: int, context: int = CONTEXT) -> int:
     (folder / "config.json").write_text(json.dumps(config | {k: lm_config[k] for k in small}))
     _write_random(folder / "model.safetensors", read_moshi_config(lm_config))
     return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def draw(device: str, scale: int, context: int = CONTEXT) -> Checkpoint:
+    """A checkpoint as an engine would load it, its weights drawn on the device in seconds."""
+    lm_config, mimi_config = _configs(scale, context)
+    torch.manual_seed(0)
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    with torch.device(device):
+        mimi = MimiModel(mimi_config).eval()
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            lm = LMModel(read_moshi_config(lm_config)).eval().requires_grad_(False)
+        finally:
+            torch.set_default_dtype(default)
+    mimi.set_num_codebooks(8)
+    if device != "cpu":
+        mimi.pack("float32")  # as an engine does
+    return Checkpoint(
+        name="random",
+        mimi=mimi.requires_grad_(False),
+        mimi_config=mimi_config,
+        lm=lm,
+        config=lm.config,
+        tokenizer=read_tokenizer(_TOKENIZER),
+    )
 
 
 def _write_random(path: Path, config: MoshiConfig) -> None:
