@@ -32,23 +32,23 @@ class SelfAttention(nn.Module):
         config = self.config
         projected = apply_per_step(self.in_projs, config, x, plan.first_step)
         heads = projected.unflatten(-1, (-1, config.head_dim))  # [B, T, H + 2 H_kv, D]
+        interleaved = config.positional_embedding != "rope_concat"
+        if plan.filled is not None:
+            assert cache is not None and plan.slots is not None
+            queries = cache_attention.store(heads[:, 0], cache, plan.slots[:, 0], plan.rotation, interleaved)
+            y = cache_attention.attend(queries, cache, plan.filled, plan.length)[:, None]
+            return apply_per_step(self.out_projs, config, y.flatten(2), plan.first_step)
         if plan.rotation is not None:
             rotated, values = heads.split(
                 [config.num_heads + config.num_kv_heads, config.num_kv_heads], dim=2
             )
-            rotated = rotate(rotated, plan.rotation, config.positional_embedding != "rope_concat")
+            rotated = rotate(rotated, plan.rotation, interleaved)
             heads = torch.cat([rotated, values], dim=2)
         queries, keys_values = heads.transpose(1, 2).split([config.num_heads, 2 * config.num_kv_heads], dim=1)
         keys_values = keys_values.unflatten(1, (2, config.num_kv_heads))  # [B, 2, H_kv, T, D]
-        if plan.filled is None:
-            keys, values = _through_cache(cache, keys_values, plan).unbind(1)
-            y = _attend(queries, keys, values, plan, config.kv_repeat > 1).transpose(1, 2)
-        else:
-            assert cache is not None and plan.slots is not None
-            cache_attention.store(keys_values[:, :, :, 0], cache, plan.slots[:, 0])
-            y = cache_attention.attend(queries[:, :, 0], cache, plan.filled, plan.length)[:, None]
-        y = y.flatten(2)
-        return apply_per_step(self.out_projs, config, y, plan.first_step)
+        keys, values = _through_cache(cache, keys_values, plan).unbind(1)
+        y = _attend(queries, keys, values, plan, config.kv_repeat > 1).transpose(1, 2)
+        return apply_per_step(self.out_projs, config, y.flatten(2), plan.first_step)
 
     def pack(self, pack_format: PackFormat, norm: tuple[Tensor, Tensor | None], scale: Tensor | None) -> None:
         """Packs the projections, with the norm before them and the residual scale after them."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from moshi_agent.config import TransformerConfig
 from moshi_agent.nn.kv_cache import LayerCache
 
-_MOST_PROGRAMS = 1024  # that keep a large device busy; more splits of the cache would only cost
+_MOST_PROGRAMS = 4096  # several times what a large device runs at once, so that all of it ends together
 _LEAST_CHUNK = 128  # positions that are worth a program
 _HEAD_DIMS = (16, 32, 64, 128, 256)
 
@@ -39,18 +39,32 @@ def choose_chunk(programs: int, length: int) -> tuple[int, int]:
         The number of splits, and how many positions each has.
     """
     wanted = max(1, _MOST_PROGRAMS // programs)
-    splits = max(1, min(wanted, length // _LEAST_CHUNK))
+    splits = min(wanted, -(-length // _LEAST_CHUNK))
     chunk = -(-length // splits)
     chunk = -(-chunk // _LEAST_CHUNK) * _LEAST_CHUNK  # whole blocks of the kernel
     return -(-length // chunk), chunk
 
 
-def store(keys_values: Tensor, layer: LayerCache, slots: Tensor) -> None:
-    """Writes one step of every row, [B, 2, H_kv, D], to its slot, [B]."""
+def store(
+    heads: Tensor,
+    layer: LayerCache,
+    slots: Tensor,
+    rotation: Tensor | None = None,
+    interleaved: bool = True,
+) -> Tensor:
+    """Writes the keys and values of one step of every row to its slot, [B].
+
+    Args:
+        heads: [B, H + 2 H_kv, D] queries, keys and values.
+        rotation: complex, with B times D / 2 numbers, turns queries and keys; as `positions.rotate` does.
+
+    Returns:
+        [B, H, D] the queries, turned as well.
+    """
     from moshi_agent.nn import cache_attention_kernels as kernels
 
-    with torch.cuda.device_of(keys_values):
-        kernels.store(keys_values, layer, slots)
+    with torch.cuda.device_of(heads):
+        return kernels.store(heads, layer, slots, rotation, interleaved)
 
 
 def attend(queries: Tensor, layer: LayerCache, filled: Tensor, length: int) -> Tensor:

@@ -17,15 +17,20 @@ from torch import Tensor
 
 from moshi_agent.nn.kv_cache import LayerCache
 
-_BLOCK_NUMBERS = 4096  # of one block of keys: positions times head_dim
+# How `_attend_kernel` is cut and launched; tests/benchmarks/on_gpu.py times others.
+BLOCK_NUMBERS = 4096  # of one block of keys: positions times head_dim
+WARPS = 4
+STAGES = 3  # blocks on their way from memory at once
 _OPTIONS = {"enable_fp_fusion": True}  # the default is about to change, and Triton warns of it
 _LOWEST = tl.constexpr(-1e30)  # below every score, and finite: the difference of two of them is 0
 
 
 @triton.jit
 def _store_kernel(
-    keys_values,  # [B, 2 H_kv, D], each row contiguous
+    heads,  # [B, H + 2 H_kv, D], each row contiguous: queries, keys, values
+    rotation,  # [B, D / 2, 2] float32, the cosine and sine for each pair of numbers
     slots,  # [B]
+    queries,  # [B, H, D], to be written
     cache,  # [B, 2 H_kv, capacity, D]
     scales,  # [B, 2 H_kv, capacity]
     given_row,
@@ -33,22 +38,48 @@ def _store_kernel(
     cache_head,
     scales_row,
     scales_head,
-    head_dim: tl.constexpr,
+    first_head,
+    num_queries,
+    num_rotated,
+    pairs: tl.constexpr,
+    interleaved: tl.constexpr,
+    rotated: tl.constexpr,
     quantized: tl.constexpr,
 ):
     # 64-bit: a row of a large model's state is so long that three of them are beyond 2^31 numbers.
     row = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1)
-    dims = tl.arange(0, head_dim)
-    slot = tl.load(slots + row)
-    x = tl.load(keys_values + row * given_row + head * head_dim + dims).to(tl.float32)
-    target = cache + row * cache_row + head * cache_head + slot * head_dim + dims
-    if quantized:
-        scale = (tl.max(tl.abs(x), axis=0) / 127.0).to(tl.float16)
-        tl.store(scales + row * scales_row + head * scales_head + slot, scale)
-        steps = tl.floor(x / tl.maximum(scale.to(tl.float32), 5.9604644775390625e-08) + 0.5)
-        x = tl.minimum(tl.maximum(steps, -127.0), 127.0)
-    tl.store(target, x.to(cache.dtype.element_ty))
+    head = tl.program_id(1) + first_head
+    lanes = tl.arange(0, pairs)
+    firsts = 2 * lanes if interleaved else lanes
+    seconds = firsts + 1 if interleaved else lanes + pairs
+    given = heads + row * given_row + head * 2 * pairs
+    x = tl.load(given + firsts).to(tl.float32)
+    y = tl.load(given + seconds).to(tl.float32)
+    if rotated:
+        turns = (lanes >= 0) & (head < num_rotated)  # the values stay as they are
+        angle = rotation + (row * pairs + lanes) * 2
+        cosine = tl.load(angle, mask=turns, other=1.0)
+        sine = tl.load(angle + 1, mask=turns, other=0.0)
+        turned = x * cosine - y * sine
+        y = (x * sine + y * cosine).to(heads.dtype.element_ty).to(tl.float32)
+        x = turned.to(heads.dtype.element_ty).to(tl.float32)
+    if head < num_queries:
+        target = queries + (row * num_queries + head) * 2 * pairs
+        tl.store(target + firsts, x.to(queries.dtype.element_ty))
+        tl.store(target + seconds, y.to(queries.dtype.element_ty))
+    else:
+        slot = tl.load(slots + row)
+        kv_head = head - num_queries
+        if quantized:
+            largest = tl.maximum(tl.max(tl.abs(x), axis=0), tl.max(tl.abs(y), axis=0))
+            scale = (largest / 127.0).to(tl.float16)
+            tl.store(scales + row * scales_row + kv_head * scales_head + slot, scale)
+            divisor = tl.maximum(scale.to(tl.float32), 5.9604644775390625e-08)
+            x = tl.minimum(tl.maximum(tl.floor(x / divisor + 0.5), -127.0), 127.0)
+            y = tl.minimum(tl.maximum(tl.floor(y / divisor + 0.5), -127.0), 127.0)
+        place = cache + row * cache_row + kv_head * cache_head + slot * 2 * pairs
+        tl.store(place + firsts, x.to(cache.dtype.element_ty))
+        tl.store(place + seconds, y.to(cache.dtype.element_ty))
 
 
 @triton.jit
@@ -72,6 +103,7 @@ def _attend_kernel(
     chunk,
     head_dim: tl.constexpr,
     block: tl.constexpr,
+    stages: tl.constexpr,
     quantized: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -92,7 +124,8 @@ def _attend_kernel(
     peak = tl.full([block], _LOWEST, tl.float32)
     weight = tl.zeros([block], tl.float32)
     total = tl.zeros([block, head_dim], tl.float32)
-    for start in range(first, last, block):
+    # The argument of a launch would only have loads for `tl.dot` fetched ahead.
+    for start in tl.range(first, last, block, num_stages=stages):
         slots = start + lanes
         inside = slots < last
         places = slots[:, None] * head_dim + dims[None, :]
@@ -141,28 +174,45 @@ def _combine_kernel(
     tl.store(output + result * head_dim + dims, y.to(output.dtype.element_ty))
 
 
-def store(keys_values: Tensor, layer: LayerCache, slots: Tensor) -> None:
-    """Writes one step, [B, 2, H_kv, D], to slots, [B]; quantised where the cache is."""
-    batch, _, kv_heads, head_dim = keys_values.shape
+def store(
+    heads: Tensor, layer: LayerCache, slots: Tensor, rotation: Tensor | None, interleaved: bool
+) -> Tensor:
+    """As `cache_attention.store` says."""
+    batch, num_heads, head_dim = heads.shape
     values, scales = layer.values, layer.scales
+    kv_heads = values.shape[2]
+    num_queries = num_heads - 2 * kv_heads
     # One stride serves keys and values: the heads of the values follow those of the keys.
     assert values.stride(1) == kv_heads * values.stride(2) and values.stride(3) == head_dim
-    assert keys_values.stride()[1:] == (kv_heads * head_dim, head_dim, 1)
-    _store_kernel[(batch, 2 * kv_heads)](
-        keys_values,
+    assert heads.stride()[1:] == (head_dim, 1)
+    queries, first_head, angles = heads[:, :num_queries], num_queries, heads
+    if rotation is not None:
+        angles = torch.view_as_real(rotation)
+        assert angles.is_contiguous() and angles.numel() == batch * head_dim
+        queries, first_head = torch.empty_like(queries, memory_format=torch.contiguous_format), 0
+    _store_kernel[(batch, num_heads - first_head)](
+        heads,
+        angles,
         slots,
+        queries,
         values,
         values if scales is None else scales,
-        keys_values.stride(0),
+        heads.stride(0),
         values.stride(0),
         values.stride(2),
         0 if scales is None else scales.stride(0),
         0 if scales is None else scales.stride(2),
-        head_dim=head_dim,
+        first_head,
+        num_queries,
+        num_queries + kv_heads,
+        pairs=head_dim // 2,
+        interleaved=interleaved,
+        rotated=rotation is not None,
         quantized=scales is not None,
         num_warps=1,
         **_OPTIONS,
     )
+    return queries
 
 
 def attend_to_chunks(
@@ -191,9 +241,10 @@ def attend_to_chunks(
         heads // values.shape[2],
         chunk,
         head_dim=head_dim,
-        block=_BLOCK_NUMBERS // head_dim,
+        block=BLOCK_NUMBERS // head_dim,
+        stages=STAGES,
         quantized=scales is not None,
-        num_warps=4,
+        num_warps=WARPS,
         **_OPTIONS,
     )
     return sums, peaks, weights

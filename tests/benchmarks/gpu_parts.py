@@ -205,8 +205,8 @@ def attend(options: argparse.Namespace, figures: Figures) -> None:
     from moshi_agent.nn import cache_attention_kernels as kernels
 
     layers, heads, head_dim, capacity = 4, 32, 128, options.context
-    used = (kernels.BLOCK_NUMBERS, kernels.WARPS, kernels.STAGES)
-    shapes = [used, *itertools.product((2048, 4096, 8192), (4, 8), (1, 3))]
+    used = (kernels.BLOCK_NUMBERS, kernels.WARPS, kernels.STAGES, cache_attention._MOST_PROGRAMS)
+    shapes = [used, *itertools.product((4096, 8192), (4, 8), (1, 3), (1024, 4096))]
     for dtype in (torch.int8, torch.bfloat16):
         for rows in [rows for rows in (1, 80) if rows <= options.most]:
             state = torch.ones(rows, layers, 2, heads, capacity, head_dim, device=options.device, dtype=dtype)
@@ -222,16 +222,21 @@ def attend(options: argparse.Namespace, figures: Figures) -> None:
                     cache_attention.attend(queries, cache, filled, capacity)
 
             found: dict[str, float] = {}
-            for block, warps, stages in dict.fromkeys(shapes):
+            for block, warps, stages, programs in dict.fromkeys(shapes):
                 names = {"BLOCK_NUMBERS": block, "WARPS": warps, "STAGES": stages}
                 try:
-                    with mock.patch.multiple(kernels, **names):
+                    with (
+                        mock.patch.multiple(kernels, **names),
+                        mock.patch.object(cache_attention, "_MOST_PROGRAMS", programs),
+                    ):
                         ms = _time(call, options)
                 except Exception as error:  # too much shared memory, say: the others are still of interest
                     print(f"{names}: {type(error).__name__}: {error}".splitlines()[0], flush=True)
                     continue
-                found[f"{block} {warps} {stages}"] = state.nbytes / ms / 1e6
-            print(f"{dtype}, {rows} rows, block, warps, stages: GB/s; the first is in use", flush=True)
+                found[f"{block} {warps} {stages} {programs}"] = state.nbytes / ms / 1e6
+            print(
+                f"{dtype}, {rows} rows, block, warps, stages, programs: GB/s; the first is in use", flush=True
+            )
             print(", ".join(f"{name}: {rate:.0f}" for name, rate in found.items()), flush=True)
             figures.note(f"{dtype} {rows}", found)
             del state, scales, caches

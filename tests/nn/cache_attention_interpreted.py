@@ -13,6 +13,7 @@ from torch import Tensor
 from moshi_agent.nn import cache_attention
 from moshi_agent.nn.cache_attention import attend, attend_reference, choose_chunk, store
 from moshi_agent.nn.kv_cache import SCALE_DTYPE, LayerCache
+from moshi_agent.nn.positions import rotate
 from tests.small_models import small_lm
 
 _LAYERS, _LAYER = 3, 1  # a layer in the middle of a state: its rows do not follow one another
@@ -89,11 +90,27 @@ def storing_is_that_of_pytorch() -> None:
         step[0, 0, 0] = 0
         step[1, 1, 0, 7] = 300.0
         slots = torch.tensor([39, 0, 7, 21])
-        store(step, layer, slots)
+        store(step.flatten(1, 2), layer, slots)
         other.write(step[:, None], torch.arange(4)[:, None], slots[:, None])
         assert torch.equal(layer.values, other.values)
         if layer.scales is not None and other.scales is not None:
             assert torch.equal(layer.scales, other.scales)
+
+
+def queries_and_keys_are_turned() -> None:
+    """Shared heads, both orders of the pairs; the queries come back, the values are stored as they are."""
+    for interleaved in (True, False):
+        layer = _layer(3, 2, 40, 64, torch.float32)
+        other = LayerCache(layer.values.clone())
+        heads = torch.randn(3, 4 + 2 * 2, 64)
+        phase = 100 * torch.rand(3, 1, 1, 32)
+        rotation, slots = torch.polar(torch.ones_like(phase), phase), torch.tensor([39, 0, 7])
+        got = store(heads, layer, slots, rotation, interleaved)
+        turned = rotate(heads[:, None, :6], rotation, interleaved)[:, 0]
+        torch.testing.assert_close(got, turned[:, :4], atol=1e-5, rtol=1e-5)
+        step = torch.stack([turned[:, 4:], heads[:, 6:]], dim=1)
+        other.write(step[:, None], torch.arange(3)[:, None], slots[:, None])
+        torch.testing.assert_close(layer.values, other.values, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -122,6 +139,7 @@ if __name__ == "__main__":
         several_chunks_are_one_softmax,
         what_is_not_a_number_stays_so,
         storing_is_that_of_pytorch,
+        queries_and_keys_are_turned,
         a_model_that_uses_them_is_the_same_model,
     ):
         check()
