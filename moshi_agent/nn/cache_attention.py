@@ -8,13 +8,11 @@ are exactly what the step may see. Elsewhere `SelfAttention` has the same mathem
 
 from __future__ import annotations
 
-import importlib.util
-from functools import cache
-
 import torch
 from torch import Tensor
 
 from moshi_agent.config import TransformerConfig
+from moshi_agent.nn import fused
 from moshi_agent.nn.kv_cache import LayerCache
 
 _MOST_PROGRAMS = 4096  # several times what a large device runs at once, so that all of it ends together
@@ -22,14 +20,9 @@ _LEAST_CHUNK = 128  # positions that are worth a program
 _HEAD_DIMS = (16, 32, 64, 128, 256)
 
 
-@cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
 def serves(config: TransformerConfig, device: torch.device) -> bool:
     """Whether the kernel takes the single steps of such a transformer: on CUDA, where Triton is there."""
-    return device.type == "cuda" and config.head_dim in _HEAD_DIMS and _has_triton()
+    return device.type == "cuda" and config.head_dim in _HEAD_DIMS and fused.has_triton()
 
 
 def choose_chunk(programs: int, length: int) -> tuple[int, int]:

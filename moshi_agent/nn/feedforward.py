@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from moshi_agent.nn import fused
 from moshi_agent.nn.linear import Linear
 from moshi_agent.nn.packing import PackFormat
 
@@ -36,9 +37,13 @@ class GatedFeedForward(nn.Module):
         self.linear_in = Linear(dim, 2 * hidden)
         self.linear_out = Linear(hidden, dim)
         self.activation = _activation(activation)
+        self.is_silu = activation == "silu"
 
     def forward(self, x: Tensor) -> Tensor:  # [*, C] -> [*, C]
-        gate, value = self.linear_in(x).chunk(2, dim=-1)
+        both = self.linear_in(x)
+        if self.is_silu and fused.serves(both):
+            return self.linear_out(fused.silu_times(both))
+        gate, value = both.chunk(2, dim=-1)
         return self.linear_out(self.activation(gate) * value)
 
     def pack(self, pack_format: PackFormat, norm: tuple[Tensor, Tensor | None], scale: Tensor | None) -> None:

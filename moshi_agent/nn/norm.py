@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moshi_agent.config import Norm
+from moshi_agent.nn import fused
 
 
 class LayerNorm(nn.LayerNorm):
@@ -22,6 +23,11 @@ class LayerNorm(nn.LayerNorm):
             y = F.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps)
             return y.to(input.dtype)
         return super().forward(input)
+
+    def after_adding(self, x: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+        """x + change, and its norm. [*, C], [*, C] -> both [*, C]."""
+        x = x + change
+        return x, self(x)
 
     def _affine(self) -> tuple[Tensor | None, Tensor | None]:
         if not self.elementwise_affine:
@@ -51,7 +57,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # [*, C] -> [*, C]
         dtype = x.dtype
-        if x.is_cuda and self.alpha is not None and (self.float32 or dtype == torch.float32):
+        if x.is_cuda and self.alpha is not None and self._is_float32(dtype):
             # The same in one kernel rather than eight; it computes in float32, too.
             return F.rms_norm(x, (x.shape[-1],), self.alpha.flatten(), self.eps)
         if self._eps is not None and dtype == torch.float32:
@@ -62,6 +68,16 @@ class RMSNorm(nn.Module):
         if self.alpha is not None:
             scale = self.alpha.to(scale) * scale
         return (x * scale).to(dtype)
+
+    def after_adding(self, x: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+        """x + change, and its norm. [*, C], [*, C] -> both [*, C]."""
+        if self.alpha is not None and self._is_float32(x.dtype) and fused.serves(x):
+            return fused.add_and_norm(x, change, self.alpha.flatten(), self.eps)
+        x = x + change
+        return x, self(x)
+
+    def _is_float32(self, dtype: torch.dtype) -> bool:
+        return self.float32 or dtype == torch.float32
 
     def release_affine(self) -> tuple[Tensor, Tensor | None]:
         """The scale, [C], which is no longer applied here, and no shift."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from moshi_agent.config import SamplingConfig
+from moshi_agent.nn import fused
 
 _GOLDEN = -7046029254386353131  # 2^64 / golden ratio, as int64
 _MIX_1 = -4658895280553007687  # the multipliers of SplitMix64 (Steele et al. 2014)
@@ -146,7 +147,17 @@ class Draws:
         kind = self._text if stream == 0 else self._audio
         if kind is None:
             return logits.argmax(-1)
+        if kind.candidates > MOST_CANDIDATES or not fused.serves(logits):
+            return self.sample_plainly(logits, stream)
         best, tokens = logits.float().topk(kind.candidates, dim=-1)  # [B, candidates], descending
+        noise = kind.noise[:, max(0, stream - 1)]
+        return fused.draw(best, tokens, noise, kind.choice.inverse_temp, kind.choice.top_p)
+
+    def sample_plainly(self, logits: Tensor, stream: int) -> Tensor:
+        """The same by PyTorch's operators."""
+        kind = self._text if stream == 0 else self._audio
+        assert kind is not None
+        best, tokens = logits.float().topk(kind.candidates, dim=-1)
         scaled = best * kind.choice.inverse_temp[:, None]
         noise = kind.noise[:, max(0, stream - 1)]
         if self._uses_top_p:

@@ -83,11 +83,13 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Tensor, plan: Plan, cache: LayerCache | None, cross: Tensor | None = None) -> Tensor:
         """[B, T, C] -> [B, T, C]; cross: [B or 1, S, C]."""
-        x = x + self.layer_scale_1(self.self_attn(self.norm1(x), plan, cache))
+        change = self.layer_scale_1(self.self_attn(self.norm1(x), plan, cache))
         if self.config.cross_attention:
             assert cross is not None
-            x = x + self.layer_scale_cross(self.cross_attention(self.norm_cross(x), cross))
-        return x + self.layer_scale_2(self._feed_forward(self.norm2(x), plan.first_step))
+            x = x + change
+            change = self.layer_scale_cross(self.cross_attention(self.norm_cross(x), cross))
+        x, normed = self.norm2.after_adding(x, change)
+        return x + self.layer_scale_2(self._feed_forward(normed, plan.first_step))
 
     def _feed_forward(self, x: Tensor, first_step: int) -> Tensor:
         if self.gating is None:

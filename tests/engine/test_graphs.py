@@ -28,7 +28,7 @@ from moshi_agent.engine.graphs import (
 from moshi_agent.engine.step_tensors import InputBuffers, ResultTensors, StepShape, StepTensors
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.mimi import MimiModel
-from moshi_agent.nn import cache_attention
+from moshi_agent.nn import cache_attention, fused
 from moshi_agent.nn.sampling import MOST_CANDIDATES, RowSampling
 from tests.small_models import small_lm, small_lm_config, small_mimi, small_mimi_config
 
@@ -289,6 +289,10 @@ def test_a_step_asks_the_device_nothing(kernel: bool) -> None:
     with (
         mock.patch.object(torch.Tensor, "is_cuda", on_cuda),
         mock.patch.object(cache_attention, "serves", lambda config, device: kernel),
+        mock.patch.object(fused, "serves", lambda x: kernel),
+        mock.patch.object(fused, "silu_times", lambda x: torch.empty_like(x[..., : x.shape[-1] // 2])),
+        mock.patch.object(fused, "add_and_norm", lambda x, *rest: (x, torch.empty_like(x))),
+        mock.patch.object(fused, "draw", lambda best, tokens, *rest: torch.empty_like(tokens[:, 0])),
         mock.patch.object(cache_attention, "store", lambda heads, *rest: heads[:, :2]),
         mock.patch.object(cache_attention, "attend", lambda queries, *rest: torch.empty_like(queries)),
         torch.inference_mode(),

@@ -1,0 +1,59 @@
+"""Small operations of a step that CUDA has in one kernel each, rather than one for every operator.
+
+With one conversation a step is some two thousand kernels that have next to nothing to compute, and what each
+takes to begin adds up to as much as all the weights take to be read. On a CPU, in training and without Triton
+the same is done by PyTorch's operators, where they are used.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+
+import torch
+from torch import Tensor
+
+
+@cache
+def has_triton() -> bool:
+    """Whether there are any kernels."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def serves(x: Tensor) -> bool:
+    """Whether the kernels take this tensor: on CUDA, outside training."""
+    return x.is_cuda and not torch.is_grad_enabled() and has_triton()
+
+
+def silu_times(x: Tensor) -> Tensor:
+    """silu(a) * b of the halves a and b of each row. [*, 2 N] -> [*, N]."""
+    from moshi_agent.nn import fused_kernels as kernels
+
+    with torch.cuda.device_of(x):
+        return kernels.silu_times(x)
+
+
+def add_and_norm(x: Tensor, change: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x + change, and its root-mean-square norm computed in float32. [*, C], [*, C], [C] -> both [*, C]."""
+    from moshi_agent.nn import fused_kernels as kernels
+
+    with torch.cuda.device_of(x):
+        return kernels.add_and_norm(x, change, scale, eps)
+
+
+def draw(best: Tensor, tokens: Tensor, noise: Tensor, inverse_temp: Tensor, top_p: Tensor) -> Tensor:
+    """The token with the best sum of logit and noise, among those that hold `top_p`.
+
+    Args:
+        best: [B, N] float32 logits, descending.
+        tokens: [B, N] int64.
+        noise: [B, N] float32, minus infinity for what is not to be drawn.
+        inverse_temp, top_p: [B] float32; a `top_p` of 0 leaves nobody out.
+
+    Returns:
+        [B] int64.
+    """
+    from moshi_agent.nn import fused_kernels as kernels
+
+    with torch.cuda.device_of(best):
+        return kernels.draw(best, tokens, noise, inverse_temp, top_p)
