@@ -86,8 +86,9 @@ def load_checkpoint(
         lora: a file of low-rank updates to use with the model: a path, or `hf://owner/name/file`.
         fuse_lora: adds low-rank updates to the weights; else they are kept apart.
         pack: packs the weights, the codec's too, for inference on the CPU in this format; `auto` is
-            float32 on the CPU, and on CUDA for the codec alone. A packed model takes and gives float32, and
-            can be neither trained nor saved. Less than float32 changes some of the codec's codes.
+            float32 on the CPU, and on CUDA for the codec and the embeddings alone. A packed model takes and
+            gives float32, and can be neither trained nor saved. Less than float32 changes some of the codec's
+            codes.
         progress: shows a bar where there is a terminal.
 
     Raises:
@@ -103,8 +104,15 @@ def load_checkpoint(
             checkpoint.lm.pack(options.pack)
         checkpoint.mimi.pack(options.pack)
     elif pack == "auto" and checkpoint.mimi.device.type == "cuda":
-        checkpoint.mimi.pack("float32")
+        prepare_for_cuda(checkpoint)
     return checkpoint
+
+
+def prepare_for_cuda(checkpoint: Checkpoint) -> None:
+    """Packs what can be packed there: the codec, and the embeddings of the language model."""
+    checkpoint.mimi.pack("float32")
+    if checkpoint.lm is not None:
+        checkpoint.lm.pack_embeddings(checkpoint.lm.dtype)
 
 
 def locate(

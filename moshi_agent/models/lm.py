@@ -299,9 +299,7 @@ class LMModel(nn.Module):
         """Packs every weight for inference on the CPU, layer by layer; the plain ones are released."""
         self.least_rows = 2 if pack_format == "float32" else 1
         # The largest matrices first: what packing one needs for a moment then stays below the final size.
-        embeddings = [cast(TokenEmbedding, one) for one in (self.text_emb, *self.emb)]
-        if all(embedding.is_plain for embedding in embeddings):
-            self._packed_embeddings = PackedEmbeddingSum(embeddings)
+        self.pack_embeddings(torch.float32)
         _pack_linears([self.text_emb, self.emb, self.text_linear, self.extra_heads], pack_format)
         self.transformer.pack(pack_format)
         if self.config.depth is not None:
@@ -311,6 +309,15 @@ class LMModel(nn.Module):
                 cast(TokenEmbedding, embedding).pack()
             inputs = [cast(Linear, one) for one in self.depformer_in]
             self._packed_depth_in = JoinedLinears(inputs, pack_format)
+
+    def pack_embeddings(self, dtype: torch.dtype) -> None:
+        """Joins the tables of all streams where they can be, for one look-up; the plain ones are released.
+
+        That is all of packing that serves a GPU: there, each of the others would be five launches a stream.
+        """
+        embeddings = [cast(TokenEmbedding, one) for one in (self.text_emb, *self.emb)]
+        if all(embedding.is_plain for embedding in embeddings):
+            self._packed_embeddings = PackedEmbeddingSum(embeddings, dtype)
 
 
 def _pack_linears(parts: Sequence[nn.Module], pack_format: PackFormat) -> None:

@@ -76,14 +76,14 @@ class TokenEmbedding(nn.Embedding):
 class PackedEmbeddingSum(nn.Module):
     """The sum of several plain embeddings in one look-up: the tables stand one below the other."""
 
-    table: Tensor  # [sum of tokens + 1, dim] float32; the last row is zeros
+    table: Tensor  # [sum of tokens + 1, dim]; the last row is zeros
     first: Tensor  # [tables] the row where each table begins
 
-    def __init__(self, embeddings: list[TokenEmbedding]) -> None:
-        """Takes the tables over: the embeddings are left without."""
+    def __init__(self, embeddings: list[TokenEmbedding], dtype: torch.dtype = torch.float32) -> None:
+        """Takes the tables over, in this type: the embeddings are left without."""
         super().__init__()
         sizes, like = [len(one.weight) for one in embeddings], embeddings[0].weight
-        table = torch.zeros(sum(sizes) + 1, like.shape[1], device=like.device)
+        table = torch.zeros(sum(sizes) + 1, like.shape[1], device=like.device, dtype=dtype)
         for part, embedding in zip(table[:-1].split(sizes), embeddings, strict=True):
             part.copy_(embedding.weight.detach())  # which may be mapped from a file, in another type
             embedding.register_parameter("weight", None)

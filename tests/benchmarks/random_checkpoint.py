@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from moshi_agent.checkpoint import Checkpoint, save_kyutai
-from moshi_agent.checkpoint.load import read_tokenizer
+from moshi_agent.checkpoint.load import prepare_for_cuda, read_tokenizer
 from moshi_agent.config import MimiConfig, MoshiConfig
 from moshi_agent.kyutai_config import MOSHI_7B, read_moshi_config
 from moshi_agent.kyutai_mimi_config import read_mimi_config, write_mimi_config
@@ -73,9 +73,7 @@ def draw(device: str, scale: int, context: int = CONTEXT) -> Checkpoint:
         finally:
             torch.set_default_dtype(default)
     mimi.set_num_codebooks(8)
-    if device != "cpu":
-        mimi.pack("float32")  # as an engine does
-    return Checkpoint(
+    checkpoint = Checkpoint(
         name="random",
         mimi=mimi.requires_grad_(False),
         mimi_config=mimi_config,
@@ -83,6 +81,9 @@ def draw(device: str, scale: int, context: int = CONTEXT) -> Checkpoint:
         config=lm.config,
         tokenizer=read_tokenizer(_TOKENIZER),
     )
+    if device != "cpu":
+        prepare_for_cuda(checkpoint)
+    return checkpoint
 
 
 def _write_random(path: Path, config: MoshiConfig) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moshi_agent.checkpoint import Checkpoint
+from moshi_agent.checkpoint.load import prepare_for_cuda
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.config import KVCache
 from moshi_agent.engine.frame_step import FrameStep, RowInput, RowOutput
@@ -316,7 +317,6 @@ def _on_cuda(graphs: bool, kv_cache: KVCache, head_dim: int = 64) -> FrameStep:
     lm.init_weights()
     mimi = small_mimi().to("cuda")
     mimi.set_num_codebooks(2)
-    mimi.pack("float32")  # as for an engine
     checkpoint = Checkpoint(
         name="small",
         mimi=mimi,
@@ -325,6 +325,7 @@ def _on_cuda(graphs: bool, kv_cache: KVCache, head_dim: int = 64) -> FrameStep:
         config=lm.config,
         tokenizer=None,
     )
+    prepare_for_cuda(checkpoint)
     step = FrameStep(checkpoint, 4, kv_cache=kv_cache, graphs=graphs)
     for row in range(4):
         step.begin_row(row, SamplingConfig(greedy=True))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from moshi_agent.nn.packing import PlainProduct, pack_product
-from tests.small_models import small_mimi
+from tests.small_models import small_lm, small_mimi
 
 SMALL, LARGE, FEW_OUTPUTS = (96, 170), (600, 500), (6, 36)  # [out, in], as they are packed differently
 
@@ -67,3 +67,19 @@ def test_on_a_gpu_a_packed_codec_is_the_codec() -> None:
                 for model, state in zip((plain, packed), states, strict=True)
             )
             torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_joined_embeddings_are_the_sum_of_all() -> None:
+    """In the model's own type, with tokens that are none among them."""
+    plain, joined = small_lm(), small_lm()
+    joined.load_state_dict(plain.state_dict())
+    joined.pack_embeddings(torch.float32)
+    tokens = torch.randint(-1, 30, (2, 5, 3), generator=torch.Generator().manual_seed(0))
+    wanted = plain.embed(tokens)
+    torch.testing.assert_close(joined.embed(tokens), wanted)
+    halved = small_lm()
+    halved.load_state_dict(plain.state_dict())
+    halved.bfloat16().pack_embeddings(torch.bfloat16)
+    got = halved.embed(tokens)
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.float(), wanted, atol=2e-2, rtol=2e-2)
