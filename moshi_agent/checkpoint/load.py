@@ -113,6 +113,7 @@ def prepare_for_cuda(checkpoint: Checkpoint) -> None:
     checkpoint.mimi.pack("float32")
     if checkpoint.lm is not None:
         checkpoint.lm.pack_embeddings(checkpoint.lm.dtype)
+    torch.cuda.empty_cache()  # an engine counts what is free before it decides about its caches
 
 
 def locate(

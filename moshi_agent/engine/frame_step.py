@@ -152,16 +152,16 @@ class FrameStep:
         """Takes steps of one row in which everything is forced, without the codec; as `prefill` does."""
         ahead = None if embeddings is None else torch.from_numpy(embeddings).to(self.device)
         state = self.state.lm.one_row(row)
-        with self._attention():
+        with self.attention():
             prefill(self.generator, state, torch.from_numpy(tokens).to(self.device), ahead)
         self._steps[row] += len(tokens)
 
     def compute(self, count: int, given: StepTensors, length: int | None = None) -> ResultTensors:
         """The step of the first `count` rows. `length` as in `Transformer.forward`."""
-        with self._attention():
+        with self.attention():
             return self._compute(count, given, length)
 
-    def _attention(self) -> AbstractContextManager[object]:
+    def attention(self) -> AbstractContextManager[object]:
         """Which of PyTorch's attentions serve.
 
         On Hopper it would rather have cuDNN's, which is planned and compiled anew for every shape: for each

@@ -101,7 +101,10 @@ def plan_lockstep(config: TransformerConfig, positions: Tensor, step: int) -> Pl
 
 def _bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """[B, T, L] bool -> [B, 1, T, L]: 0 where visible, else minus infinity."""
-    bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    *shape, length = visible.shape
+    # CUDA's attention wants aligned rows, and would otherwise make some in every layer.
+    width = -(-length // 16) * 16 if visible.is_cuda else length
+    bias = torch.zeros(*shape, width, dtype=dtype, device=visible.device)[..., :length]
     return bias.masked_fill_(~visible, -torch.inf)[:, None]
 
 

@@ -88,7 +88,8 @@ def one(options: argparse.Namespace, figures: Figures) -> None:
         step = FrameStep(checkpoint, rows, kv_cache="int8")
         for row in range(rows):
             step.fill_row(row)
-        parts = {name: _time(call, options) for name, call in _parts_of(step, rows).items()}
+        with step.attention():
+            parts = {name: _time(call, options) for name, call in _parts_of(step, rows).items()}
         print(f"{rows} rows:", ", ".join(f"{name} {ms:.3f} ms" for name, ms in parts.items()), flush=True)
         figures.note(f"parts_ms_of_{rows}", parts)
     if torch.device(options.device).type == "cuda":
@@ -130,7 +131,7 @@ def _time(call: Callable[[], object], options: argparse.Namespace) -> float:
                 call()
                 times_ms.append(1000 * (time.perf_counter() - started))
             return float(np.median(times_ms))
-        device = torch.device(options.device, torch.cuda.current_device())
+        device = torch.device("cuda", torch.cuda.current_device())
 
         def run() -> None:
             call()

@@ -1,6 +1,6 @@
 """All there is to be known of a GPU in one go: tests, the frame step by conversations, its parts, callers.
 
-    python tests/benchmarks/on_gpu.py --out figures                  # everything, in less than 14 minutes
+    python tests/benchmarks/on_gpu.py --out figures                  # everything, in less than ten minutes
     python tests/benchmarks/on_gpu.py --out figures --only tests one # some parts of it
     python tests/benchmarks/on_gpu.py --out figures --device cpu --scale 8 --context 20 --most 2   # a trial
 
@@ -146,7 +146,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--only", nargs="+", choices=[part.name for part in PARTS], help="these parts alone")
-    parser.add_argument("--minutes", type=float, default=13.5, help="for all parts together")
+    parser.add_argument("--minutes", type=float, default=9.5, help="for all parts together")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--scale", type=int, default=1, help="divides every width")
     parser.add_argument("--context", type=int, default=3000, help="frames")
