@@ -41,6 +41,14 @@ def add_and_norm(x: Tensor, change: Tensor, scale: Tensor, eps: float) -> tuple[
         return kernels.add_and_norm(x, change, scale, eps)
 
 
+def noise(key: Tensor, first_stream: int, streams: int, kept: Tensor, candidates: int) -> Tensor:
+    """What `sampling.noise_plainly` makes, nearly to the bit. key, kept: [B] -> [B, streams, candidates]."""
+    from moshi_agent.nn import fused_kernels as kernels
+
+    with torch.cuda.device_of(key):
+        return kernels.noise(key, first_stream, streams, kept, candidates)
+
+
 def draw(best: Tensor, tokens: Tensor, noise: Tensor, inverse_temp: Tensor, top_p: Tensor) -> Tensor:
     """The token with the best sum of logit and noise, among those that hold `top_p`.
 

@@ -8,7 +8,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from moshi_agent.nn import sampling
+
 _BLOCK = 1024  # numbers of one program where a row may be cut
+_GOLDEN = tl.constexpr(sampling.GOLDEN)
+_MIX_1 = tl.constexpr(sampling.MIX_1)
+_MIX_2 = tl.constexpr(sampling.MIX_2)
 _OPTIONS = {"enable_fp_fusion": True}  # the default is about to change, and Triton warns of it
 
 
@@ -50,8 +55,36 @@ def _add_and_norm_kernel(
     y = rounded.to(tl.float32)
     mean_square = tl.sum(y * y, axis=0) / numbers
     weight = tl.load(scale + places, mask=inside, other=0).to(tl.float32)
-    y *= weight / tl.sqrt(mean_square + eps)
+    y *= weight * (1.0 / tl.sqrt(mean_square + eps))
     tl.store(normed + here, y.to(normed.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _mix(x):
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _MIX_1
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _MIX_2
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+@triton.jit
+def _noise_kernel(
+    key,  # [B] int64
+    kept,  # [B] int64
+    output,  # [B, streams, N], to be written
+    first_stream,
+    candidates,
+    block: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    stream = tl.program_id(1).to(tl.int64)
+    ranks = tl.program_id(2) * block + tl.arange(0, block)
+    of_stream = _mix(tl.load(key + row) * _GOLDEN + first_stream + stream)
+    bits = (_mix(of_stream + ranks.to(tl.int64) * _GOLDEN) >> 41) & 0x7FFFFF
+    uniform = (bits.to(tl.float32) + 0.5) * 1.1920928955078125e-07  # exact, unlike a division
+    y = -tl.log(-tl.log(uniform))
+    y = tl.where(ranks < tl.load(kept + row), y, float("-inf"))
+    place = (row * tl.num_programs(1) + stream) * candidates + ranks
+    tl.store(output + place, y, mask=ranks < candidates)
 
 
 @triton.jit
@@ -106,6 +139,15 @@ def add_and_norm(x: Tensor, change: Tensor, scale: Tensor, eps: float) -> tuple[
         x, change, scale, total, normed, numbers, eps, block=block, num_warps=warps, **_OPTIONS
     )
     return total, normed
+
+
+def noise(key: Tensor, first_stream: int, streams: int, kept: Tensor, candidates: int) -> Tensor:
+    """As `fused.noise` says."""
+    assert key.is_contiguous() and kept.is_contiguous()
+    output = torch.empty(len(key), streams, candidates, device=key.device)
+    grid = (len(key), streams, triton.cdiv(candidates, _BLOCK))
+    _noise_kernel[grid](key, kept, output, first_stream, candidates, block=_BLOCK, num_warps=4, **_OPTIONS)
+    return output
 
 
 def draw(best: Tensor, tokens: Tensor, noise: Tensor, inverse_temp: Tensor, top_p: Tensor) -> Tensor:

@@ -293,6 +293,9 @@ def test_a_step_asks_the_device_nothing(kernel: bool) -> None:
         mock.patch.object(fused, "serves", lambda x: kernel),
         mock.patch.object(fused, "silu_times", lambda x: torch.empty_like(x[..., : x.shape[-1] // 2])),
         mock.patch.object(fused, "add_and_norm", lambda x, *rest: (x, torch.empty_like(x))),
+        mock.patch.object(
+            fused, "noise", lambda key, *sizes: torch.empty(3, *sizes[1::2], device=key.device)
+        ),
         mock.patch.object(fused, "draw", lambda best, tokens, *rest: torch.empty_like(tokens[:, 0])),
         mock.patch.object(cache_attention, "store", lambda heads, *rest: heads[:, :2]),
         mock.patch.object(cache_attention, "attend", lambda queries, *rest: torch.empty_like(queries)),

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from moshi_agent.config import SamplingConfig
 from moshi_agent.nn import fused
 from moshi_agent.nn.norm import RMSNorm
-from moshi_agent.nn.sampling import RowSampling
+from moshi_agent.nn.sampling import RowSampling, noise_plainly
 
 
 def gates_are_those_of_pytorch(device: str) -> None:
@@ -31,6 +31,17 @@ def norms_are_those_of_pytorch(device: str) -> None:
             # The interpreter cuts off what the compiled kernel rounds.
             torch.testing.assert_close(total, x + change, rtol=tolerance, atol=1e-5)
             torch.testing.assert_close(normed, norm(x + change), rtol=tolerance, atol=1e-4)
+
+
+def noise_is_that_of_pytorch(device: str) -> None:
+    """The same numbers but for the last bits of a logarithm; nothing for those that are not kept."""
+    key = torch.randint(-(2**63), 2**63 - 1, (3,), device=device)
+    for candidates in (40, 512, 3000):
+        kept = torch.tensor([candidates, 1, 25], device=device)
+        got = fused.noise(key, 1, 8, kept, candidates)
+        torch.testing.assert_close(
+            got, noise_plainly(key, range(1, 9), kept, candidates), rtol=1e-4, atol=1e-5
+        )
 
 
 def draws_are_those_of_pytorch(device: str) -> None:
@@ -60,7 +71,12 @@ def draws_are_those_of_pytorch(device: str) -> None:
                 assert ((ill >= 0) & (ill < card)).all()
 
 
-CHECKS = (gates_are_those_of_pytorch, norms_are_those_of_pytorch, draws_are_those_of_pytorch)
+CHECKS = (
+    gates_are_those_of_pytorch,
+    norms_are_those_of_pytorch,
+    noise_is_that_of_pytorch,
+    draws_are_those_of_pytorch,
+)
 
 if __name__ == "__main__":
     torch.manual_seed(0)

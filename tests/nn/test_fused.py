@@ -43,10 +43,11 @@ def test_the_kernels_compile_where_there_is_no_gpu(tmp_path: Path, monkeypatch: 
 
     types = {name: "*bf16" for name in ("x", "change", "scale", "total", "normed")}
     types |= {name: "*fp32" for name in ("best", "noise", "inverse_temp", "top_p")}
-    types |= {"tokens": "*i64", "eps": "fp32"}
+    types |= {"tokens": "*i64", "key": "*i64", "kept": "*i64", "eps": "fp32"}
     for kernel, block, output in (
         (kernels._silu_times_kernel, 1024, "*bf16"),
         (kernels._add_and_norm_kernel, 4096, "*bf16"),
+        (kernels._noise_kernel, 1024, "*fp32"),
         (kernels._draw_kernel, 512, "*i64"),
     ):
         of_kernel = types | {"block": "constexpr", "output": output}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from moshi_agent.config import SamplingConfig
-from moshi_agent.nn.sampling import RowSampling
+from moshi_agent.nn.sampling import RowSampling, uniform
 
 
 def _draw(logits: Tensor, config: SamplingConfig, rows: int, first_step: int = 0) -> Tensor:
@@ -22,6 +22,13 @@ def test_draws_follow_the_softmax() -> None:
     counts = torch.bincount(_draw(logits, SamplingConfig(temp_text=0.7, top_k_text=0), 40_000), minlength=5)
     wanted = (logits / 0.7).softmax(-1)
     assert (counts / 40_000 - wanted).abs().max() < 0.01
+
+
+def test_the_largest_and_the_smallest_random_number_are_finite_noise() -> None:
+    """One in 16 million numbers would else be drawn whatever the logits are: every few minutes of a call."""
+    numbers = uniform(torch.tensor([-1, 2**63 - 1, 0, -(2**63)]))
+    assert ((numbers > 0) & (numbers < 1)).all()
+    assert (-torch.log(-torch.log(numbers))).isfinite().all()
 
 
 def test_top_k_and_top_p_keep_what_they_say() -> None:
