@@ -22,7 +22,8 @@ from moshi_agent.nn.state import State
 from moshi_agent.nn.streaming import Streaming
 from moshi_agent.nn.transformer import ProjectedTransformer, TransformerState
 
-_CHUNK_FRAMES = 12
+_CHUNK_FRAMES = 12  # of a long signal on a CPU, whose caches they fit
+_CHUNK_FRAMES_ON_CUDA = 125  # beside full caches of conversations there may be a gigabyte left
 
 
 @dataclass
@@ -203,9 +204,9 @@ class MimiModel(nn.Module, Streaming[MimiState]):
         state: StackState | None,
         exec_mask: Tensor | None,
     ) -> Tensor:
-        """[B, T, C] -> [B, T', C']. A long signal goes through in chunks that fit the caches of a CPU."""
-        steps = _CHUNK_FRAMES * steps_per_frame
-        if state is not None or torch.is_grad_enabled() or x.is_cuda or x.shape[1] <= steps:
+        """[B, T, C] -> [B, T', C']. A long signal goes through in chunks."""
+        steps = steps_per_frame * (_CHUNK_FRAMES_ON_CUDA if x.is_cuda else _CHUNK_FRAMES)
+        if state is not None or torch.is_grad_enabled() or x.shape[1] <= steps:
             return stack(x, state, exec_mask)
         state = stack.init_state(len(x), x.device, x.dtype)
         return torch.cat([stack(chunk, state) for chunk in x.split(steps, dim=1)], dim=1)

@@ -24,7 +24,7 @@ from moshi_agent.engine.frame_step import FrameStep, RowInput
 from moshi_agent.engine.graphs import CudaDevice, GraphRunner
 from moshi_agent.engine.memory import free_bytes
 from moshi_agent.models.generator import StepInput, _Chooser
-from moshi_agent.nn import cache_attention
+from moshi_agent.nn import cache_attention, fused
 from moshi_agent.nn.kv_cache import SCALE_DTYPE, LayerCache
 from moshi_agent.questions import sample_questions
 
@@ -84,6 +84,10 @@ def one(options: argparse.Namespace, figures: Figures) -> None:
         p50, p95, p99 = np.percentile(times_ms, (50, 95, 99)).round(3).tolist()
         print(f"{kv_cache}: {p50:.2f} ms, p95 {p95:.2f}, p99 {p99:.2f}", flush=True)
         figures.note(f"{kv_cache}_p50_p95_p99_ms", [p50, p95, p99])
+    with mock.patch.object(fused, "serves", lambda x: False):
+        times_ms = FrameStep(checkpoint, 1, kv_cache="int8").measure([1], options.repeats)[1]
+    print(f"int8, without the kernels of `fused`: {np.median(times_ms):.2f} ms", flush=True)
+    figures.note("int8_without_fused_p50_ms", float(np.median(times_ms)))
     for rows in (1, min(32, options.most)):
         step = FrameStep(checkpoint, rows, kv_cache="int8")
         for row in range(rows):
