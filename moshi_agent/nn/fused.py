@@ -8,16 +8,33 @@ the same is done by PyTorch's operators, where they are used.
 from __future__ import annotations
 
 import importlib.util
+import logging
+import os
+import shutil
+import sysconfig
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+_log = logging.getLogger("moshi_agent.nn")
+
 
 @cache
 def has_triton() -> bool:
-    """Whether there are any kernels."""
-    return importlib.util.find_spec("triton") is not None
+    """Whether there are any kernels: Triton, and what it compiles their launching with."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    if os.name != "posix":
+        return True
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    # Debian's own scheme, `posix_local`, has no headers.
+    headers = Path(sysconfig.get_path("include", "posix_prefix"), "Python.h").is_file()
+    if not (compiler and headers):
+        _log.warning("steps will be slower: Triton needs a C compiler and Python's headers (python3-dev)")
+        return False
+    return True
 
 
 def serves(x: Tensor) -> bool:

@@ -71,7 +71,8 @@ class RMSNorm(nn.Module):
 
     def after_adding(self, x: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
         """x + change, and its norm. [*, C], [*, C] -> both [*, C]."""
-        if self.alpha is not None and self._is_float32(x.dtype) and fused.serves(x):
+        alike = x.dtype == change.dtype  # which autocast does not promise
+        if self.alpha is not None and self._is_float32(x.dtype) and alike and fused.serves(x):
             return fused.add_and_norm(x, change, self.alpha.flatten(), self.eps)
         x = x + change
         return x, self(x)
