@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from moshi_agent.nn import fused
 from tests.nn.fused_checks import CHECKS
 
 needs_triton = pytest.mark.skipif(
@@ -66,3 +68,19 @@ def test_the_compiled_kernels_are_the_operators(check: Callable[[str], None]) ->
     torch.manual_seed(0)
     with torch.inference_mode():
         check("cuda")
+
+
+def test_without_a_compiler_the_operators_serve(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Said once, with what is missing: Triton would fail at the first step."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delenv("CC", raising=False)
+    fused.has_triton.cache_clear()
+    try:
+        assert not fused.has_triton() and not fused.has_triton()
+    finally:
+        fused.has_triton.cache_clear()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "C compiler" in caplog.text
