@@ -23,13 +23,13 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from moshi_agent import Engine
+from tests.adapters.phone_calls import RATE_HZ
 from tests.adapters.pipecat_calls import question, until
 from tests.adapters.twilio_caller import (
     CONNECTED,
     MU_LAW,
     PUBLIC_URL,
-    RATE_HZ,
-    PhoneCall,
+    TwilioCall,
     dial,
     start_message,
     to_mu_law,
@@ -87,14 +87,14 @@ class Agent:
     async def dial(self, call_sid: str) -> tuple[int, str]:
         return await dial(self.port, call_sid, self.sign)
 
-    async def call(self, call_sid: str) -> PhoneCall:
+    async def call(self, call_sid: str) -> TwilioCall:
         """Dials until a line is free: that of a call before it is given back a moment after its row."""
         deadline = time.monotonic() + 30
         while True:
             status, instructions = await self.dial(call_sid)
             assert status == 200
             if "<Reject" not in instructions or time.monotonic() > deadline:
-                return PhoneCall(self.port, call_sid, token_in(instructions))
+                return TwilioCall(self.port, call_sid, token_in(instructions))
             await asyncio.sleep(0.1)
 
     def said(self, call_sid: str) -> list[str]:
@@ -229,7 +229,7 @@ class TestCallsThatEndBadly:
             status, instructions = await agent.dial("CAtwice")
             assert status == 200
             token = token_in(instructions)
-            first, second = (PhoneCall(agent.port, "CAtwice", token) for _ in range(2))
+            first, second = (TwilioCall(agent.port, "CAtwice", token) for _ in range(2))
             async with first, second:
                 await asyncio.wait_for(second.socket.wait_closed(), 10)
                 code = second.socket.close_code
@@ -289,12 +289,12 @@ def test_a_whole_call(agent: Agent) -> None:
     asyncio.run(call())
 
 
-async def heard_text(agent: Agent, sid: str, phone: PhoneCall, text: str, times: int = 1) -> None:
+async def heard_text(agent: Agent, sid: str, phone: TwilioCall, text: str, times: int = 1) -> None:
     await until(lambda: sum(text in said for said in agent.said(sid)) >= times, 60)
     await until(lambda: phone.is_quiet(0.5), 20)
 
 
-async def asked(agent: Agent, sid: str, phone: PhoneCall, text: str, answer: str) -> None:
+async def asked(agent: Agent, sid: str, phone: TwilioCall, text: str, answer: str) -> None:
     """Asks, and once more where the answer is another: it mishears one question in ten over mu-law."""
     for _ in range(2):
         answers = len(agent.said(sid))
@@ -305,7 +305,7 @@ async def asked(agent: Agent, sid: str, phone: PhoneCall, text: str, answer: str
     raise AssertionError(f"{agent.said(sid)} to {text!r}")
 
 
-async def interrupted(agent: Agent, sid: str, phone: PhoneCall) -> None:
+async def interrupted(agent: Agent, sid: str, phone: TwilioCall) -> None:
     """Talks into the joke, whose end must not come."""
     turns, asked_at = len(agent.said(sid)), time.monotonic()
     phone.say(question("Tell me a joke.", RATE_HZ))

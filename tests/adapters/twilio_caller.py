@@ -6,23 +6,16 @@ https://www.twilio.com/docs/voice/media-streams/websocket-messages
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import json
 import re
-import time
-from contextlib import suppress
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
 import numpy as np
 from numpy.typing import NDArray
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
 
-RATE_HZ = 8_000
-PACKET_SAMPLES = 160
+from tests.adapters.phone_calls import Message, PhoneCall, Provider, packet_content
+
 PUBLIC_URL = "https://agent.example.com"
 
 
@@ -82,66 +75,28 @@ def start_message(call_sid: str, token: str) -> dict[str, Any]:
 CONNECTED = {"event": "connected", "protocol": "Call", "version": "1.0.0"}
 
 
-class PhoneCall:
-    """A call that goes on: packets of 20 ms out, silent unless `say` has something, and all that comes in."""
+def twilio(call_sid: str, token: str) -> Provider:
+    """The media stream of a call."""
+
+    def media(number: int, payload: str) -> Message:
+        content = packet_content(number, payload)
+        return {"event": "media", "sequenceNumber": str(number + 1), "streamSid": "MZ0", "media": content}
+
+    return Provider(
+        opening=[CONNECTED, start_message(call_sid, token)],
+        media=media,
+        closing=[{"event": "stop", "streamSid": "MZ0", "stop": {"accountSid": "AC0", "callSid": call_sid}}],
+        reply={"event": "media", "streamSid": "MZ0", "media": {}},
+        encode=to_mu_law,
+        decode=lambda data: MU_LAW[np.frombuffer(data, np.uint8)],
+    )
+
+
+class TwilioCall(PhoneCall):
+    """A call to the phone agent, which has a path of its own for the stream."""
 
     def __init__(self, port: int, call_sid: str, token: str) -> None:
-        self._url = f"ws://127.0.0.1:{port}/media"
-        self._start = start_message(call_sid, token)
-        self._to_say = b""
-        self.heard: list[tuple[float, NDArray[np.int16]]] = []  # when it came, [N] at 8 kHz
-        self.events: list[str] = []
-
-    async def __aenter__(self) -> Self:
-        self.socket: ClientConnection = await connect(self._url)
-        await self.send(CONNECTED)
-        await self.send(self._start)
-        self._tasks = [asyncio.create_task(self._talk()), asyncio.create_task(self._listen())]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.hang_up()
-
-    async def hang_up(self) -> None:
-        with suppress(ConnectionClosed):
-            await self.send({"event": "stop", "streamSid": "MZ0", "stop": {"callSid": "CA0"}})
-        await self.socket.close()
-        await asyncio.gather(*self._tasks)
-
-    async def send(self, message: dict[str, Any]) -> None:
-        await self.socket.send(json.dumps(message))
-
-    def say(self, pcm: NDArray[np.int16]) -> None:
-        """Speaks from now on, without waiting for the end."""
-        self._to_say += to_mu_law(pcm)
+        super().__init__(f"ws://127.0.0.1:{port}/media", twilio(call_sid, token))
 
     async def press(self, digit: str) -> None:
         await self.send({"event": "dtmf", "streamSid": "MZ0", "dtmf": {"digit": digit}})
-
-    async def _talk(self) -> None:
-        began, number = time.monotonic(), 0
-        with suppress(ConnectionClosed):
-            while True:
-                number += 1
-                await asyncio.sleep(max(0.0, began + 0.02 * number - time.monotonic()))
-                packet, self._to_say = self._to_say[:PACKET_SAMPLES], self._to_say[PACKET_SAMPLES:]
-                payload = base64.b64encode(packet.ljust(PACKET_SAMPLES, b"\xff")).decode()
-                await self.send({"event": "media", "streamSid": "MZ0", "media": {"payload": payload}})
-
-    async def _listen(self) -> None:
-        with suppress(ConnectionClosed):
-            async for text in self.socket:
-                message = json.loads(text)
-                self.events.append(message["event"])
-                if message["event"] == "media":
-                    codes = np.frombuffer(base64.b64decode(message["media"]["payload"]), np.uint8)
-                    self.heard.append((time.monotonic(), MU_LAW[codes]))
-
-    def loud_s(self, since: float = 0.0) -> float:
-        """Seconds of speech that have come since then, on the monotonic clock."""
-        loud = [np.abs(pcm.astype(int)) > 500 for at, pcm in self.heard if at >= since]
-        return sum(float(part.any()) * len(part) for part in loud) / RATE_HZ
-
-    def is_quiet(self, for_s: float) -> bool:
-        """Whether nothing has been said for so long."""
-        return self.loud_s(since=time.monotonic() - for_s) == 0
