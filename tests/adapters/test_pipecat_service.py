@@ -168,8 +168,9 @@ class TestInAPipeline:
         messages = call.speaker.messages
         kinds = {message["type"] for message in messages}
         assert {"bot-started-speaking", "bot-stopped-speaking", "user-started-speaking"} <= kinds
-        texts = [message["data"]["text"] for message in messages if message["type"] == "bot-llm-text"]
-        assert "".join(texts).strip() == "Hello! It is nice to talk with you."
+        for kind in ("bot-llm-text", "bot-tts-text", "bot-output"):
+            texts = [message["data"]["text"] for message in messages if message["type"] == kind]
+            assert "".join(texts).strip() == "Hello! It is nice to talk with you.", kind
 
     def test_metrics_tell_usage_and_how_the_engine_keeps_up(self, call: CallRecord) -> None:
         data = [entry for frame in call.notes.of(MetricsFrame) for entry in frame.data]

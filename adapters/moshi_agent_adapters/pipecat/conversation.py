@@ -161,7 +161,8 @@ class ConversationFrames(LLMService):
         written = LLMTextFrame(text)
         written.append_to_context = False
         await self.push_frame(written)
-        spoken = TTSTextFrame(text, text_type=TextType.WORD)
+        # It is a word or a part of one, but words by that name do not get to clients such as Pipecat's page.
+        spoken = TTSTextFrame(text, text_type=TextType.SENTENCE)
         spoken.includes_inter_frame_spaces = True
         await self.push_frame(spoken)
 
