@@ -18,6 +18,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import (
     BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,
@@ -46,6 +47,7 @@ from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
 from pipecat.processors.audio.audio_buffer_processor import AudioBufferProcessor
 from pipecat.tests.utils import SleepFrame, run_test
+from pipecat.workers.llm.backend_llm_worker import BackendLLMWorker
 
 from moshi_agent import Engine, SessionConfig
 from moshi_agent.engine.snapshot import unpack_snapshot
@@ -274,6 +276,20 @@ class TestFrames:
         down, _ = asyncio.run(run_test(MoshiLLMService(engine=engine), frames_to_send=frames))
         assert len(of(down, InputTextRawFrame)) == 2
         assert len([message for message in warnings if "cannot read" in message]) == 1
+
+    def test_what_a_context_holds_besides_a_role_is_warned_about_once(
+        self, engine: Engine, warnings: list[str]
+    ) -> None:
+        said = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello!"}]
+        context = LLMContext(said, tools=[FunctionSchema("look_up", "Looks a city up.", {}, [])])
+        frames = [LLMContextFrame(context), *quiet(), LLMContextFrame(context), *quiet()]
+        asyncio.run(run_test(MoshiLLMService(engine=engine), frames_to_send=frames))
+        for reason in ("cannot read", "calls no functions"):
+            assert len([message for message in warnings if reason in message]) == 1
+
+    def test_it_declines_to_work_for_another_model(self, engine: Engine) -> None:
+        with pytest.raises(ValueError, match="cannot be an LLMWithBackend backend"):
+            BackendLLMWorker(llm=MoshiLLMService(engine=engine))
 
     def test_a_reset_begins_another_conversation(self, engine: Engine) -> None:
         llm = greeter(engine)

@@ -2,6 +2,7 @@
 
     service.py       MoshiLLMService, the pipeline component
     conversation.py  its way out: events of the engine as frames of the pipeline
+    context.py       what it takes from a context
     settings.py      what of it can be changed while it runs
     bot_turn.py      where the bot's continuous speech is cut into turns
     playout.py       whole frames for the transport, and no more than it can play in time

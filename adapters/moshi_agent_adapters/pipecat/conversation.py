@@ -66,6 +66,7 @@ class ConversationFrames(LLMService):
         self._session: Session | None = None
         self._context = LLMContext()
         self._user_speaks = self._bot_speaks = self._is_muted = False
+        self._has_spoken = False  # one of the two: until then, contexts are the application's alone
         self._begin_output(24_000)
 
     def can_generate_metrics(self) -> bool:
@@ -115,7 +116,7 @@ class ConversationFrames(LLMService):
             await self._bot_turn_ended(event)
 
     async def _bot_turn_began(self) -> None:
-        self._bot_speaks = True
+        self._bot_speaks = self._has_spoken = True
         await self.start_processing_metrics()
         await self.push_frame(LLMFullResponseStartFrame())
         await self.push_frame(TTSStartedFrame())
@@ -167,7 +168,7 @@ class ConversationFrames(LLMService):
         await self.push_frame(spoken)
 
     async def _user_started(self) -> None:
-        self._user_speaks = True
+        self._user_speaks = self._has_spoken = True
         await self.broadcast_frame(ProposedUserStartedSpeakingFrame)
 
     async def _user_stopped(self) -> None:

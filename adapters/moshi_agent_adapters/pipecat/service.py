@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from loguru import logger
@@ -25,6 +25,7 @@ from pipecat.frames.frames import (
 )
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
+from pipecat.services.llm_service import LLMWithBackendRole
 from pipecat.services.settings import LLMSettings
 from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
 
@@ -37,6 +38,7 @@ from moshi_agent import (
     SessionConfig,
 )
 from moshi_agent.engine.prompt import Recording
+from moshi_agent_adapters.pipecat.context import ignored_in, role_in
 from moshi_agent_adapters.pipecat.conversation import ConversationFrames
 from moshi_agent_adapters.pipecat.settings import (
     SAMPLING_FIELDS,
@@ -55,10 +57,10 @@ class MoshiLLMService(ConversationFrames):
     when it wants to: nothing triggers an answer, and no voice activity detection is needed. Its conversation
     begins with the first audio, LLMContextFrame or TTSSpeakFrame.
 
-    Moshi hears; it cannot read. Text of the user (InputTextRawFrame, messages of the context) does not reach
-    it, of which it warns once. What TTSSpeakFrame brings it speaks word for word. Of what the user says there
-    is a transcript if the engine was loaded with a `transcriber`; else put a speech-to-text service before
-    this.
+    Moshi hears; it cannot read. Text of the user (InputTextRawFrame, messages and tools of the context that
+    a call begins with) does not reach it, of which it warns once. What TTSSpeakFrame brings it speaks word
+    for word. Of what the user says there is a transcript if the engine was loaded with a `transcriber`; else
+    put a speech-to-text service before this.
 
     A model that takes roles, as PersonaPlex does, begins with the role and the voice of the settings, or with
     the system message of the context; any other warns once that it takes none.
@@ -102,6 +104,13 @@ class MoshiLLMService(ConversationFrames):
             service_name=self.name,
             is_realtime_service=True,
             user_turn_strategies=ExternalUserTurnStrategies(enable_interruptions=False),
+        )
+
+    def llm_with_backend_role_objection(self, role: LLMWithBackendRole) -> str | None:
+        """Declines both roles of an LLMWithBackend."""
+        return (
+            f"{type(self).__name__} cannot be an LLMWithBackend {role}: Moshi hears and speaks, but reads no "
+            "requests and calls no functions"
         )
 
     # Beginning and end
@@ -195,7 +204,7 @@ class MoshiLLMService(ConversationFrames):
         """The role and the voice that the settings, the session or the context ask for."""
         settings, config = self._settings, self._config
         wanted = settings.role or settings.system_instruction or config.role
-        role, voice = wanted or _role_in(self._context), settings.voice or config.voice
+        role, voice = wanted or role_in(self._context), settings.voice or config.voice
         if self._engine.model.takes_roles or (role is None and voice is None):
             return role, voice
         self._warn_once(
@@ -247,6 +256,9 @@ class MoshiLLMService(ConversationFrames):
     async def _take_context(self, context: LLMContext) -> None:
         """Begins the conversation, anew if it has begun without the role that comes only now."""
         self._context = context
+        if not self._has_spoken:
+            for reason in ignored_in(context):
+                self._warn_once(reason, reason)
         role, _ = self._persona()
         if self._conversation is None or role == self._role:
             self._begin_conversation()
@@ -273,18 +285,3 @@ def _mono(frame: InputAudioRawFrame) -> NDArray[np.int16]:
     if frame.num_channels == 1:
         return samples
     return samples.reshape(-1, frame.num_channels).mean(axis=1).astype(np.int16)
-
-
-def _role_in(context: LLMContext) -> str | None:
-    """The text of the system messages, if there are any."""
-    messages: list[Any] = [message for message in context.get_messages() if isinstance(message, dict)]
-    said = [one.get("content") for one in messages if one.get("role") in ("system", "developer")]
-    return "\n".join(text for text in map(_text_of, said) if text.strip()) or None
-
-
-def _text_of(content: Any) -> str:
-    """The text of a message, which is in parts where it may have others beside."""
-    if not isinstance(content, list):
-        return content if isinstance(content, str) else ""
-    parts = cast("list[dict[str, Any]]", content)
-    return " ".join(part["text"] for part in parts if part.get("type") == "text")
