@@ -47,6 +47,7 @@ from moshi_agent.audio.framing import FRAME_S
 from moshi_agent_adapters.pipecat.bot_turn import BotTurn, begins_turn
 from moshi_agent_adapters.pipecat.metrics import MoshiMetricsData
 from moshi_agent_adapters.pipecat.playout import Playout
+from moshi_agent_adapters.pipecat.whole_words import WholeWords
 
 
 class ConversationFrames(LLMService):
@@ -80,6 +81,7 @@ class ConversationFrames(LLMService):
     def _begin_output(self, sample_rate_hz: int) -> None:
         """Before the first event of a conversation."""
         self._playout = Playout(sample_rate_hz)
+        self._words = WholeWords()
         self._frames_counted = 0
         self._user_text = ""  # written since the last TranscriptionFrame
 
@@ -87,6 +89,7 @@ class ConversationFrames(LLMService):
         """The rest of the bot's turn is not to be heard, nor what of it the transport has still to play."""
         self._is_muted = self._bot_speaks
         self._playout.interrupted()
+        self._words.take()
 
     async def _give_up(self, message: str, error: Exception | None = None) -> None:
         """Says why there can be no conversation, and ends the pipeline."""
@@ -123,6 +126,7 @@ class ConversationFrames(LLMService):
 
     async def _bot_turn_ended(self, last: Event | None) -> None:
         self._bot_speaks = self._is_muted = False
+        await self._spoke(self._words.take())
         await self.push_frame(TTSStoppedFrame())
         await self.push_frame(LLMFullResponseEndFrame())
         await self.stop_processing_metrics()
@@ -132,9 +136,10 @@ class ConversationFrames(LLMService):
     async def _handle(self, event: Event) -> None:
         match event:
             case AudioChunk():
+                await self._spoke(self._words.complete_by(event.frame))
                 await self._speak(event)
             case TextToken():
-                await self._write(event.text)
+                await self._write(event)
             case UserStarted():
                 await self._user_started()
             case UserStopped():
@@ -155,15 +160,20 @@ class ConversationFrames(LLMService):
         if audio is not None:
             await self.push_frame(SpeechOutputAudioRawFrame(audio, chunk.sample_rate, 1))
 
-    async def _write(self, text: str) -> None:
+    async def _write(self, token: TextToken) -> None:
         if self._is_muted:
             return
         # For those who show the model's text; the context is made of what is spoken, below.
-        written = LLMTextFrame(text)
+        written = LLMTextFrame(token.text)
         written.append_to_context = False
         await self.push_frame(written)
-        # It is a word or a part of one, but words by that name do not get to clients such as Pipecat's page.
-        spoken = TTSTextFrame(text, text_type=TextType.SENTENCE)
+        await self._spoke(self._words.add(token.text, token.frame))
+
+    async def _spoke(self, word: str) -> None:
+        if not word:
+            return
+        # As WORD, clients such as Pipecat's page would not be told of it.
+        spoken = TTSTextFrame(word, text_type=TextType.SENTENCE)
         spoken.includes_inter_frame_spaces = True
         await self.push_frame(spoken)
 
