@@ -27,6 +27,17 @@ PHONE = {
     "is_mobile": True,
     "has_touch": True,
 }
+# Lets a test look at the page's connection.
+KEEP_PEERS = """
+window.peers = [];
+window.RTCPeerConnection = class extends RTCPeerConnection {
+  constructor(...args) { super(...args); window.peers.push(this); }
+};
+"""
+ENERGY = """async () => {
+  const stats = [...(await window.peers.at(-1).getStats()).values()];
+  return stats.find((s) => s.type === "inbound-rtp" && s.kind === "audio").totalAudioEnergy;
+}"""
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 

@@ -21,23 +21,12 @@ import soundfile as sf
 
 from moshi_agent import Engine
 from moshi_agent_adapters.server import ServerConfig, create_app
-from tests.adapters.browser import INSECURE_HOST, PHONE, chromium, find_chromium, serving
+from tests.adapters.browser import ENERGY, INSECURE_HOST, KEEP_PEERS, PHONE, chromium, find_chromium, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ANSWER = "My name is Moshi, and I am a tiny talking model."
 PATIENCE_MS = 90_000
 CHECKOUT = Path(__file__).parents[2]
-# Lets a test look at the page's connection.
-KEEP_PEERS = """
-window.peers = [];
-window.RTCPeerConnection = class extends RTCPeerConnection {
-  constructor(...args) { super(...args); window.peers.push(this); }
-};
-"""
-ENERGY = """async () => {
-  const stats = [...(await window.peers.at(-1).getStats()).values()];
-  return stats.find((s) => s.type === "inbound-rtp" && s.kind === "audio").totalAudioEnergy;
-}"""
 RESTART_ICE = """async (id) => {
   const peer = window.peers.at(-1);
   const path = () => peer.sctp.transport.iceTransport.getSelectedCandidatePair().local.usernameFragment;
