@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from moshi_agent.config import DepthConfig, MoshiConfig
 from moshi_agent.errors import InputError
+from moshi_agent.models.delays import delayed, undelayed
 from moshi_agent.nn.conditioners import ConditionFuser, ConditionProvider, ConditionTensors
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN, ZERO_TOKEN, PackedEmbeddingSum, TokenEmbedding
 from moshi_agent.nn.kv_cache import LayerCache
@@ -152,6 +153,10 @@ class LMModel(nn.Module):
         tokens[0] = self.text_card
         return tokens
 
+    def delayed(self, codes: Tensor) -> Tensor:
+        """What the temporal transformer reads. Codes [B, 1 + n_q, T] -> [B, 1 + n_q, T + 1]."""
+        return delayed(codes, self.config.delays, self.initial_tokens())
+
     def init_state(self, rows: int, kv_int8: bool = False) -> TransformerState:
         """The temporal transformer's state of `rows` streams, its cache as int8 or as the weights are."""
         return self.transformer.init_state(rows, self.device, self.dtype, kv_int8)
@@ -168,16 +173,16 @@ class LMModel(nn.Module):
         if codes.dim() != 3 or codes.shape[1] != self.num_codebooks:
             raise InputError(f"codes of shape {list(codes.shape)}; accepted: [B, {self.num_codebooks}, T]")
         conditions = self.fuse(condition_tensors)
-        delayed = self._delay(codes)  # [B, K, T + 1]
-        hidden, text_logits = self.temporal(delayed[:, :, :-1], conditions=conditions)
+        tokens = self.delayed(codes)  # [B, K, T + 1]
+        hidden, text_logits = self.temporal(tokens[:, :, :-1], conditions=conditions)
         known, dep_q = codes != ZERO_TOKEN, self.dep_q
-        text_logits, text_mask = self._undelay(text_logits[:, None], (self.config.delays[0],))
+        text_logits, text_mask = undelayed(text_logits[:, None], (self.config.delays[0],))
         text_mask = text_mask & known[:, :1]
         if not dep_q:
             empty = text_logits.new_zeros(codes.shape[0], 0, codes.shape[2], self.card)
             return LMOutput(empty, known[:, :0], text_logits, text_mask)
-        logits = self.depth_logits(hidden, delayed[:, : 1 + dep_q, 1:])
-        logits, mask = self._undelay(logits, self.config.delays[1 : 1 + dep_q])
+        logits = self.depth_logits(hidden, tokens[:, : 1 + dep_q, 1:])
+        logits, mask = undelayed(logits, self.config.delays[1 : 1 + dep_q])
         return LMOutput(logits, mask & known[:, 1 : 1 + dep_q], text_logits, text_mask)
 
     def fuse(self, condition_tensors: ConditionTensors | None) -> Conditions:
@@ -267,25 +272,6 @@ class LMModel(nn.Module):
 
     def _depth_output(self, y: Tensor, index: int) -> Tensor:
         return self.linears[index](self.depformer_norms[index](y))
-
-    def _delay(self, codes: Tensor) -> Tensor:
-        """Shifts each stream by its delay, behind one initial token. [B, K, T] -> [B, K, T + 1]."""
-        batch, _, steps = codes.shape
-        delayed = self.initial_tokens()[None, :, None].repeat(batch, 1, steps + 1)
-        for stream, delay in enumerate(self.config.delays):
-            if delay < steps:
-                delayed[:, stream, 1 + delay :] = codes[:, stream, : steps - delay]
-        return delayed
-
-    def _undelay(self, logits: Tensor, delays: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Shifts logits, [B, K, T, card], back to the codes they predict, and says where there are any."""
-        aligned = torch.full_like(logits, torch.nan)
-        mask = torch.zeros(logits.shape[:3], dtype=torch.bool, device=logits.device)
-        for stream, delay in enumerate(delays):
-            steps = max(logits.shape[2] - delay, 0)
-            aligned[:, stream, :steps] = logits[:, stream, delay:]
-            mask[:, stream, :steps] = True
-        return aligned, mask
 
     def init_weights(self) -> None:
         """Draws all weights anew: truncated normals of deviation 1 / sqrt(inputs)."""

@@ -64,8 +64,8 @@ class LMLoss:
     def __call__(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Weighted terms, scalars; the loss is their sum."""
         model, config = self.model, self.config
-        target = delayed(model, batch.codes)
-        given = delayed(model, self._with_noise(batch.codes, generator))
+        target = model.delayed(batch.codes)
+        given = model.delayed(self._with_noise(batch.codes, generator))
         hidden, text_logits = model.temporal(given[:, :, :-1])
         own, given = target[:, : 1 + model.dep_q, 1:], given[:, : 1 + model.dep_q, 1:]
         quiet = (own[:, 1:] == self.quiet[None, :, None]).all(1)  # [B, T]
@@ -149,11 +149,3 @@ class LMLoss:
         unread[:, first:] = gaps
         unread[:, first + 1 :] |= (torch.arange(acoustic) >= kept[:, None])[:, :, None]
         return unread
-
-
-def delayed(model: LMModel, codes: Tensor) -> Tensor:
-    """Each stream shifted by its delay behind the initial tokens, [B, K, T] -> [B, K, T + 1]."""
-    out = model.initial_tokens()[None, :, None].repeat(codes.shape[0], 1, codes.shape[2] + 1)
-    for stream, delay in enumerate(model.config.delays):
-        out[:, stream, 1 + delay :] = codes[:, stream, : codes.shape[2] - delay]
-    return out

@@ -13,7 +13,7 @@ from moshi_agent.errors import ConfigError
 from moshi_agent.training.conversations import ANSWER_DELAY_FRAMES
 from moshi_agent.training.lm import LMTrainer, LMTraining
 from moshi_agent.training.lm_data import LMData
-from moshi_agent.training.lm_losses import LMLossConfig, delayed
+from moshi_agent.training.lm_losses import LMLossConfig
 from moshi_agent.training.loop import run_training
 from tests.small_models import small_lm
 from tests.training.training_material import CODEBOOKS, QUIET, echoing_calls
@@ -131,7 +131,7 @@ def test_delays_stand_behind_one_initial_token() -> None:
     """As in the model itself."""
     model = small_lm()
     codes = torch.randint(0, 12, (2, 1 + 2 * CODEBOOKS, 10))
-    tokens = delayed(model, codes)
+    tokens = model.delayed(codes)
     assert tokens[0, :, 0].tolist() == model.initial_tokens().tolist()
     assert torch.equal(tokens[:, 0, 1:], codes[:, 0])
     assert torch.equal(tokens[:, 2, 2:], codes[:, 2, :-1])

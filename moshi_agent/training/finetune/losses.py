@@ -16,7 +16,6 @@ from moshi_agent.models.lm import LMModel
 from moshi_agent.nn.conditioners import ConditionAttributes, ConditionTensors
 from moshi_agent.nn.embedding import ZERO_TOKEN
 from moshi_agent.training.finetune.config import NoiseConfig
-from moshi_agent.training.lm_losses import delayed
 from moshi_agent.training.stereo.dataset import Batch
 
 
@@ -56,10 +55,10 @@ class Objective(nn.Module):
     ) -> dict[str, Tensor]:
         """codes: [B, 1 + n_q, T]."""
         lm, own = self.lm, slice(0, 1 + self.lm.dep_q)
-        target = delayed(lm, codes)
+        target = lm.delayed(codes)
         noise = self.config.noise
         given = (
-            delayed(lm, with_noise(lm, codes, noise, generator)) if generator and any_noise(noise) else target
+            lm.delayed(with_noise(lm, codes, noise, generator)) if generator and any_noise(noise) else target
         )
         hidden, text_logits = lm.temporal(given[:, :, :-1], conditions=lm.fuse(conditions))
         known = (target != ZERO_TOKEN) & (target != lm.initial_tokens()[:, None])
