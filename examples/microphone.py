@@ -25,6 +25,7 @@ RATE_HZ = 48_000  # which every sound card has
 BLOCK = 480  # samples, 10 ms: what the canceller takes
 CUSHION = BLOCK * 4  # silence before the first answer and after a gap, against late ones
 LONGEST = RATE_HZ // 2  # samples that may wait to be played
+PLAY_LATENCY_S = 0.06  # of the loudspeaker: with less, a machine busy with the model leaves gaps in words
 
 Pcm = NDArray[np.int16]  # [N] mono
 
@@ -65,7 +66,10 @@ class Loudspeaker:
 class Headphones:
     """No echo, nothing to cancel."""
 
-    def clean(self, heard: Pcm, played: Pcm, delay_s: float) -> Pcm:
+    def play(self, played: Pcm, delay_s: float) -> None:
+        pass
+
+    def clean(self, heard: Pcm, age_s: float) -> Pcm:
         return heard.copy()
 
 
@@ -77,17 +81,22 @@ class EchoCanceller:
 
         self._frame = rtc.AudioFrame
         self._apm = rtc.AudioProcessingModule(echo_cancellation=True, high_pass_filter=True)
+        self._play_delay_s = 0.0
+        self._lock = threading.Lock()
 
-    def clean(self, heard: Pcm, played: Pcm, delay_s: float) -> Pcm:
-        """What the microphone heard [480] without its part of what is being played [480].
+    def play(self, played: Pcm, delay_s: float) -> None:
+        """Takes what will be heard [480] in `delay_s`."""
+        with self._lock:
+            self._play_delay_s = delay_s
+            self._apm.process_reverse_stream(self._audio(played))
 
-        Args:
-            delay_s: from the moment that `heard` was recorded to the one that `played` will be heard.
-        """
-        self._apm.process_reverse_stream(self._audio(played))
-        self._apm.set_stream_delay_ms(round(1000 * min(max(delay_s, 0.0), 0.5)))
+    def clean(self, heard: Pcm, age_s: float) -> Pcm:
+        """What the microphone heard [480] `age_s` ago, without its part of what was played."""
         near = self._audio(heard)
-        self._apm.process_stream(near)
+        with self._lock:
+            delay_s = min(max(self._play_delay_s + age_s, 0.0), 0.5)
+            self._apm.set_stream_delay_ms(round(1000 * delay_s))
+            self._apm.process_stream(near)
         return np.array(near.data, np.int16)
 
     def _audio(self, pcm: Pcm) -> Any:
@@ -95,7 +104,7 @@ class EchoCanceller:
 
 
 class Duplex:
-    """Both directions of the sound card, 10 ms at a time."""
+    """Both directions of the sound card, 10 ms at a time. Each is called by a thread of its own."""
 
     def __init__(
         self, session: Listener, loudspeaker: Loudspeaker, canceller: EchoCanceller | Headphones
@@ -104,15 +113,19 @@ class Duplex:
         self.status = ""
         self._session, self._loudspeaker, self._canceller = session, loudspeaker, canceller
 
-    def callback(self, heard: Pcm, play: Pcm, samples: int, times: Any, status: object) -> None:
-        """Called by the sound card's thread with `heard` [N, 1]; fills `play` [N, 1]."""
-        play[:, 0] = self._loudspeaker.take(samples)
-        delay_s = times.outputBufferDacTime - times.inputBufferAdcTime
+    def hear(self, heard: Pcm, samples: int, times: Any, status: object) -> None:
+        """Takes `heard` [N, 1]."""
+        age_s = times.currentTime - times.inputBufferAdcTime
         try:
-            self._session.push(self._canceller.clean(heard[:, 0], play[:, 0], delay_s), RATE_HZ)
+            self._session.push(self._canceller.clean(heard[:, 0], age_s), RATE_HZ)
         except moshi_agent.MoshiAgentError as error:
             self.status = str(error)
             self.failed.set()
+
+    def play(self, play: Pcm, samples: int, times: Any, status: object) -> None:
+        """Fills `play` [N, 1]."""
+        play[:, 0] = self._loudspeaker.take(samples)
+        self._canceller.play(play[:, 0], times.outputBufferDacTime - times.currentTime)
 
 
 def on_event(event: moshi_agent.Event) -> None:
@@ -160,16 +173,13 @@ def talk(sounddevice: Any, options: argparse.Namespace) -> None:
         config = moshi_agent.SessionConfig(output_sample_rate=RATE_HZ, greet=options.greet)
         session = engine.open_session(config, on_audio=loudspeaker.add, on_event=on_event)
         duplex = Duplex(session, loudspeaker, canceller)
-        stream = sounddevice.Stream(
-            samplerate=RATE_HZ,
-            blocksize=BLOCK,
-            dtype="int16",
-            channels=1,
-            latency="low",
-            device=(options.input, options.output),
-            callback=duplex.callback,
+        both = {"samplerate": RATE_HZ, "blocksize": BLOCK, "dtype": "int16", "channels": 1}
+        speaking = sounddevice.OutputStream(
+            device=options.output, latency=PLAY_LATENCY_S, callback=duplex.play, **both
         )
-        with stream:
+        hearing = sounddevice.InputStream(device=options.input, latency="low", callback=duplex.hear, **both)
+        # Not one stream for both: there, whatever interrupts what is played delays what is heard for good.
+        with speaking, hearing:
             print("Talk; Ctrl-C ends it.")
             duplex.failed.wait()
         fail(duplex.status)
@@ -195,7 +205,8 @@ def main() -> None:
     except KeyboardInterrupt:
         print()
     except (sounddevice.PortAudioError, ValueError, moshi_agent.MoshiAgentError) as error:
-        fail(f"{error}; --list-devices shows what there is")
+        reason = str(error).replace("device -1", "the default device: there is none")
+        fail(f"{reason}; --list-devices shows what there is")
 
 
 if __name__ == "__main__":

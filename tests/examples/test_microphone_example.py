@@ -20,7 +20,7 @@ from moshi_agent import AudioChunk, SessionClosed
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "microphone.py"
 BLOCK = 480
-TIMES = SimpleNamespace(inputBufferAdcTime=1.0, outputBufferDacTime=1.03)
+TIMES = SimpleNamespace(inputBufferAdcTime=1.0, currentTime=1.01, outputBufferDacTime=1.03)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,8 @@ def _run(*args: str, code: str = "") -> subprocess.CompletedProcess[str]:
 def _block(microphone: ModuleType, duplex: object, heard: np.ndarray) -> np.ndarray:
     """One call of the sound card: what it plays [480]."""
     play = np.full((BLOCK, 1), 99, np.int16)
-    duplex.callback(heard.reshape(-1, 1), play, BLOCK, TIMES, None)
+    duplex.play(play, BLOCK, TIMES, None)
+    duplex.hear(heard.reshape(-1, 1), BLOCK, TIMES, None)
     return play[:, 0]
 
 
@@ -87,12 +88,14 @@ def test_a_missing_device_is_one_line_before_any_model_is_loaded(tmp_path: Path)
     (tmp_path / "sounddevice.py").write_text(
         "class PortAudioError(Exception): pass\n"
         "def check_input_settings(device, channels, samplerate):\n"
-        "    raise PortAudioError(f'Error querying device {device}')\n"
+        "    raise PortAudioError(f'Error querying device {device or -1}')\n"
     )
     code = f"sys.path.insert(0, {str(tmp_path)!r}); sys.modules['torch'] = None"
     run = _run("--input", "7", code=code)
     assert run.returncode == 1
     assert run.stderr == "error: Error querying device 7; --list-devices shows what there is\n"
+    run = _run(code=code)
+    assert run.stderr.startswith("error: Error querying the default device: there is none;")
 
 
 def test_devices_are_numbers_or_parts_of_names(microphone: ModuleType) -> None:
@@ -171,14 +174,12 @@ def test_the_echo_of_the_loudspeaker_is_cancelled_and_the_user_is_not(microphone
     echo = np.convolve(played, room)[: len(played)].astype(np.int16)
     user = np.where(np.arange(len(played)) > 6 * 48_000, 2000 * np.sin(np.arange(len(played)) / 20), 0)
     canceller = microphone.EchoCanceller()
-    cleaned = np.concatenate(
-        [
-            canceller.clean(heard, far, 0.03)
-            for heard, far in zip(
-                (echo + user).astype(np.int16).reshape(-1, BLOCK), played.reshape(-1, BLOCK), strict=True
-            )
-        ]
-    ).astype(float)
+    pieces: list[np.ndarray] = []
+    heard = (echo + user).astype(np.int16)
+    for near, far in zip(heard.reshape(-1, BLOCK), played.reshape(-1, BLOCK), strict=True):
+        canceller.play(far, 0.02)
+        pieces.append(canceller.clean(near, 0.01))
+    cleaned = np.concatenate(pieces).astype(float)
     alone = slice(3 * 48_000, 6 * 48_000)
     assert np.std(cleaned[alone]) < 0.1 * np.std(echo[alone])
     assert np.std(cleaned[6 * 48_000 :]) > 0.3 * np.std(user[6 * 48_000 :])

@@ -55,7 +55,7 @@ async def _talk(asked: Talk, canceller: Canceller) -> None:
     ears = Ears(on_audio=player.push, on_text=screen.text, on_round_trip=screen.round_trip)
     try:
         async with _sound(asked, player, screen, canceller) as microphone:
-            await _keep_conversing(asked, microphone, ears, player)
+            await _keep_conversing(asked, microphone, ears, player, screen)
     finally:
         screen.end_line()
 
@@ -68,7 +68,9 @@ def _sound(
     return files(asked.source, asked.target, asked.tail_s, player, screen.sound)
 
 
-async def _keep_conversing(asked: Talk, microphone: Microphone, ears: Ears, player: Player) -> None:
+async def _keep_conversing(
+    asked: Talk, microphone: Microphone, ears: Ears, player: Player, screen: Screen
+) -> None:
     """Begins anew after a lost connection: as another conversation, for the server keeps none."""
     waits, url = list(_WAITS_S), with_wishes(asked.url, asked.role, asked.voice)
     while True:
@@ -81,7 +83,7 @@ async def _keep_conversing(asked: Talk, microphone: Microphone, ears: Ears, play
                 waits = list(_WAITS_S)
             if not waits:
                 raise
-            click.echo(f"\n{error}; trying again", err=True)
+            screen.lost(f"{error}; trying again")
             await asyncio.sleep(waits.pop(0))
             player.clear()
             while not microphone.empty():  # what was said meanwhile is no longer of interest

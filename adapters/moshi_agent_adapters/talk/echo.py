@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,21 +17,24 @@ Pcm = NDArray[np.int16]
 
 
 class Canceller(Protocol):
-    """Tells the user from the bot."""
+    """Tells the user from the bot. What is played and what is heard may come from different threads."""
 
-    def clean(self, heard: Pcm, played: Pcm, delay_s: float) -> Pcm:
-        """What the microphone heard [480] without its part of what is being played [480].
+    def play(self, played: Pcm, delay_s: float) -> None:
+        """Takes what will be heard [480] in `delay_s`."""
+        ...
 
-        Args:
-            delay_s: from when `heard` was recorded to when `played` will be heard.
-        """
+    def clean(self, heard: Pcm, age_s: float) -> Pcm:
+        """What the microphone heard [480] `age_s` ago, without its part of what was played."""
         ...
 
 
 class Headphones:
     """There is no echo."""
 
-    def clean(self, heard: Pcm, played: Pcm, delay_s: float) -> Pcm:
+    def play(self, played: Pcm, delay_s: float) -> None:
+        """Nothing to do."""
+
+    def clean(self, heard: Pcm, age_s: float) -> Pcm:
         """What was heard."""
         return heard.copy()
 
@@ -42,13 +46,22 @@ class EchoCanceller:
         rtc: Any = importlib.import_module("livekit.rtc")
         self._frame = rtc.AudioFrame
         self._processing = rtc.AudioProcessingModule(echo_cancellation=True, high_pass_filter=True)
+        self._play_delay_s = 0.0
+        self._lock = threading.Lock()
 
-    def clean(self, heard: Pcm, played: Pcm, delay_s: float) -> Pcm:
+    def play(self, played: Pcm, delay_s: float) -> None:
+        """Takes what the echo will be made of."""
+        with self._lock:
+            self._play_delay_s = delay_s
+            self._processing.process_reverse_stream(self._audio(played))
+
+    def clean(self, heard: Pcm, age_s: float) -> Pcm:
         """What was heard, without the echo."""
-        self._processing.process_reverse_stream(self._audio(played))
-        self._processing.set_stream_delay_ms(round(1000 * min(max(delay_s, 0.0), _LONGEST_DELAY_S)))
         near = self._audio(heard)
-        self._processing.process_stream(near)
+        with self._lock:
+            delay_s = min(max(self._play_delay_s + age_s, 0.0), _LONGEST_DELAY_S)
+            self._processing.set_stream_delay_ms(round(1000 * delay_s))
+            self._processing.process_stream(near)
         return np.array(near.data, np.int16)
 
     def _audio(self, pcm: Pcm) -> Any:

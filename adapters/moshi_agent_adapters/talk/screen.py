@@ -39,6 +39,13 @@ class Screen:
             print(flush=True)
         self._column = 0
 
+    def lost(self, notice: str) -> None:
+        """The connection is gone, in mid-sentence perhaps; what comes next is of another one."""
+        self._clear()
+        self.end_line()
+        self._round_trip_ms = None
+        print(notice, file=sys.stderr, flush=True)
+
     def round_trip(self, seconds: float) -> None:
         """How long a message and its answer took."""
         self._round_trip_ms = 1000 * seconds

@@ -19,6 +19,7 @@ from moshi_agent.audio.resampling import StreamResampler
 from moshi_agent_adapters.talk.echo import BLOCK, RATE_HZ, Canceller
 from moshi_agent_adapters.talk.player import Player
 
+_PLAY_LATENCY_S = 0.06  # with less, a busy machine leaves gaps in words
 _LONGEST_QUEUE = 500  # blocks of the microphone: 5 s
 Microphone = asyncio.Queue[Samples | None]  # samples at 24 kHz; None ends it
 OnSound = Callable[[Samples, Samples], object]  # the user's and the bot's, of the same 10 or 80 ms
@@ -26,37 +27,61 @@ OnSound = Callable[[Samples, Samples], object]  # the user's and the bot's, of t
 
 @asynccontextmanager
 async def devices(player: Player, on_sound: OnSound, canceller: Canceller) -> AsyncGenerator[Microphone]:
-    """The default microphone and speakers, as one stream. Gives a queue of samples at 24 kHz.
+    """The default microphone and speakers. Gives a queue of samples at 24 kHz.
 
     Raises:
         AudioError: there is no sounddevice package, or no such device.
     """
     sounddevice = _sounddevice()
-    microphone: Microphone = asyncio.Queue(maxsize=_LONGEST_QUEUE)
-    loop, resampler = asyncio.get_running_loop(), StreamResampler(RATE_HZ, SAMPLE_RATE_HZ)
-
-    def both(heard: Any, play: Any, count: int, times: Any, status: object) -> None:
-        """Called by the sound card's thread with `heard` [480, 1]; fills `play` [480, 1]."""
-        bot = player.pull(count)
-        play[:, 0] = (bot * 32767).astype(np.int16)
-        delay_s = times.outputBufferDacTime - times.inputBufferAdcTime
-        user = canceller.clean(heard[:, 0], play[:, 0], delay_s).astype(np.float32) / np.float32(32768)
-        loop.call_soon_threadsafe(_put, microphone, resampler.push(user))
-        on_sound(user, bot)
-
+    card = _SoundCard(player, on_sound, canceller)
+    both = {"samplerate": RATE_HZ, "blocksize": BLOCK, "channels": 1, "dtype": "int16"}
     try:
-        with sounddevice.Stream(RATE_HZ, BLOCK, channels=1, dtype="int16", latency="low", callback=both):
-            yield microphone
+        # Not one stream for both: there, whatever interrupts what is played delays what is heard for good.
+        with (
+            sounddevice.OutputStream(latency=_PLAY_LATENCY_S, callback=card.play, **both),
+            sounddevice.InputStream(latency="low", callback=card.hear, **both),
+        ):
+            yield card.microphone
     except sounddevice.PortAudioError as error:
-        raise AudioError(f"no microphone and speakers can be opened: {error}; accepted: --in") from error
+        reason = str(error).replace("device -1", "the default device: there is none")
+        raise AudioError(f"no microphone and speakers can be opened: {reason}; accepted: --in") from error
+
+
+class _SoundCard:
+    """Both directions, 10 ms at a time. Each is called by a thread of its own."""
+
+    def __init__(self, player: Player, on_sound: OnSound, canceller: Canceller) -> None:
+        self.microphone: Microphone = asyncio.Queue(maxsize=_LONGEST_QUEUE)
+        self._player, self._on_sound, self._canceller = player, on_sound, canceller
+        self._loop = asyncio.get_running_loop()
+        self._resampler = StreamResampler(RATE_HZ, SAMPLE_RATE_HZ)
+        self._bot: Samples = np.zeros(BLOCK, np.float32)  # what was last played
+
+    def hear(self, heard: Any, count: int, times: Any, status: object) -> None:
+        """Takes `heard` [480, 1]."""
+        cleaned = self._canceller.clean(heard[:, 0], times.currentTime - times.inputBufferAdcTime)
+        user = cleaned.astype(np.float32) / np.float32(32768)
+        self._loop.call_soon_threadsafe(_put, self.microphone, self._resampler.push(user))
+        self._on_sound(user, self._bot)
+
+    def play(self, play: Any, count: int, times: Any, status: object) -> None:
+        """Fills `play` [480, 1]."""
+        self._bot = self._player.pull(count)
+        play[:, 0] = (self._bot * 32767).astype(np.int16)
+        self._canceller.play(play[:, 0], times.outputBufferDacTime - times.currentTime)
 
 
 def _sounddevice() -> Any:
     try:
         return importlib.import_module("sounddevice")
-    except (ImportError, OSError) as error:  # OSError: the PortAudio library is missing
+    except ImportError as error:
         raise AudioError(
             f"no microphone without sounddevice ({error}); accepted: pip install 'moshi-agent[talk]', or --in"
+        ) from error
+    except OSError as error:  # its wheels for Linux come without the library
+        raise AudioError(
+            f"no microphone: {error}; accepted: PortAudio installed, on Debian and Ubuntu by "
+            "apt install libportaudio2, or --in"
         ) from error
 
 
