@@ -1,8 +1,8 @@
 """Sentences that the bot was asked to speak.
 
 While there is one, the model's text is restricted to padding, end of padding and the next piece of the
-sentence. So the model chooses when to speak; where it does not in time, the piece is forced. A word of its
-own that it is in the middle of comes to its end before.
+sentence, which comes as likely as any piece would. So the model chooses when to speak; where it does not in
+time, the piece is forced. A word of its own that it is in the middle of comes to its end before.
 """
 
 from __future__ import annotations

@@ -145,12 +145,18 @@ class Generator:
         return torch.stack(taken[1:], dim=1)
 
     def _allow(self, text_logits: Tensor, next_piece: Tensor) -> Tensor:
-        """Leaves padding, end of padding and one piece. [B, text_card_out], [B] -> [B, text_card_out]."""
+        """Leaves padding, end of padding and one piece. [B, text_card_out], [B] -> [B, text_card_out].
+
+        The piece has the probability of all pieces together: that is when the model would speak, whatever it
+        would say.
+        """
         model = self.lm_model
         tokens = torch.arange(text_logits.shape[-1], device=text_logits.device)
-        allowed = (tokens == model.text_padding_token_id) | (tokens == model.end_of_text_padding_id)
-        allowed = allowed | (tokens == next_piece[:, None]) | (next_piece == ANY_TEXT)[:, None]
-        return text_logits.masked_fill(~allowed, -torch.inf)
+        is_padding = (tokens == model.text_padding_token_id) | (tokens == model.end_of_text_padding_id)
+        pieces = text_logits.masked_fill(is_padding, -torch.inf).logsumexp(-1, keepdim=True)
+        restricted = text_logits.masked_fill(~is_padding, -torch.inf)
+        restricted = torch.where(tokens == next_piece[:, None], pieces, restricted)
+        return torch.where((next_piece == ANY_TEXT)[:, None], text_logits, restricted)
 
 
 class _Chooser:
