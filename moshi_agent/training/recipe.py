@@ -111,7 +111,7 @@ def onwards() -> Recipe:
         recipe,
         corpus=replace(recipe.corpus, seed=40),
         calls=replace(recipe.calls, seed=48),
-        lm=replace(recipe.lm, seed=16, learning_rate=1.2e-3, steps=3300),
+        lm=replace(recipe.lm, seed=16, learning_rate=1.2e-3, steps=2400, long_every=3),
     )
 
 
