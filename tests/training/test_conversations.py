@@ -188,7 +188,7 @@ def test_now_and_then_the_bot_says_what_nobody_asked_for(
     """While nobody speaks; the text up to its first piece is marked, and no other text."""
     encoder = CallEncoder(small_mimi())
     answers: set[int] = set()
-    for call, encoded in zip(calls[:60], encoder.encode(calls[:60]), strict=True):
+    for call, encoded in zip(calls[:30], encoder.encode(calls[:30]), strict=True):
         marked = 0
         for turn in call.turns:
             if turn.told_at is None:
@@ -203,7 +203,7 @@ def test_now_and_then_the_bot_says_what_nobody_asked_for(
             assert call.text[turn.told_at] not in (PADDING, END_OF_PADDING)
             assert (call.text[begin + 1 : turn.told_at] <= PADDING).all()
         assert encoded.told.sum() == marked
-    assert len(answers) > 5
+    assert len(answers) > 3
 
 
 def test_calls_vary_and_repeat_with_their_seed(
