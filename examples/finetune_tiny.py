@@ -23,10 +23,10 @@ from typing import Any
 import torch
 
 from moshi_agent import MoshiAgentError, load_checkpoint
-from moshi_agent.training.exchanges.lesson import measure, write_lesson
-from moshi_agent.training.exchanges.scoring import group_scores, score_table
-from moshi_agent.training.exchanges.text_file import read_exchanges
-from moshi_agent.training.tokenizer import load_tokenizer
+from moshi_agent.training.tiny.exchanges.lesson import measure, write_lesson
+from moshi_agent.training.tiny.exchanges.scoring import group_scores, score_table
+from moshi_agent.training.tiny.exchanges.text_file import read_exchanges
+from moshi_agent.training.tiny.tokenizer import load_tokenizer
 
 
 def settings(folder: Path, manifest: Path, steps: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from moshi_agent.conversation import Conversation, Reply
     from moshi_agent.engine.config import EngineConfig, SessionConfig
     from moshi_agent.engine.engine import Engine
-    from moshi_agent.engine.prompt import Prompt
+    from moshi_agent.engine.prompt.prompt import Prompt
     from moshi_agent.engine.session import Session
     from moshi_agent.events import (
         AudioChunk,
@@ -111,7 +111,7 @@ _LAZY = {
     "Conversation": "moshi_agent.conversation",
     "Engine": "moshi_agent.engine.engine",
     "EngineConfig": "moshi_agent.engine.config",
-    "Prompt": "moshi_agent.engine.prompt",
+    "Prompt": "moshi_agent.engine.prompt.prompt",
     "Reply": "moshi_agent.conversation",
     "SamplingConfig": "moshi_agent.config",
     "Session": "moshi_agent.engine.session",

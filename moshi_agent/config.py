@@ -10,6 +10,7 @@ from moshi_agent.errors import ConfigError
 
 Norm = Literal["layer_norm", "layer_norm_f32", "rms_norm", "rms_norm_f32"]
 PositionalEmbedding = Literal["rope", "rope_concat", "sin", "sin_rope", "none"]
+KVCache = Literal["auto", "float", "int8"]
 
 _NORMS = ("layer_norm", "layer_norm_f32", "rms_norm", "rms_norm_f32")
 _POSITIONAL_EMBEDDINGS = ("rope", "rope_concat", "sin", "sin_rope", "none")
@@ -32,6 +33,16 @@ def require_value(name: str, value: object, accepted: Iterable[object]) -> None:
     """Raises ConfigError naming the value unless it is among those accepted."""
     if value not in accepted:
         raise ConfigError(f"{name}={value!r}; accepted: {', '.join(map(str, accepted))}")
+
+
+def refuse_unknown_keys(given: Iterable[str], accepted: Iterable[str], where: str) -> None:
+    """Raises ConfigError naming every key of `given` that is not in `accepted`."""
+    accepted = sorted(accepted)
+    unknown = sorted(set(given) - set(accepted))
+    if unknown:
+        raise ConfigError(
+            f"{where}: unknown key {', '.join(map(repr, unknown))}; accepted: {', '.join(accepted)}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

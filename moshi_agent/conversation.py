@@ -13,16 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moshi_agent.checkpoint.translation import ends_of
 from moshi_agent.engine.config import SessionConfig
 from moshi_agent.engine.personas import Personas
-from moshi_agent.engine.prompt import Prompt
+from moshi_agent.engine.prompt.prompt import Prompt
 from moshi_agent.errors import ConfigError, InputError
 from moshi_agent.models.conditioning import Condition, choose_conditions
-from moshi_agent.models.generation import LMGen
+from moshi_agent.models.lm_gen import LMGen
 from moshi_agent.models.prefill import prefill
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
-from moshi_agent.transcript import TimedWord, Transcript
-from moshi_agent.translation import ends_of
+from moshi_agent.text.transcript import TimedWord, Transcript
 
 if TYPE_CHECKING:
     from moshi_agent.checkpoint import Checkpoint

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from moshi_agent.checkpoint.kyutai.config import MOSHI_7B, read_moshi_config, write_moshi_config
+from moshi_agent.checkpoint.kyutai.mimi_config import read_mimi_config, write_mimi_config
 from moshi_agent.config import SamplingConfig, TransformerConfig
 from moshi_agent.errors import ConfigError
-from moshi_agent.kyutai_config import MOSHI_7B, read_moshi_config, write_moshi_config
-from moshi_agent.kyutai_mimi_config import read_mimi_config, write_mimi_config
 
 _GOLDEN = sorted((Path(__file__).parent / "golden" / "lm").glob("*/config.json"))
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from moshi_agent.checkpoint.kyutai_names import mimi_to_kyutai
+from moshi_agent.checkpoint.kyutai.config import write_moshi_config
+from moshi_agent.checkpoint.kyutai.names import mimi_to_kyutai
 from moshi_agent.config import MimiConfig
-from moshi_agent.kyutai_config import write_moshi_config
 from moshi_agent.models import LMGen, MimiModel, loaders
 from moshi_agent.nn.conv import CausalConvTranspose1d
 from tests.small_models import small_lm

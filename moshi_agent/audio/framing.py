@@ -14,6 +14,7 @@ FRAME_SAMPLES = 1920  # 80 ms at 24 kHz: what one step of the model hears and sa
 FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
 
 Samples = NDArray[np.float32]
+Frame = NDArray[np.float32]  # [samples of one frame], 24 kHz mono, -1 to 1
 
 
 class Framer:

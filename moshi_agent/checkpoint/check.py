@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from moshi_agent.checkpoint.kyutai_files import Reference
+from moshi_agent.checkpoint.kyutai.files import Reference
 from moshi_agent.checkpoint.load import Options, build, locate
 from moshi_agent.checkpoint.sources import open_source
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 
-from moshi_agent.checkpoint.kyutai_files import MIMI_NAME as PUBLISHED_NAME
+from moshi_agent.checkpoint.kyutai.files import MIMI_NAME as PUBLISHED_NAME
+from moshi_agent.checkpoint.kyutai.mimi_config import read_mimi_config, write_mimi_config
+from moshi_agent.checkpoint.kyutai.save import MIMI_CONFIG_NAME, MIMI_NAME, mimi_tensors
 from moshi_agent.checkpoint.models import build_mimi
-from moshi_agent.checkpoint.save import MIMI_CONFIG_NAME, MIMI_NAME, mimi_tensors
 from moshi_agent.checkpoint.sources import Source, open_source, resolve
 from moshi_agent.checkpoint.tensors import read_json
-from moshi_agent.checkpoint.transformers_config import is_transformers_config
-from moshi_agent.checkpoint.transformers_files import build_transformers, locate_transformers
+from moshi_agent.checkpoint.transformers.config import is_transformers_config
+from moshi_agent.checkpoint.transformers.files import build_transformers, locate_transformers
 from moshi_agent.checkpoint.write import make_folder, write_json, write_tensors
 from moshi_agent.config import MimiConfig
 from moshi_agent.errors import ConfigError
-from moshi_agent.kyutai_mimi_config import read_mimi_config, write_mimi_config
 from moshi_agent.models.mimi import MimiModel
 
 

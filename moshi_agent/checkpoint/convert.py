@@ -9,17 +9,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from moshi_agent.checkpoint.kyutai_files import KyutaiFiles
-from moshi_agent.checkpoint.kyutai_names import mimi_to_kyutai
-from moshi_agent.checkpoint.kyutai_weights import read_kyutai_lm, read_kyutai_mimi
+from moshi_agent.checkpoint.kyutai.config import write_moshi_config as write_kyutai_config
+from moshi_agent.checkpoint.kyutai.files import KyutaiFiles
+from moshi_agent.checkpoint.kyutai.mimi_config import write_mimi_config as write_kyutai_mimi_config
+from moshi_agent.checkpoint.kyutai.names import mimi_to_kyutai
+from moshi_agent.checkpoint.kyutai.save import LM_NAME, MIMI_CONFIG_NAME, MIMI_NAME
+from moshi_agent.checkpoint.kyutai.weights import read_kyutai_lm, read_kyutai_mimi
 from moshi_agent.checkpoint.load import locate, read_tokenizer
-from moshi_agent.checkpoint.save import LM_NAME, MIMI_CONFIG_NAME, MIMI_NAME
-from moshi_agent.checkpoint.save_transformers import DEFAULT_SHARD_SIZE, write_weights
 from moshi_agent.checkpoint.sources import Source, open_source
 from moshi_agent.checkpoint.tensors import check_tensors, read_json, read_stored
-from moshi_agent.checkpoint.transformers_files import CODEC_PREFIX, TransformersFiles
-from moshi_agent.checkpoint.transformers_names import mimi_pairings, moshi_pairings, to_ours, to_theirs
-from moshi_agent.checkpoint.transformers_write import (
+from moshi_agent.checkpoint.transformers.files import CODEC_PREFIX, TransformersFiles
+from moshi_agent.checkpoint.transformers.names import mimi_pairings, moshi_pairings, to_ours, to_theirs
+from moshi_agent.checkpoint.transformers.save import DEFAULT_SHARD_SIZE, write_weights
+from moshi_agent.checkpoint.transformers.write_config import (
     read_generation_config,
     write_generation_config,
     write_moshi_config,
@@ -27,8 +29,6 @@ from moshi_agent.checkpoint.transformers_write import (
 from moshi_agent.checkpoint.write import copy_file, make_folder, write_json, write_tensors
 from moshi_agent.config import MimiConfig, MoshiConfig
 from moshi_agent.errors import CheckpointError, ConfigError
-from moshi_agent.kyutai_config import write_moshi_config as write_kyutai_config
-from moshi_agent.kyutai_mimi_config import write_mimi_config as write_kyutai_mimi_config
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.conv import CausalConvTranspose1d

@@ -11,12 +11,13 @@ from typing import Any, Literal
 import torch
 from sentencepiece import SentencePieceProcessor
 
-from moshi_agent.checkpoint.kyutai_files import KyutaiFiles, Reference, locate_kyutai
+from moshi_agent.checkpoint.kyutai.config import MOSHI_7B
+from moshi_agent.checkpoint.kyutai.files import KyutaiFiles, Reference, locate_kyutai
 from moshi_agent.checkpoint.models import build_lm, build_mimi, ignore_early_end
 from moshi_agent.checkpoint.sources import BUILT_IN, Source, open_source
 from moshi_agent.checkpoint.tensors import read_json, read_tensors
-from moshi_agent.checkpoint.transformers_config import is_transformers_config
-from moshi_agent.checkpoint.transformers_files import (
+from moshi_agent.checkpoint.transformers.config import is_transformers_config
+from moshi_agent.checkpoint.transformers.files import (
     TransformersFiles,
     build_transformers,
     locate_transformers,
@@ -24,7 +25,6 @@ from moshi_agent.checkpoint.transformers_files import (
 from moshi_agent.checkpoint.voices import Voices, find_voices
 from moshi_agent.config import MimiConfig, MoshiConfig
 from moshi_agent.errors import CheckpointError, ConfigError
-from moshi_agent.kyutai_config import MOSHI_7B
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.packing import PACK_FORMATS, PackFormat

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from moshi_agent.checkpoint.kyutai_weights import read_kyutai_lm
+from moshi_agent.checkpoint.kyutai.weights import read_kyutai_lm
 from moshi_agent.checkpoint.tensors import Stored
 from moshi_agent.config import MoshiConfig
 from moshi_agent.errors import CheckpointError, ConfigError

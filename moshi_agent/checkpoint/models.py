@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from moshi_agent.checkpoint.kyutai_weights import read_kyutai_lm, read_kyutai_mimi
+from moshi_agent.checkpoint.kyutai.weights import read_kyutai_lm, read_kyutai_mimi
 from moshi_agent.checkpoint.lora import LoraUpdates, read_lora
 from moshi_agent.checkpoint.tensors import Stored, assign_tensors
 from moshi_agent.config import MimiConfig, MoshiConfig

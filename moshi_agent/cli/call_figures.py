@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from moshi_agent.engine.capacity import STEP_BUDGET_MS
-from moshi_agent.engine.histogram import Distribution
-from moshi_agent.engine.metrics import EngineMetrics
+from moshi_agent.engine.metrics.histogram import Distribution
+from moshi_agent.engine.metrics.metrics import EngineMetrics
 
 _COLUMNS = (
     ("callers", 7),

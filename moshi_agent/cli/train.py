@@ -25,7 +25,7 @@ def train() -> None:
 def tiny(arguments: tuple[str, ...]) -> None:
     """Train the built-in model from synthetic speech (`tiny --help` shows the options)."""
     with _naming_what_is_missing():
-        from moshi_agent.training import recipe
+        from moshi_agent.training.tiny import recipe
     recipe.main(list(arguments))
 
 
@@ -45,7 +45,7 @@ def mimi(config: Path, device: str, threads: int) -> None:
         from moshi_agent.cli.model import check_device
         from moshi_agent.training.mimi.config import MimiTraining
         from moshi_agent.training.mimi.run import train_mimi
-        from moshi_agent.training.settings import read_settings
+        from moshi_agent.training.runs.settings import read_settings
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     settings = read_settings(config, MimiTraining)
     check_device(device)

@@ -9,7 +9,7 @@ from moshi_agent.engine.capacity import StepTimes
 from moshi_agent.engine.commands import Key, Open
 from moshi_agent.engine.config import EngineConfig
 from moshi_agent.engine.inbox import Request
-from moshi_agent.engine.metrics import Metrics
+from moshi_agent.engine.metrics.metrics import Metrics
 from moshi_agent.errors import EngineFull, MoshiAgentError, SessionClosed
 
 

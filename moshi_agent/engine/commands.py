@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.config import SessionConfig
-from moshi_agent.engine.frame_step import Frame
+from moshi_agent.engine.step.frame_step import Frame
 
 Key = int  # of a conversation, unique in its engine
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moshi_agent.config import SamplingConfig, require_value
-from moshi_agent.engine.prompt import Prompt, Recording
+from moshi_agent.config import KVCache, SamplingConfig, require_value
+from moshi_agent.engine.prompt.prompt import Prompt, Recording
 from moshi_agent.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-KVCache = Literal["auto", "float", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,16 +9,16 @@ from dataclasses import replace
 
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.commands import InputFrame, Key, Open
-from moshi_agent.engine.frame_step import FrameStep, RowInput, RowOutput
 from moshi_agent.engine.inbox import Request
-from moshi_agent.engine.line import Line, LineFrame, Model
-from moshi_agent.engine.listening import Listener
-from moshi_agent.engine.metrics import Metrics
-from moshi_agent.engine.opening import PrefillFrame, PromptFrame
+from moshi_agent.engine.line.line import Line, LineFrame, Model
+from moshi_agent.engine.line.opening import PrefillFrame, PromptFrame
+from moshi_agent.engine.line.tail import TailFrame
+from moshi_agent.engine.metrics.metrics import Metrics
 from moshi_agent.engine.rows import Rows
-from moshi_agent.engine.scheduler import Ready, Scheduler
+from moshi_agent.engine.schedule.scheduler import Ready, Scheduler
 from moshi_agent.engine.snapshot import Snapshot
-from moshi_agent.engine.tail import TailFrame
+from moshi_agent.engine.step.frame_step import FrameStep, RowInput, RowOutput
+from moshi_agent.engine.step.listening import Listener
 from moshi_agent.errors import SessionClosed
 from moshi_agent.events import EndReason
 

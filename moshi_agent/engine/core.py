@@ -31,12 +31,12 @@ from moshi_agent.engine.commands import (
 from moshi_agent.engine.config import EngineConfig
 from moshi_agent.engine.conversations import Batch, Conversations
 from moshi_agent.engine.event_queue import Outlet
-from moshi_agent.engine.frame_step import FrameStep
 from moshi_agent.engine.inbox import Inbox, Request
-from moshi_agent.engine.line import Model
-from moshi_agent.engine.listening import Listener
-from moshi_agent.engine.metrics import Metrics
+from moshi_agent.engine.line.line import Model
+from moshi_agent.engine.metrics.metrics import Metrics
 from moshi_agent.engine.snapshot import Snapshot, pack_snapshot
+from moshi_agent.engine.step.frame_step import FrameStep
+from moshi_agent.engine.step.listening import Listener
 from moshi_agent.errors import EngineUnhealthy, MoshiAgentError
 from moshi_agent.events import EndReason
 

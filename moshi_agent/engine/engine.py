@@ -16,10 +16,10 @@ from moshi_agent.engine.capacity import Capacity
 from moshi_agent.engine.commands import Drain, RestartPercentiles
 from moshi_agent.engine.config import EngineConfig, SessionConfig
 from moshi_agent.engine.local import LocalBackend
-from moshi_agent.engine.metrics import EngineMetrics
+from moshi_agent.engine.metrics.metrics import EngineMetrics
 from moshi_agent.engine.model_facts import ModelFacts
-from moshi_agent.engine.process import ProcessBackend
-from moshi_agent.engine.prompt import Prompt, PromptSource
+from moshi_agent.engine.process.process import ProcessBackend
+from moshi_agent.engine.prompt.prompt import Prompt, PromptSource
 from moshi_agent.engine.session import Session
 from moshi_agent.events import AudioChunk, Event, TextToken
 

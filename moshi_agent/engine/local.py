@@ -10,23 +10,23 @@ from typing import Any, cast
 import torch
 
 from moshi_agent.checkpoint import Checkpoint, load_checkpoint
+from moshi_agent.checkpoint.translation import ends_of
 from moshi_agent.engine.capacity import Capacity, StepTimes
 from moshi_agent.engine.commands import Close, Command, Open, Stop
 from moshi_agent.engine.config import EngineConfig
 from moshi_agent.engine.core import Core
-from moshi_agent.engine.frame_step import FrameStep
-from moshi_agent.engine.line import Model, Outlet
-from moshi_agent.engine.listening import Listener
-from moshi_agent.engine.memory import free_bytes
-from moshi_agent.engine.metrics import Metrics
+from moshi_agent.engine.line.line import Model, Outlet
+from moshi_agent.engine.metrics.metrics import Metrics
 from moshi_agent.engine.model_facts import facts_of
 from moshi_agent.engine.personas import PersonaOpenings, Personas
-from moshi_agent.engine.prompt import Prompt, PromptSource, compile_prompt
+from moshi_agent.engine.prompt.prompt import Prompt, PromptSource, compile_prompt
+from moshi_agent.engine.step.frame_step import FrameStep
+from moshi_agent.engine.step.listening import Listener
+from moshi_agent.engine.step.memory import free_bytes
 from moshi_agent.errors import ConfigError, EngineUnhealthy
 from moshi_agent.models.conditioning import conditioned_generator
 from moshi_agent.models.generator import Generator
 from moshi_agent.models.prefill import MOST_POSITIONS
-from moshi_agent.translation import ends_of
 
 _WARM_UP_STEPS = 6
 _POSITIONS_ON_CPU = 16  # of a prompt at once: there, time goes with their number

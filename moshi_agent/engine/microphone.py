@@ -12,7 +12,7 @@ from moshi_agent.audio.framing import FRAME_SAMPLES, SAMPLE_RATE_HZ, Framer, Sam
 from moshi_agent.audio.resampling import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, StreamResampler
 from moshi_agent.audio.voice_activity import VoiceActivity
 from moshi_agent.engine.commands import InputFrame, Key
-from moshi_agent.engine.phase import LeadIn
+from moshi_agent.engine.schedule.phase import LeadIn
 from moshi_agent.errors import AudioError
 
 Pcm = NDArray[np.float32] | NDArray[np.int16] | bytes | bytearray | memoryview

@@ -16,13 +16,13 @@ import torch
 from moshi_agent.audio.files import read_audio
 from moshi_agent.audio.framing import Samples
 from moshi_agent.checkpoint import Checkpoint
-from moshi_agent.checkpoint.kyutai_files import PERSONAPLEX
+from moshi_agent.checkpoint.kyutai.files import PERSONAPLEX
 from moshi_agent.checkpoint.voices import FilePlace, Place, VoiceFile, Voices, find_voices
 from moshi_agent.engine.commands import Key, Open
 from moshi_agent.engine.config import EngineConfig, SessionConfig
 from moshi_agent.engine.event_queue import Outlet
-from moshi_agent.engine.persona import compile_persona
-from moshi_agent.engine.prompt import Prompt, Recording
+from moshi_agent.engine.prompt.persona import compile_persona
+from moshi_agent.engine.prompt.prompt import Prompt, Recording
 from moshi_agent.errors import ConfigError, EngineFull
 
 _MOST_KEPT = 16  # a prompt has about a megabyte

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.commands import Key
-from moshi_agent.engine.frame_step import FrameStep
-from moshi_agent.engine.line import Line
-from moshi_agent.engine.listening import Listener
-from moshi_agent.engine.opening import OpeningFrame, PrefillFrame, check_opening
-from moshi_agent.engine.slots import Slots
+from moshi_agent.engine.line.line import Line
+from moshi_agent.engine.line.opening import OpeningFrame, PrefillFrame, check_opening
+from moshi_agent.engine.schedule.slots import Slots
 from moshi_agent.engine.snapshot import Snapshot
+from moshi_agent.engine.step.frame_step import FrameStep
+from moshi_agent.engine.step.listening import Listener
 from moshi_agent.errors import InputError
 
 _MOST_PROMPTS = 16  # kept as snapshots, in host memory

@@ -30,7 +30,7 @@ from moshi_agent.engine.commands import (
 )
 from moshi_agent.engine.config import SessionConfig
 from moshi_agent.engine.event_queue import EventQueue, Outlet
-from moshi_agent.engine.metrics import SessionReport
+from moshi_agent.engine.metrics.metrics import SessionReport
 from moshi_agent.engine.microphone import Microphone, Pcm, to_float32
 from moshi_agent.errors import BacklogFull, SessionClosed
 from moshi_agent.events import Event

@@ -16,8 +16,8 @@ from torch import Tensor
 from moshi_agent.audio.framing import FRAME_SAMPLES
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.commands import InputFrame
-from moshi_agent.engine.listening import HeardRow
-from moshi_agent.engine.opening import OpeningFrame, PrefillFrame, PromptFrame
+from moshi_agent.engine.line.opening import OpeningFrame, PrefillFrame, PromptFrame
+from moshi_agent.engine.step.listening import HeardRow
 from moshi_agent.errors import InputError
 
 _FORMAT = "moshi_agent conversation 1"

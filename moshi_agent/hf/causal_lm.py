@@ -8,11 +8,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from moshi_agent.checkpoint.kyutai_files import KyutaiFiles
+from moshi_agent.checkpoint.kyutai.files import KyutaiFiles
 from moshi_agent.checkpoint.models import build_lm, fill_lm
 from moshi_agent.checkpoint.tensors import Stored, read_stored
-from moshi_agent.checkpoint.transformers_config import read_moshi_config
-from moshi_agent.checkpoint.transformers_names import Pairing, moshi_pairings, to_ours, to_theirs
+from moshi_agent.checkpoint.transformers.config import read_moshi_config
+from moshi_agent.checkpoint.transformers.names import Pairing, moshi_pairings, to_ours, to_theirs
 from moshi_agent.config import MoshiConfig as LMConfig
 from moshi_agent.errors import CheckpointError, InputError
 from moshi_agent.hf.cache import MoshiCache

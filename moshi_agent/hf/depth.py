@@ -8,8 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from moshi_agent.checkpoint.transformers_config import read_moshi_config
-from moshi_agent.checkpoint.transformers_names import moshi_pairings, to_theirs
+from moshi_agent.checkpoint.transformers.config import read_moshi_config
+from moshi_agent.checkpoint.transformers.names import moshi_pairings, to_theirs
 from moshi_agent.config import MoshiConfig as LMConfig
 from moshi_agent.config import TransformerConfig
 from moshi_agent.errors import ConfigError, InputError

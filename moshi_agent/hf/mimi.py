@@ -15,11 +15,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from moshi_agent.checkpoint.kyutai_files import KyutaiFiles
+from moshi_agent.checkpoint.kyutai.files import KyutaiFiles
 from moshi_agent.checkpoint.models import build_mimi
-from moshi_agent.checkpoint.transformers_config import read_mimi_config
-from moshi_agent.checkpoint.transformers_files import build_transformers
-from moshi_agent.checkpoint.transformers_names import mimi_pairings, to_theirs
+from moshi_agent.checkpoint.transformers.config import read_mimi_config
+from moshi_agent.checkpoint.transformers.files import build_transformers
+from moshi_agent.checkpoint.transformers.names import mimi_pairings, to_theirs
 from moshi_agent.errors import InputError
 from moshi_agent.hf.config_base import PretrainedConfig
 from moshi_agent.hf.mimi_config import MimiConfig

@@ -18,11 +18,11 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from moshi_agent.checkpoint.kyutai_files import KyutaiFiles
+from moshi_agent.checkpoint.kyutai.files import KyutaiFiles
 from moshi_agent.checkpoint.models import build_lm, build_mimi
-from moshi_agent.checkpoint.transformers_config import read_moshi_config
-from moshi_agent.checkpoint.transformers_files import CODEC_PREFIX, build_transformers
-from moshi_agent.checkpoint.transformers_names import mimi_pairings, moshi_pairings, to_theirs
+from moshi_agent.checkpoint.transformers.config import read_moshi_config
+from moshi_agent.checkpoint.transformers.files import CODEC_PREFIX, build_transformers
+from moshi_agent.checkpoint.transformers.names import mimi_pairings, moshi_pairings, to_theirs
 from moshi_agent.errors import InputError
 from moshi_agent.hf import delay_pattern
 from moshi_agent.hf.cache import MoshiCache

@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor, nn
 
+from moshi_agent.checkpoint.kyutai.save import refuse_packed
 from moshi_agent.checkpoint.load import locate
-from moshi_agent.checkpoint.save import refuse_packed
-from moshi_agent.checkpoint.save_transformers import DEFAULT_SHARD_SIZE, write_weights
 from moshi_agent.checkpoint.sources import open_source
+from moshi_agent.checkpoint.transformers.save import DEFAULT_SHARD_SIZE, write_weights
 from moshi_agent.errors import ConfigError
 from moshi_agent.hf.config_base import PretrainedConfig
 from moshi_agent.hf.generation_config import GenerationConfig

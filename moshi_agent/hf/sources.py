@@ -6,13 +6,13 @@ import os
 from typing import Any
 
 from moshi_agent.checkpoint.convert import GENERATION_CONFIG_NAME
-from moshi_agent.checkpoint.kyutai_files import KyutaiFiles
+from moshi_agent.checkpoint.kyutai.files import KyutaiFiles
 from moshi_agent.checkpoint.load import locate
 from moshi_agent.checkpoint.sources import Source, open_source
 from moshi_agent.checkpoint.tensors import read_json
-from moshi_agent.checkpoint.transformers_config import is_transformers_config
-from moshi_agent.checkpoint.transformers_files import TransformersFiles
-from moshi_agent.checkpoint.transformers_write import write_generation_config, write_moshi_config
+from moshi_agent.checkpoint.transformers.config import is_transformers_config
+from moshi_agent.checkpoint.transformers.files import TransformersFiles
+from moshi_agent.checkpoint.transformers.write_config import write_generation_config, write_moshi_config
 
 Files = KyutaiFiles | TransformersFiles
 

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from moshi_agent.errors import InputError
 from moshi_agent.hf.causal_lm import check_tokens
+from moshi_agent.hf.mimi import MimiModel
+from moshi_agent.hf.moshi_config import MoshiConfig
 from moshi_agent.hf.speech_generation import History
+from moshi_agent.models.lm import LMModel
 from moshi_agent.nn.embedding import ZERO_TOKEN
 
-if TYPE_CHECKING:
-    from moshi_agent.hf.moshi import MoshiForConditionalGeneration
+
+class SpeechModel(Protocol):
+    """What is asked of the model that the streams are for."""
+
+    lm: LMModel
+    audio_encoder: MimiModel
+    config: MoshiConfig
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def num_codebooks(self) -> int: ...
 
 
 @dataclass
 class SpeechInputs:
     """What `forward` and `generate` are given. Codes go before audio."""
 
-    model: MoshiForConditionalGeneration
+    model: SpeechModel
     input_ids: Tensor | None  # [B, T]
     user_input_values: Tensor | None  # [B, 1, samples]
     user_audio_codes: Tensor | None  # [B, K, T]

@@ -13,7 +13,7 @@ import torch
 from sentencepiece import SentencePieceProcessor
 
 from moshi_agent.checkpoint.convert import TOKENIZER_NAME, write_tokenizer
-from moshi_agent.checkpoint.kyutai_files import TEXT_TOKENIZER_NAME
+from moshi_agent.checkpoint.kyutai.files import TEXT_TOKENIZER_NAME
 from moshi_agent.checkpoint.load import read_tokenizer
 from moshi_agent.checkpoint.sources import open_source
 from moshi_agent.checkpoint.tensors import read_json

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from moshi_agent.models.generation import LMGen
 from moshi_agent.models.lm import LMModel
+from moshi_agent.models.lm_gen import LMGen
 from moshi_agent.models.mimi import MimiModel
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from sentencepiece import SentencePieceProcessor
 
-from moshi_agent.checkpoint.kyutai_files import (
+from moshi_agent.checkpoint.kyutai.config import MOSHI_7B, read_moshi_config
+from moshi_agent.checkpoint.kyutai.files import (
     MIMI_NAME,
     MOSHI_NAME,
     MOSHI_Q8_NAME,
@@ -19,11 +20,10 @@ from moshi_agent.checkpoint.kyutai_files import (
     Reference,
     locate_kyutai,
 )
+from moshi_agent.checkpoint.kyutai.mimi_config import read_mimi_config
 from moshi_agent.checkpoint.load import read_tokenizer
 from moshi_agent.checkpoint.models import build_lm, build_mimi, ignore_early_end
 from moshi_agent.checkpoint.sources import open_source
-from moshi_agent.kyutai_config import MOSHI_7B, read_moshi_config
-from moshi_agent.kyutai_mimi_config import read_mimi_config
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.mimi import MimiModel
 

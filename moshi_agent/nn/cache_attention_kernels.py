@@ -1,4 +1,4 @@
-# pyright: basic, reportMissingImports=false, reportIndexIssue=false
+# pyright: basic, reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false
 """The Triton kernels of `cache_attention`; to be imported where Triton is there.
 
 Flash-decoding (Dao et al. 2023): the cache is cut into chunks, each attended to by a program of its

@@ -1,4 +1,4 @@
-# pyright: basic, reportMissingImports=false, reportIndexIssue=false
+# pyright: basic, reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false
 """The Triton kernels of `fused`; to be imported where Triton is there."""
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from moshi_agent.nn import sampling
+from moshi_agent.nn import counter_random
 
 _BLOCK = 1024  # numbers of one program where a row may be cut
-_GOLDEN = tl.constexpr(sampling.GOLDEN)
-_MIX_1 = tl.constexpr(sampling.MIX_1)
-_MIX_2 = tl.constexpr(sampling.MIX_2)
+_GOLDEN = tl.constexpr(counter_random.GOLDEN)
+_MIX_1 = tl.constexpr(counter_random.MIX_1)
+_MIX_2 = tl.constexpr(counter_random.MIX_2)
 _OPTIONS = {"enable_fp_fusion": True}  # the default is about to change, and Triton warns of it
 
 

@@ -15,10 +15,7 @@ from torch import Tensor
 
 from moshi_agent.config import SamplingConfig
 from moshi_agent.nn import fused
-
-GOLDEN = -7046029254386353131  # 2^64 / golden ratio, as int64
-MIX_1 = -4658895280553007687  # the multipliers of SplitMix64 (Steele et al. 2014)
-MIX_2 = -7723592293110705685
+from moshi_agent.nn.counter_random import GOLDEN, mix, uniform
 
 MOST_CANDIDATES = 512  # of a draw whose cost may not depend on the settings
 
@@ -109,7 +106,7 @@ class RowSampling:
         """
         if self.all_greedy:
             return Draws(None, None, uses_top_p=False)
-        key = _mix(self.seed * GOLDEN + counter)
+        key = mix(self.seed * GOLDEN + counter)
         text = KindOfDraw(self.text, key, range(1), self.widest(True, text_card))
         audio = KindOfDraw(self.audio, key, range(1, streams), self.widest(False, audio_card))
         return Draws(text, audio, self.uses_top_p)
@@ -181,22 +178,9 @@ def noise_plainly(key: Tensor, streams: range, kept: Tensor, candidates: int) ->
     return _gumbel(key, streams, candidates).masked_fill_(dropped[:, None], -torch.inf)
 
 
-def uniform(bits: Tensor) -> Tensor:
-    """int64 -> numbers strictly between 0 and 1."""
-    # 23 bits: with one more, a float32 would round the largest number to 1, whose noise is infinite.
-    return (((bits >> 41) & 0x7FFFFF).float() + 0.5) / 2**23
-
-
 def _gumbel(key: Tensor, streams: range, candidates: int) -> Tensor:
     """Gumbel noise for each candidate. key: [B] int64 -> [B, streams, candidates]."""
     stream = torch.arange(streams.start, streams.stop, device=key.device)
     rank = torch.arange(candidates, device=key.device)
-    of_stream = _mix(key[:, None] * GOLDEN + stream)
-    return -torch.log(-torch.log(uniform(_mix(of_stream[..., None] + rank * GOLDEN))))
-
-
-def _mix(x: Tensor) -> Tensor:
-    """Scatters the bits of int64 numbers."""
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * MIX_1
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * MIX_2
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+    of_stream = mix(key[:, None] * GOLDEN + stream)
+    return -torch.log(-torch.log(uniform(mix(of_stream[..., None] + rank * GOLDEN))))

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import Any, Protocol, TextIO
 
 from moshi_agent.config import require_value
-from moshi_agent.engine.turns import ends_sentence
-from moshi_agent.transcript import TimedWord
-from moshi_agent.transcription.timed_reader import Pause, TimedPiece
+from moshi_agent.text.pieces import ends_sentence
+from moshi_agent.text.timed_reader import Pause, TimedPiece
+from moshi_agent.text.transcript import TimedWord
 
 FORMATS = ("text", "json", "srt", "vtt")
 

@@ -11,13 +11,13 @@ import numpy as np
 from moshi_agent.audio.files import audio_blocks
 from moshi_agent.audio.framing import FRAME_SAMPLES, SAMPLE_RATE_HZ, Framer, Samples
 from moshi_agent.audio.resampling import StreamResampler
+from moshi_agent.checkpoint.recogniser import Recogniser
 from moshi_agent.config import SamplingConfig
-from moshi_agent.engine.frame_step import FrameStep, RowInput
 from moshi_agent.engine.microphone import Pcm, to_float32
+from moshi_agent.engine.step.frame_step import FrameStep, RowInput
 from moshi_agent.errors import InputError
-from moshi_agent.transcript import TimedWord
-from moshi_agent.transcription.recogniser import Recogniser
-from moshi_agent.transcription.timed_reader import Pause, PauseConfig, TimedPiece, TimedReader
+from moshi_agent.text.timed_reader import Pause, PauseConfig, TimedPiece, TimedReader
+from moshi_agent.text.transcript import TimedWord
 
 if TYPE_CHECKING:
     from moshi_agent.checkpoint import Checkpoint

@@ -11,7 +11,7 @@ from moshi_agent import Engine
 from tests.personaplex import write_personaplex
 
 if TYPE_CHECKING:
-    from tests.adapters.server_calls import Running
+    from tests.adapters.server.server_calls import Running
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def server(four_rows: Engine) -> Iterator[Running]:
     """A server as it is by default."""
     pytest.importorskip("uvicorn", reason="needs the extra `server`: pip install moshi-agent[server]")
     pytest.importorskip("aiortc", reason="needs the extra `server`: pip install moshi-agent[server]")
-    from tests.adapters.server_calls import running
+    from tests.adapters.server.server_calls import running
 
     # The server closes its engine when it ends, and this one is shared: `load` counts.
     engine = Engine.load("tiny", device="cpu", capacity=4, admit_by_time=False)

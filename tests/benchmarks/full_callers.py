@@ -17,7 +17,7 @@ from random_checkpoint import draw
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine import local
-from moshi_agent.engine.frame_step import FrameStep
+from moshi_agent.engine.step.frame_step import FrameStep
 
 CALLERS = (1, 32, 64, 80, 96, 128, 160)
 _SIZE = "MOSHI_AGENT_BENCHMARK_SIZE"  # scale and context, for the engine's process

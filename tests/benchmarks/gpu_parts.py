@@ -20,9 +20,9 @@ from moshi_agent.audio.files import read_audio
 from moshi_agent.audio.framing import FRAME_SAMPLES, Samples
 from moshi_agent.cli.machine import machine_name, versions
 from moshi_agent.config import SamplingConfig
-from moshi_agent.engine.frame_step import FrameStep, RowInput
-from moshi_agent.engine.graphs import CudaDevice, GraphRunner
-from moshi_agent.engine.memory import free_bytes
+from moshi_agent.engine.step.frame_step import FrameStep, RowInput
+from moshi_agent.engine.step.memory import free_bytes
+from moshi_agent.engine.step.runners import CudaDevice, GraphRunner
 from moshi_agent.models.generator import StepInput, _Chooser
 from moshi_agent.nn import cache_attention, fused
 from moshi_agent.nn.kv_cache import SCALE_DTYPE, LayerCache

@@ -42,7 +42,7 @@ from websockets.asyncio.client import connect
 
 from moshi_agent import AudioChunk, Engine
 from moshi_agent_adapters.pipecat import MoshiLLMService, use_short_jitter_buffers
-from tests.adapters.twilio_caller import CONNECTED, MU_LAW, start_message, to_mu_law
+from tests.adapters.telephone.twilio_caller import CONNECTED, MU_LAW, start_message, to_mu_law
 
 PACKET_S = 0.02
 BURST_EVERY_PACKETS = 50

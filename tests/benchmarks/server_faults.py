@@ -25,8 +25,8 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import WebSocketException
 
-from tests.adapters.bad_clients import START, append, chat, deaf_socket, frame, live, opus, upgrade
-from tests.adapters.server_clients import paced, rest
+from tests.adapters.server.bad_clients import START, append, chat, deaf_socket, frame, live, opus, upgrade
+from tests.adapters.server.server_clients import paced, rest
 
 FRAME_SAMPLES, FRAME_S = 1920, 0.08
 SPAWN = multiprocessing.get_context("spawn")
@@ -204,7 +204,7 @@ def main() -> None:
     """Serves `tiny` and measures."""
     from moshi_agent import Engine
     from moshi_agent_adapters.server import ServerConfig
-    from tests.adapters.server_calls import running, wait_for
+    from tests.adapters.server.server_calls import running, wait_for
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -23,7 +23,7 @@ from moshi_agent.audio.framing import FRAME_SAMPLES, Framer
 from moshi_agent.audio.resampling import StreamResampler
 from moshi_agent_adapters.webrtc import ConnectionConfig, MoshiConnection
 from moshi_agent_adapters.webrtc.packet_order import set_prefetch
-from tests.adapters.webrtc_peer import PACKET_SAMPLES, RATE_HZ, Caller
+from tests.adapters.webrtc.webrtc_peer import PACKET_SAMPLES, RATE_HZ, Caller
 
 CLICK_LEVEL = 0.1  # of what is heard, to be one
 CLICK_EVERY_S = 0.437  # at every place within a frame, as time goes on

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moshi_agent import CheckpointError, ConfigError
 from moshi_agent.checkpoint import Checkpoint, load_checkpoint
-from moshi_agent.checkpoint.kyutai_files import locate_kyutai
+from moshi_agent.checkpoint.kyutai.files import locate_kyutai
 from moshi_agent.checkpoint.sources import Folder
 from moshi_agent.models import loaders
 from moshi_agent.models.lm import LMModel

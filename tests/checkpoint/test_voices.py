@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from moshi_agent import ConfigError, InputError, load_checkpoint
 from moshi_agent.audio.files import write_audio
 from moshi_agent.checkpoint import download_checkpoint
-from moshi_agent.checkpoint.kyutai_names import depth_step
+from moshi_agent.checkpoint.kyutai.names import depth_step
 from moshi_agent.checkpoint.voices import FilePlace, VoiceFile, find_voices, read_voice_file
 from tests.personaplex import voice_file, whole_lm, write_archive, write_personaplex
 

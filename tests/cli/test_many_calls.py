@@ -19,7 +19,7 @@ from moshi_agent.cli import main
 from moshi_agent.cli.call_figures import CallFigures, Percentiles, batches_between, percentiles_ms, table
 from moshi_agent.cli.callers import FrameTimes, full_context, spoken_questions
 from moshi_agent.cli.many_calls import find_most, most_that_hold
-from moshi_agent.engine.metrics import Metrics
+from moshi_agent.engine.metrics.metrics import Metrics
 from moshi_agent.errors import EngineUnhealthy
 from moshi_agent.events import AudioChunk, Event, InputResumed, InputSkipped, InputStalled
 

@@ -13,10 +13,10 @@ from moshi_agent.engine.commands import Command, Open
 from moshi_agent.engine.config import EngineConfig, SessionConfig, advised_sampling
 from moshi_agent.engine.core import Core
 from moshi_agent.engine.event_queue import EventQueue, Outlet
-from moshi_agent.engine.frame_step import FrameStep
-from moshi_agent.engine.line import Model
-from moshi_agent.engine.listening import Listener
+from moshi_agent.engine.line.line import Model
 from moshi_agent.engine.session import Session
+from moshi_agent.engine.step.frame_step import FrameStep
+from moshi_agent.engine.step.listening import Listener
 from moshi_agent.events import AudioChunk, Event
 
 FRAME_S = 0.08

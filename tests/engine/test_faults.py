@@ -19,7 +19,7 @@ from moshi_agent import (
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.engine.commands import Close, Finish, InputFrame, NoteDropped, Open
 from moshi_agent.engine.event_queue import EventQueue
-from moshi_agent.engine.line import Line
+from moshi_agent.engine.line.line import Line
 from moshi_agent.errors import AudioError
 from tests.engine.stepped_core import FRAME_S, SILENCE, SteppedCore, audio_of, kinds_of, taken
 

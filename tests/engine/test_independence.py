@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from moshi_agent import SamplingConfig
 from moshi_agent.checkpoint import Checkpoint
-from moshi_agent.engine.frame_step import FrameStep, RowInput, RowOutput
-from moshi_agent.engine.slots import Slots
+from moshi_agent.engine.schedule.slots import Slots
+from moshi_agent.engine.step.frame_step import FrameStep, RowInput, RowOutput
 
 ROWS = 5
 KINDS = 3

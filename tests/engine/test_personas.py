@@ -32,9 +32,9 @@ from moshi_agent.checkpoint.voices import find_voices
 from moshi_agent.config import MimiConfig
 from moshi_agent.engine.commands import Close, Open
 from moshi_agent.engine.event_queue import Outlet
-from moshi_agent.engine.persona import compile_persona, marked, still_codes
 from moshi_agent.engine.personas import PersonaOpenings, Personas
-from moshi_agent.engine.prompt import Prompt
+from moshi_agent.engine.prompt.persona import compile_persona, marked, still_codes
+from moshi_agent.engine.prompt.prompt import Prompt
 from moshi_agent.models.generator import Generator, LMGenState, StepInput
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
 from moshi_agent.nn.sampling import RowSampling
@@ -125,7 +125,7 @@ def test_prefilled_or_step_by_step_it_goes_on_the_same(
         if by_steps:
             if prompt.embeddings is not None:
                 continue  # there are no tokens to step with
-            monkeypatch.setattr("moshi_agent.engine.frame_step.prefill", prefill_by_steps)
+            monkeypatch.setattr("moshi_agent.engine.step.frame_step.prefill", prefill_by_steps)
         config = SessionConfig(seed=5, prompt=prompt, live=False, digital_silence=False)
         session = core.session(config)
         steps.append(core.core.metrics.snapshot().step_s.count)

@@ -16,7 +16,7 @@ from moshi_agent import AudioChunk, Event, InputError, Prompt, SamplingConfig, S
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.engine.commands import InputFrame, Open, TakeSnapshot
 from moshi_agent.engine.event_queue import EventQueue
-from moshi_agent.engine.opening import PrefillFrame, PromptFrame
+from moshi_agent.engine.line.opening import PrefillFrame, PromptFrame
 from moshi_agent.engine.snapshot import Snapshot, pack_snapshot, unpack_snapshot
 from tests.engine.stepped_core import FRAME_S, SILENCE, SteppedCore, audio_of, taken
 

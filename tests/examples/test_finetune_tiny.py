@@ -13,12 +13,12 @@ from types import ModuleType
 import pytest
 
 from moshi_agent import load_checkpoint
-from moshi_agent.training.exchanges.calls import CallPlan
-from moshi_agent.training.exchanges.lesson import LessonPlan, measure, write_lesson
-from moshi_agent.training.exchanges.scoring import SETTINGS, group_scores, score_table
-from moshi_agent.training.exchanges.speech import SpeechPlan
-from moshi_agent.training.exchanges.text_file import read_exchanges
-from moshi_agent.training.tokenizer import load_tokenizer
+from moshi_agent.training.tiny.exchanges.calls import CallPlan
+from moshi_agent.training.tiny.exchanges.lesson import LessonPlan, measure, write_lesson
+from moshi_agent.training.tiny.exchanges.scoring import SETTINGS, group_scores, score_table
+from moshi_agent.training.tiny.exchanges.speech import SpeechPlan
+from moshi_agent.training.tiny.exchanges.text_file import read_exchanges
+from moshi_agent.training.tiny.tokenizer import load_tokenizer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EXAMPLE = EXAMPLES / "finetune_tiny.py"

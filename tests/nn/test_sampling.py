@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from moshi_agent.config import SamplingConfig
-from moshi_agent.nn.sampling import RowSampling, uniform
+from moshi_agent.nn.counter_random import uniform
+from moshi_agent.nn.sampling import RowSampling
 
 
 def _draw(logits: Tensor, config: SamplingConfig, rows: int, first_step: int = 0) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from moshi_agent.checkpoint.voices import VoiceFile
 from moshi_agent.config import SamplingConfig
-from moshi_agent.engine.persona import PersonaFrames, Still
+from moshi_agent.engine.prompt.persona import PersonaFrames, Still
 from moshi_agent.models import loaders
 from moshi_agent.models.generator import Generator, LMGenState, StepInput
 from moshi_agent.models.lm import LMModel

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from moshi_agent import SamplingConfig, load_checkpoint
 from moshi_agent.cli import main
-from moshi_agent.engine.frame_step import FrameStep, RowInput
+from moshi_agent.engine.step.frame_step import FrameStep, RowInput
 from moshi_agent.transcription import TimedPiece, Transcriber
 from tests.recogniser_model import write_recogniser_checkpoint
 

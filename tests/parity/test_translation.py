@@ -14,7 +14,7 @@ from torch import Tensor
 from moshi_agent import Conversation, load_checkpoint
 from moshi_agent.audio.framing import frames_of
 from moshi_agent.cli import main
-from moshi_agent.pieces import is_text
+from moshi_agent.text.pieces import is_text
 from tests.text_tokenizers import shipped_tokenizer
 from tests.translation_model import write_translation_checkpoint
 

@@ -37,7 +37,7 @@ from moshi_agent import (
     SessionClosed,
     SessionConfig,
 )
-from moshi_agent.engine.prompt import Recording
+from moshi_agent.engine.prompt.prompt import Recording
 from moshi_agent_adapters.pipecat.context import ignored_in, role_in
 from moshi_agent_adapters.pipecat.conversation import ConversationFrames
 from moshi_agent_adapters.pipecat.settings import (

@@ -4,7 +4,6 @@
     config.py            how a server is set up
     security.py          who is let in
     call.py              one call: its input, output and time
-    protocol.py          what a protocol is to a call; kyutai_protocol.py and live_protocol.py are two
     kyutai_chat.py       /api/chat
     live_sessions.py     /v1/live/sessions
     web_calls.py         the page, and what it calls over WebRTC

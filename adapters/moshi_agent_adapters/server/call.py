@@ -21,8 +21,7 @@ from moshi_agent import (
     Session,
     SessionClosed,
 )
-from moshi_agent_adapters.server.limits import Pace, TooMany
-from moshi_agent_adapters.server.protocol import (
+from moshi_agent_adapters.protocols.call_protocol import (
     CallEnd,
     CallProtocol,
     EndKind,
@@ -34,6 +33,7 @@ from moshi_agent_adapters.server.protocol import (
     Send,
     Wanted,
 )
+from moshi_agent_adapters.server.limits import Pace, TooMany
 from moshi_agent_adapters.server.server import Server
 
 _log = logging.getLogger("moshi_agent.server")

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from moshi_agent.engine import prometheus
+from moshi_agent.engine.metrics import prometheus
 from moshi_agent_adapters.room import free_rows
 from moshi_agent_adapters.server.openapi import openapi_document
 from moshi_agent_adapters.server.server import Server

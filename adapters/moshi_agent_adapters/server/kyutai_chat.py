@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from moshi_agent_adapters.protocols.kyutai import KyutaiProtocol
 from moshi_agent_adapters.server.call import hold_call
-from moshi_agent_adapters.server.kyutai_protocol import KyutaiProtocol
 from moshi_agent_adapters.server.server import Server
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from moshi_agent_adapters.protocols.gpt_live import LiveProtocol, LiveServer
 from moshi_agent_adapters.server.call import hold_call
-from moshi_agent_adapters.server.live_protocol import LiveProtocol, LiveServer
 from moshi_agent_adapters.server.server import Server
 
 

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 
 from moshi_agent import ConfigError, Engine, SessionConfig
 from moshi_agent_adapters.personas import choose_persona
+from moshi_agent_adapters.protocols.call_protocol import Wanted
 from moshi_agent_adapters.server.config import ServerConfig
 from moshi_agent_adapters.server.limits import AddressLimits
-from moshi_agent_adapters.server.protocol import Wanted
 
 _log = logging.getLogger("moshi_agent.server")
 

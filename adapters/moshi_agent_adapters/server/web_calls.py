@@ -11,9 +11,9 @@ from typing import Any
 from starlette.routing import BaseRoute
 
 from moshi_agent import EngineFull, InputError, SessionConfig
+from moshi_agent_adapters.protocols.call_protocol import Wanted
 from moshi_agent_adapters.server.limits import TooMany
 from moshi_agent_adapters.server.page_routes import page_routes
-from moshi_agent_adapters.server.protocol import Wanted
 from moshi_agent_adapters.server.server import Server
 from moshi_agent_adapters.webrtc import ConnectionConfig, Connections, TooManyCalls, webrtc_routes
 

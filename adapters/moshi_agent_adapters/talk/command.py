@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from moshi_agent_adapters.server.opus import DECODED_RATE_HZ
+from moshi_agent_adapters.protocols.opus import DECODED_RATE_HZ
 from moshi_agent_adapters.talk.connection import ConnectionLost, Ears, converse, with_wishes
 from moshi_agent_adapters.talk.echo import Canceller, Headphones, echo_canceller
 from moshi_agent_adapters.talk.player import Player

@@ -14,8 +14,8 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from moshi_agent import AudioError, MoshiAgentError
 from moshi_agent.audio.framing import Samples
-from moshi_agent_adapters.server.kyutai_protocol import Kind
-from moshi_agent_adapters.server.opus import OpusReader, OpusWriter
+from moshi_agent_adapters.protocols.kyutai import Kind
+from moshi_agent_adapters.protocols.opus import OpusReader, OpusWriter
 
 PATH = "/api/chat"
 _HANDSHAKE_S = 30.0  # that a server may take to have room

@@ -26,7 +26,7 @@ from moshi_agent import (
     SessionConfig,
 )
 from moshi_agent.audio.framing import SAMPLE_RATE_HZ
-from moshi_agent_adapters.event_json import event_to_json
+from moshi_agent_adapters.protocols.event_json import event_to_json
 from moshi_agent_adapters.room import free_rows
 from moshi_agent_adapters.webrtc.config import ConnectionConfig
 from moshi_agent_adapters.webrtc.event_channel import EventChannel

@@ -17,7 +17,8 @@ from tqdm import tqdm
 from moshi_agent.audio.files import read_channels, read_header
 from moshi_agent.audio.framing import Samples
 from moshi_agent.errors import AudioError, DataError
-from moshi_agent.training.annotation.recogniser import PlacedWord, Recogniser, open_recogniser
+from moshi_agent.training.annotation.placed_word import PlacedWord, Recogniser
+from moshi_agent.training.annotation.recogniser import open_recogniser
 from moshi_agent.training.annotation.speech_spans import speech_spans
 from moshi_agent.training.annotation.spreading import spread_cues
 from moshi_agent.training.annotation.transcripts import Transcripts, open_transcripts

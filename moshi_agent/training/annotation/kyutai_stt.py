@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from moshi_agent.audio.framing import Samples
 from moshi_agent.checkpoint import load_checkpoint
-from moshi_agent.training.annotation.recogniser import PlacedWord
-from moshi_agent.transcript import TimedWord
+from moshi_agent.text.transcript import TimedWord
+from moshi_agent.training.annotation.placed_word import PlacedWord
 from moshi_agent.transcription import Transcriber
 
 

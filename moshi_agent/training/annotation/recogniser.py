@@ -1,31 +1,13 @@
-"""What a speech recogniser is here, and how one is chosen by name."""
+"""Chooses a speech recogniser by name."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterable
-from typing import NamedTuple, Protocol, cast
+from typing import cast
 
-from moshi_agent.audio.framing import Samples
 from moshi_agent.errors import ConfigError
-
-
-class PlacedWord(NamedTuple):
-    """A word and when it is said, in seconds."""
-
-    word: str
-    start_s: float
-    end_s: float
-
-
-class Recogniser(Protocol):
-    """Anything that can be called like this."""
-
-    def __call__(self, samples: Samples, /) -> Iterable[tuple[str, float, float]]:
-        """The words in mono speech, float32 [N] at 24 kHz, each with its start and end in seconds."""
-        ...
-
+from moshi_agent.training.annotation.placed_word import Recogniser
 
 RECOGNISERS = "whisper[:MODEL], pocketsphinx, kyutai-stt:REPO|FOLDER or MODULE:NAME"
 

@@ -12,7 +12,7 @@ from pocketsphinx import Decoder  # pyright: ignore[reportMissingImports]
 
 from moshi_agent.audio.framing import SAMPLE_RATE_HZ, Samples
 from moshi_agent.errors import ConfigError
-from moshi_agent.training.annotation.recogniser import PlacedWord
+from moshi_agent.training.annotation.placed_word import PlacedWord
 from moshi_agent.training.annotation.speech_spans import Span, speech_spans
 
 _RATE_HZ = 16_000

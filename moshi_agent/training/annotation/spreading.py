@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
-from moshi_agent.training.annotation.recogniser import PlacedWord
+from moshi_agent.training.annotation.placed_word import PlacedWord
 from moshi_agent.training.annotation.speech_spans import Span
 from moshi_agent.training.annotation.transcripts import Cue
 

@@ -10,7 +10,7 @@ from faster_whisper.utils import available_models  # pyright: ignore[reportMissi
 
 from moshi_agent.audio.framing import SAMPLE_RATE_HZ, Samples
 from moshi_agent.errors import ConfigError
-from moshi_agent.training.annotation.recogniser import PlacedWord
+from moshi_agent.training.annotation.placed_word import PlacedWord
 
 _RATE_HZ = 16_000
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from moshi_agent.checkpoint.kyutai_files import KyutaiFiles, locate_kyutai
+from moshi_agent.checkpoint.kyutai.files import KyutaiFiles, locate_kyutai
 from moshi_agent.checkpoint.load import Checkpoint, Options, build, locate
 from moshi_agent.checkpoint.sources import open_source
 from moshi_agent.errors import ConfigError
 from moshi_agent.models.lm import LMModel
 from moshi_agent.training.finetune.config import FineTuneConfig, ModelPaths
 from moshi_agent.training.finetune.low_rank import add_low_rank, refuse_int8
-from moshi_agent.training.precision import faster_in_bfloat16
+from moshi_agent.training.runs.precision import faster_in_bfloat16
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from moshi_agent.errors import ConfigError
-from moshi_agent.training.settings import require_range
+from moshi_agent.training.runs.settings import require_range
 
 
 @dataclass(frozen=True, kw_only=True)

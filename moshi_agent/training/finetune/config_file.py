@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from moshi_agent.config_keys import refuse_unknown_keys
+from moshi_agent.config import refuse_unknown_keys
 from moshi_agent.errors import ConfigError
 from moshi_agent.training.finetune.config import FineTuneConfig
-from moshi_agent.training.settings import build_settings, parse_toml, read_text
+from moshi_agent.training.runs.settings import build_settings, parse_toml, read_text
 
 # YAML 1.1, which the library reads, takes `2e-6` for a text; YAML 1.2 and people do not.
 _FLOAT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")

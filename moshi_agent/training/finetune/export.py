@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moshi_agent.checkpoint.kyutai_files import KyutaiFiles
-from moshi_agent.checkpoint.save import LM_NAME, MIMI_CONFIG_NAME
+from moshi_agent.checkpoint.kyutai.config import MOSHI_7B
+from moshi_agent.checkpoint.kyutai.files import KyutaiFiles
+from moshi_agent.checkpoint.kyutai.save import LM_NAME, MIMI_CONFIG_NAME
 from moshi_agent.checkpoint.write import copy_file, write_json, write_tensors
-from moshi_agent.kyutai_config import MOSHI_7B
 from moshi_agent.training.finetune.config import LoraSettings
 
 LORA_NAME = "lora.safetensors"

@@ -14,11 +14,16 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import OneCycleLR
 
-from moshi_agent.training.distributed import average_over_processes, process_count, rank, sum_over_processes
 from moshi_agent.training.finetune import sharding
 from moshi_agent.training.finetune.config import FineTuneConfig
 from moshi_agent.training.finetune.crops import CropSource
 from moshi_agent.training.finetune.losses import Objective
+from moshi_agent.training.runs.distributed import (
+    average_over_processes,
+    process_count,
+    rank,
+    sum_over_processes,
+)
 from moshi_agent.training.stereo.dataset import Batch
 
 Figures = dict[str, float]

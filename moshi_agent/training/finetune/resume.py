@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from moshi_agent.training.finetune.config import FineTuneConfig
-from moshi_agent.training.settings import flat_values
+from moshi_agent.training.runs.settings import flat_values
 
 # What may change: it says where things are, or what is written, and no step depends on it.
 _FREE = (

@@ -15,7 +15,6 @@ from moshi_agent.audio.files import write_audio
 from moshi_agent.checkpoint.write import make_folder, write_json
 from moshi_agent.errors import ConfigError
 from moshi_agent.models.lm import LMModel
-from moshi_agent.training.distributed import process_count, process_group, rank, wait_for_all
 from moshi_agent.training.finetune import sharding
 from moshi_agent.training.finetune.base import compute_dtype, load_base
 from moshi_agent.training.finetune.config import FineTuneConfig
@@ -25,9 +24,10 @@ from moshi_agent.training.finetune.finetuner import FineTuner
 from moshi_agent.training.finetune.losses import Objective, ObjectiveConfig
 from moshi_agent.training.finetune.resume import lasting_settings
 from moshi_agent.training.finetune.samples import sample_reply
-from moshi_agent.training.run_checkpoints import RunCheckpoints, read_state
-from moshi_agent.training.run_figures import RunFigures
-from moshi_agent.training.settings import as_values, refuse_changes
+from moshi_agent.training.runs.distributed import process_count, process_group, rank, wait_for_all
+from moshi_agent.training.runs.run_checkpoints import RunCheckpoints, read_state
+from moshi_agent.training.runs.run_figures import RunFigures
+from moshi_agent.training.runs.settings import as_values, refuse_changes
 from moshi_agent.training.stereo.dataset import Batch, StereoConfig, StereoDataset
 
 _log = logging.getLogger("moshi_agent.training")

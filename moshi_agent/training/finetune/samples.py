@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moshi_agent.checkpoint import Checkpoint
-from moshi_agent.models.generation import LMGen
 from moshi_agent.models.lm import LMModel
+from moshi_agent.models.lm_gen import LMGen
 from moshi_agent.nn.conditioners import ConditionAttributes, ConditionTensors
+from moshi_agent.text.transcript import Transcript
 from moshi_agent.training.stereo.dataset import Batch
-from moshi_agent.transcript import Transcript
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from moshi_agent.nn.transformer import TransformerLayer
-from moshi_agent.training.distributed import process_count, wait_for_all
+from moshi_agent.training.runs.distributed import process_count, wait_for_all
 
 
 def shard(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:

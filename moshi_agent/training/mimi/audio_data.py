@@ -17,7 +17,7 @@ from moshi_agent.audio.files import read_header, read_piece
 from moshi_agent.audio.framing import Samples
 from moshi_agent.config import MimiConfig
 from moshi_agent.errors import AudioError, DataError
-from moshi_agent.training.settings import require_range
+from moshi_agent.training.runs.settings import require_range
 from moshi_agent.training.stereo.manifest import list_audio
 from moshi_agent.training.stereo.problems import Problems
 

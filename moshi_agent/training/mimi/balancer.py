@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from moshi_agent.training.distributed import average_over_processes
+from moshi_agent.training.runs.distributed import average_over_processes
 
 _LEAST_NORM = 1e-12
 

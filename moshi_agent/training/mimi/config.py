@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from moshi_agent.errors import ConfigError
-from moshi_agent.training.codebooks import CodebookConfig
 from moshi_agent.training.mimi.audio_data import DataConfig
+from moshi_agent.training.mimi.codebooks import CodebookConfig
 from moshi_agent.training.mimi.discriminator import DiscriminatorConfig
 from moshi_agent.training.mimi.spectral import SpectralConfig
 from moshi_agent.training.mimi.teacher import TeacherConfig
-from moshi_agent.training.schedule import Schedule
-from moshi_agent.training.settings import named, require_range
-from moshi_agent.training.trainer import Training
+from moshi_agent.training.runs.schedule import Schedule
+from moshi_agent.training.runs.settings import named, require_range
+from moshi_agent.training.runs.trainer import Training
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from moshi_agent.models.mimi import MimiModel
-from moshi_agent.training.codec_losses import CodecLoss, CodecLossConfig
 from moshi_agent.training.mimi.audio_data import Batch
+from moshi_agent.training.mimi.codec_losses import CodecLoss, CodecLossConfig
 from moshi_agent.training.mimi.distillation import Distillation, Targets
 from moshi_agent.training.mimi.spectral import SpectralConfig, SpectralLoss, si_snr_db
 

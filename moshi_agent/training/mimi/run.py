@@ -14,15 +14,15 @@ from moshi_agent.audio.files import write_audio
 from moshi_agent.checkpoint.codec import load_codec, new_codec, save_codec
 from moshi_agent.checkpoint.write import make_folder, write_json
 from moshi_agent.models.mimi import MimiModel
-from moshi_agent.training.distributed import process_count, process_group, rank, wait_for_all
 from moshi_agent.training.mimi.audio_data import AudioFile, BatchReader, Pieces, open_data
 from moshi_agent.training.mimi.config import MimiTraining
 from moshi_agent.training.mimi.evaluation import Judge
 from moshi_agent.training.mimi.teacher import Teacher, open_teacher
 from moshi_agent.training.mimi.trainer import MimiTrainer
-from moshi_agent.training.run_checkpoints import RunCheckpoints, read_state
-from moshi_agent.training.run_figures import RunFigures
-from moshi_agent.training.settings import as_values, flat_values, refuse_changes
+from moshi_agent.training.runs.distributed import process_count, process_group, rank, wait_for_all
+from moshi_agent.training.runs.run_checkpoints import RunCheckpoints, read_state
+from moshi_agent.training.runs.run_figures import RunFigures
+from moshi_agent.training.runs.settings import as_values, flat_values, refuse_changes
 from moshi_agent.training.stereo.problems import Problems
 
 # What may change in a run that is gone on with: no step depends on it, or all that follow are meant to.

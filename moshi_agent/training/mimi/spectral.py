@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from moshi_agent.training.mel import MelSpectrogram
+from moshi_agent.training.mimi.mel import MelSpectrogram
 
 
 @dataclass(frozen=True, kw_only=True)

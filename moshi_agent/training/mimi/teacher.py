@@ -17,7 +17,7 @@ from torch import Tensor
 from moshi_agent.errors import ConfigError, DataError
 from moshi_agent.training.mimi.audio_data import AudioFile, Batch, Place
 from moshi_agent.training.mimi.distillation import Targets, pool_features
-from moshi_agent.training.settings import require_range
+from moshi_agent.training.runs.settings import require_range
 
 # function(audio [B, T] float32, sample_rate_hz) -> features [B, N, dim]
 FeatureFunction = Callable[[Tensor, int], Tensor]

@@ -13,20 +13,19 @@ from torch import Tensor, nn
 from moshi_agent.errors import CheckpointError, ConfigError
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.transformer import ProjectedTransformer
-from moshi_agent.training.average import follow
-from moshi_agent.training.codebooks import CodebookTrainer
-from moshi_agent.training.codec import refresh_codebooks
-from moshi_agent.training.decoder import decoder_parameters
-from moshi_agent.training.distributed import average_gradients, rank
 from moshi_agent.training.mimi.adversarial import adversarial_loss, discriminator_loss, feature_loss
 from moshi_agent.training.mimi.audio_data import Batch, BatchReader
 from moshi_agent.training.mimi.balancer import Balancer
+from moshi_agent.training.mimi.codebooks import CodebookTrainer
+from moshi_agent.training.mimi.codec import decoder_parameters, refresh_codebooks
 from moshi_agent.training.mimi.config import MimiTraining
 from moshi_agent.training.mimi.discriminator import Discriminator, Verdict
 from moshi_agent.training.mimi.distillation import Distillation
 from moshi_agent.training.mimi.spectral import SpectralLoss, waveform_loss
 from moshi_agent.training.mimi.teacher import Teacher
-from moshi_agent.training.trainer import Trainer
+from moshi_agent.training.runs.average import follow
+from moshi_agent.training.runs.distributed import average_gradients, rank
+from moshi_agent.training.runs.trainer import Trainer
 
 _VECTORS_PER_CODE = 8  # that the first codebooks of a new codec are made from
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from moshi_agent.errors import AudioError, ConfigError, DataError
 from moshi_agent.models.mimi import MimiModel
-from moshi_agent.pieces import Tokenizer
+from moshi_agent.text.pieces import Tokenizer
 from moshi_agent.training.stereo.code_store import CodeStore
 from moshi_agent.training.stereo.draw_order import DrawOrder
 from moshi_agent.training.stereo.encode import Encoding

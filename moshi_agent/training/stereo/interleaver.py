@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from moshi_agent.pieces import Tokenizer
+from moshi_agent.text.pieces import Tokenizer
 from moshi_agent.training.stereo.alignments import MAIN_SPEAKER, Alignment
 
 Crowded = Literal["drop", "shift"]

@@ -9,7 +9,7 @@ import numpy as np
 import soundfile as sf
 
 from moshi_agent.audio.framing import SAMPLE_RATE_HZ, Samples
-from moshi_agent.training.speech import SpokenText, Voice, synthesise, synthesise_answer
+from moshi_agent.training.tiny.speech import SpokenText, Voice, synthesise, synthesise_answer
 
 PAUSE_S = 1.0
 

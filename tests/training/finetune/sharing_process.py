@@ -12,7 +12,7 @@ import torch
 
 from moshi_agent.training.finetune.config import FineTuneConfig
 from moshi_agent.training.finetune.run import finetune
-from moshi_agent.training.settings import build_settings
+from moshi_agent.training.runs.settings import build_settings
 from tests.training.finetune.finetune_material import Echoes
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from moshi_agent.cli import main
 from moshi_agent.errors import ConfigError, DataError, OutputError
 from moshi_agent.training.finetune.config import DataConfig, LoraSettings, ModelPaths
 from moshi_agent.training.finetune.run import finetune
-from moshi_agent.training.run_checkpoints import RunCheckpoints
+from moshi_agent.training.runs.run_checkpoints import RunCheckpoints
 from tests.training.finetune.finetune_material import Echoes, configuration, conversations, figures
 
 

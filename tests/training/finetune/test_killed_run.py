@@ -17,7 +17,7 @@ import torch
 
 from moshi_agent.training.finetune.config_file import read_finetune_config
 from moshi_agent.training.finetune.run import finetune
-from moshi_agent.training.run_checkpoints import RunCheckpoints, read_state
+from moshi_agent.training.runs.run_checkpoints import RunCheckpoints, read_state
 from tests.training.finetune.finetune_material import conversations, figures
 
 STEPS = 40

@@ -16,8 +16,8 @@ from moshi_agent.checkpoint import load_checkpoint
 from moshi_agent.errors import ConfigError
 from moshi_agent.training.finetune.config import FineTuneConfig
 from moshi_agent.training.finetune.run import finetune
-from moshi_agent.training.run_checkpoints import RunCheckpoints, read_state
-from moshi_agent.training.settings import build_settings
+from moshi_agent.training.runs.run_checkpoints import RunCheckpoints, read_state
+from moshi_agent.training.runs.settings import build_settings
 from tests.training.finetune.finetune_material import Echoes, figures
 
 ROOT = Path(__file__).parents[3]

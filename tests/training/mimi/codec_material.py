@@ -10,12 +10,12 @@ import soundfile as sf
 import torch
 
 from moshi_agent.checkpoint.codec import save_codec
+from moshi_agent.checkpoint.kyutai.mimi_config import write_mimi_config
 from moshi_agent.checkpoint.write import write_json
-from moshi_agent.kyutai_mimi_config import write_mimi_config
 from moshi_agent.training.mimi.config import MimiTraining
-from moshi_agent.training.settings import build_settings
+from moshi_agent.training.runs.settings import build_settings
 from tests.small_models import small_mimi, small_mimi_config
-from tests.training.training_material import tones
+from tests.training.tiny.training_material import tones
 
 RATE_HZ = 24_000
 

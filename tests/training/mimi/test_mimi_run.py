@@ -24,7 +24,7 @@ from moshi_agent.cli.train import train
 from moshi_agent.models.loaders import get_mimi
 from moshi_agent.training.mimi.config import MimiTraining
 from moshi_agent.training.mimi.run import train_mimi
-from moshi_agent.training.run_checkpoints import RunCheckpoints, read_state
+from moshi_agent.training.runs.run_checkpoints import RunCheckpoints, read_state
 from tests.training.mimi.codec_material import settings, trained_codec, write_recordings
 
 Make = Callable[..., MimiTraining]

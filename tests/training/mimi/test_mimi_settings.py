@@ -9,7 +9,7 @@ import pytest
 
 from moshi_agent import ConfigError
 from moshi_agent.training.mimi.config import MimiTraining
-from moshi_agent.training.settings import build_settings, read_settings
+from moshi_agent.training.runs.settings import build_settings, read_settings
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "train_mimi.toml"
 LEAST = {"folder": "run", "from": "tiny", "data": {"train": "speech"}}

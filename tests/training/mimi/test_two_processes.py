@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from moshi_agent.checkpoint.kyutai.mimi_config import write_mimi_config
 from moshi_agent.checkpoint.write import write_json
-from moshi_agent.kyutai_mimi_config import write_mimi_config
 from tests.small_models import small_mimi_config
 from tests.training.mimi.codec_material import write_recordings
 from tests.training.mimi.test_mimi_run import final_state, write_toml

@@ -1,0 +1,1 @@
+"""One conversation on the host: its frames in, its events out."""

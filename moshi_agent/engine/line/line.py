@@ -1,0 +1,301 @@
+"""The host's side of one conversation: what its row is given in a step, and what becomes of the output.
+
+Silence gate, transcript, turns, drift control and the tail after the end of the input. Numbers only: no
+device, no thread, no clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moshi_agent.audio.framing import FRAME_S, FRAME_SAMPLES, SAMPLE_RATE_HZ
+from moshi_agent.audio.playout import PlayoutClock
+from moshi_agent.audio.resampling import StreamResampler
+from moshi_agent.audio.speech_gate import SpeechGate
+from moshi_agent.checkpoint.translation import Ends
+from moshi_agent.config import SamplingConfig
+from moshi_agent.engine.commands import InputFrame, Key
+from moshi_agent.engine.config import SessionConfig
+from moshi_agent.engine.event_queue import Delivery, Outlet
+from moshi_agent.engine.line.opening import OpeningFrame, PromptFrame, opening_frames
+from moshi_agent.engine.line.say import Scripts
+from moshi_agent.engine.line.stamp import Stamp
+from moshi_agent.engine.line.tail import Tail, TailFrame
+from moshi_agent.engine.line.turns import Turns
+from moshi_agent.engine.line.user_words import UserWords
+from moshi_agent.engine.metrics.metrics import SessionMetrics
+from moshi_agent.engine.schedule.pace import Pace
+from moshi_agent.engine.schedule.scheduler import Ready
+from moshi_agent.engine.step.frame_step import Frame, RowInput, RowOutput
+from moshi_agent.errors import InputError
+from moshi_agent.events import (
+    AudioChunk,
+    ContextFull,
+    ContextRefreshed,
+    Ended,
+    EndReason,
+    Event,
+    InputResumed,
+    InputSkipped,
+    InputStalled,
+    OutputDropped,
+    SayFinished,
+    TextToken,
+)
+from moshi_agent.models.prefill import MOST_POSITIONS
+from moshi_agent.nn.embedding import UNGENERATED_TOKEN
+from moshi_agent.text.pieces import Tokenizer, ends_sentence, is_text
+from moshi_agent.text.timed_reader import Hearing
+from moshi_agent.text.word_tracker import WordTracker
+
+_SILENCE = np.zeros(FRAME_SAMPLES, np.float32)
+_LONGEST_BACKLOG_S = 30.0
+_MOST_FILE_S = 24 * 3600.0  # input that is not live may all be there at once
+_MUTUAL_SILENCE_FRAMES = 6
+_REMEMBERED_CHARACTERS = 32
+
+LineFrame = InputFrame | OpeningFrame | TailFrame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What a line has to know of the checkpoint."""
+
+    tokenizer: Tokenizer | None
+    num_streams: int
+    max_delay: int
+    context: int | None
+    delay_s: float  # by which the text is later than what it is about
+    ends: Ends | None = None  # of a translation
+    hearing: Hearing | None = None  # of the recogniser that hears the user
+    most_positions: int = MOST_POSITIONS  # of a prompt that are read at once
+
+
+class Line:
+    """One conversation, from the frames it brings to the events it hears."""
+
+    def __init__(
+        self, key: Key, config: SessionConfig, sampling: SamplingConfig, model: Model, outlet: Outlet
+    ) -> None:
+        self.key = key
+        self.config = config
+        self.sampling = sampling
+        self.metrics = SessionMetrics()
+        self.frame = 0  # the next one
+        self.is_finished = False  # the input has ended
+        self.context_is_full = False
+        self._model = model
+        self._outlet = outlet
+        self._gate = SpeechGate(floor_dbfs=config.silence_floor_dbfs)
+        self._turns = Turns()
+        self._words = WordTracker(model.tokenizer, FRAME_S)
+        self._user_words = UserWords(model.hearing) if model.hearing and config.transcribe else None
+        self._scripts = Scripts(model.tokenizer)
+        self._said = ""  # the end of what the bot has written
+        self._resampler = StreamResampler(SAMPLE_RATE_HZ, config.output_sample_rate)
+        self._playout = (
+            PlayoutClock(config.output_sample_rate, target_ms=config.output_limit_ms) if config.live else None
+        )
+        self._user_speaking = self._bot_speaking = False
+        self._silent_frames = 0  # since either side spoke
+        self._tail = Tail(config, model.ends)
+
+    @property
+    def pace(self) -> Pace:
+        config = self.config
+        return Pace(
+            live=config.live,
+            frame_s=FRAME_S,
+            stall_s=config.stall_ms / 1000,
+            backlog_limit_s=config.backlog_limit_ms / 1000,
+            longest_backlog_s=_LONGEST_BACKLOG_S if config.live else _MOST_FILE_S,
+        )
+
+    def opening(self) -> list[OpeningFrame]:
+        """The steps before the first frame."""
+        model, config = self._model, self.config
+        return opening_frames(config.prompt, config.greet, model.num_streams, model.most_positions)
+
+    def say(self, text: str) -> None:
+        """Queues a sentence. Raises InputError for one that the model has no pieces for."""
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"{type(text).__name__} cannot be said; accepted: text")
+        self._scripts.add(text)
+
+    def row_input(self, row: int, ready: Ready[Key, LineFrame]) -> RowInput:
+        """What the row is given."""
+        frame = ready.frame
+        if isinstance(frame, PromptFrame):
+            return RowInput(row=row, pcm=_SILENCE if frame.hears_silence else None, forced=frame.forced)
+        end = self._tail.first_tokens(self._model.num_streams) if self._is_tail(frame) else None
+        if end is not None:
+            return RowInput(row=row, pcm=None, forced=end)
+        pcm = frame.pcm if isinstance(frame, InputFrame) else _SILENCE
+        script, forced = self._scripts.current, None
+        if script is None:
+            return RowInput(row=row, pcm=pcm)
+        if script.must:
+            forced = np.full(self._model.num_streams, UNGENERATED_TOKEN)
+            forced[0] = script.next_piece
+        return RowInput(row=row, pcm=pcm, forced=forced, next_piece=script.next_piece)
+
+    def take(
+        self, output: RowOutput, ready: Ready[Key, LineFrame], now: float, wall_s: float, backlog_s: float
+    ) -> None:
+        """Turns the output of a step into events and hands them out.
+
+        Args:
+            now: when the step ended, on the monotonic clock.
+            wall_s: the same in Unix time.
+            backlog_s: input that waits behind this frame.
+        """
+        if isinstance(ready.frame, PromptFrame):
+            return
+        speech = output.audio if output.audio is not None else _SILENCE
+        tokenizer = self._model.tokenizer
+        gated = self._gate.process(speech, tokenizer is not None and is_text(tokenizer, output.text))
+        if self.config.digital_silence:
+            speech = gated.pcm
+        stamp = Stamp(self.frame, wall_s)
+        events = [
+            *self._input_events(ready, stamp),
+            *self._text_events(output.next_text, gated.is_open, stamp),
+            *self._turn_events(ready.frame, gated.is_open, stamp),
+            *self._audio_events(speech, now, stamp),
+        ]
+        if self._is_tail(ready.frame):
+            self._tail.follow(output.text)
+        self._count(ready, now, backlog_s)
+        self.frame += 1
+        self._outlet(Delivery(events, inputs_taken=ready.skipped + isinstance(ready.frame, InputFrame)))
+
+    def heard(self, ready: Ready[Key, LineFrame]) -> Frame | None:
+        """What the recogniser is to hear in the step just taken; None where it does not listen."""
+        frame = ready.frame
+        if self._user_words is None or not isinstance(frame, InputFrame | TailFrame | None):
+            return None
+        return frame.pcm if isinstance(frame, InputFrame) else _SILENCE
+
+    def take_heard(self, output: RowOutput, wall_s: float) -> None:
+        """Tells what the recogniser has made of it."""
+        assert self._user_words is not None
+        events = self._user_words.take(output, self._user_speaking, Stamp(self.frame - 1, wall_s))
+        if events:
+            self._outlet(Delivery(events))
+
+    def note_context(self, steps: int, wall_s: float) -> None:
+        """Says so, once, when the model has taken as many steps as its context holds."""
+        if not self.context_is_full and self._model.context is not None and steps >= self._model.context:
+            self.context_is_full = True
+            self._outlet(Delivery([Stamp(self.frame, wall_s).event(ContextFull)]))
+
+    @property
+    def wants_refresh(self) -> bool:
+        """Whether now is the time to begin anew: the context is full, and nobody speaks."""
+        quiet = self._silent_frames >= _MUTUAL_SILENCE_FRAMES and not self._scripts
+        return self.config.refresh and self.context_is_full and quiet
+
+    def refreshed(self, wall_s: float) -> None:
+        """The model has begun anew."""
+        self.context_is_full = False
+        self._outlet(Delivery([Stamp(self.frame, wall_s).event(ContextRefreshed)]))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the tail after the end of the input has been heard, to the end of what the bot says.
+
+        Input that still waits is not known here.
+        """
+        return self.is_finished and self._tail.is_over(self._bot_speaking or bool(self._scripts))
+
+    def _is_tail(self, frame: LineFrame | None) -> bool:
+        return self.is_finished and not isinstance(frame, InputFrame)
+
+    def end(self, reason: EndReason, wall_s: float, error: str | None = None) -> None:
+        """The last events."""
+        stamp = Stamp(self.frame, wall_s)
+        words = [stamp.word(word, self._model.delay_s) for word in self._words.finish(self.frame)]
+        heard = [] if self._user_words is None else self._user_words.finish(stamp)
+        last = Ended(frame=stamp.frame, media_s=stamp.media_s, wall_s=wall_s, reason=reason, error=error)
+        self._outlet(Delivery([*words, *heard, last]))
+
+    def _input_events(self, ready: Ready[Key, LineFrame], stamp: Stamp) -> list[Event]:
+        events: list[Event] = []
+        if ready.begins_stall and not self.is_finished:
+            events.append(stamp.event(InputStalled))
+        if ready.resumed_after:
+            events.append(stamp.event(InputResumed, silent_frames=ready.resumed_after))
+        if ready.skipped:
+            events.append(stamp.event(InputSkipped, frames=ready.skipped))
+        return events
+
+    def _text_events(self, token: int, audible: bool, stamp: Stamp) -> list[Event]:
+        aligned = stamp.frame + self._model.max_delay
+        events: list[Event] = []
+        text = self._words.add(token, aligned)
+        if text:
+            self._said = (self._said + text)[-_REMEMBERED_CHARACTERS:]
+            events.append(stamp.event(TextToken, text=text, token=token, aligned_frame=aligned))
+        events += [stamp.word(word, self._model.delay_s) for word in self._words.hear(stamp.frame, audible)]
+        sentence = self._scripts.take(token)
+        if sentence is not None:
+            events.append(stamp.event(SayFinished, text=sentence))
+        return events
+
+    def _turn_events(self, frame: LineFrame | None, audible: bool, stamp: Stamp) -> list[Event]:
+        self._user_speaking = isinstance(frame, InputFrame) and frame.speaking
+        self._bot_speaking = audible
+        self._silent_frames = 0 if self._user_speaking or audible else self._silent_frames + 1
+        kinds = self._turns.follow(self._user_speaking, audible, ends_sentence(self._said))
+        return [stamp.event(kind) for kind in kinds]
+
+    def _audio_events(self, speech: Frame, now: float, stamp: Stamp) -> list[Event]:
+        pcm = self._resampler.push(speech)
+        events: list[Event] = []
+        if self._playout is not None:
+            whole, pcm = len(pcm), self._playout.admit(pcm, now)
+            if len(pcm) < whole:
+                dropped = whole - len(pcm)
+                self.metrics.dropped(dropped)
+                events.append(stamp.event(OutputDropped, samples=dropped, was_silent=True))
+        if len(pcm):
+            events.append(stamp.event(AudioChunk, pcm=pcm, sample_rate=self.config.output_sample_rate))
+        return events
+
+    def _count(self, ready: Ready[Key, LineFrame], now: float, backlog_s: float) -> None:
+        is_input = isinstance(ready.frame, InputFrame)
+        self.metrics.frame(
+            latency_s=now - ready.frame.complete_at if isinstance(ready.frame, InputFrame) else None,
+            waited_s=ready.waited_s if is_input else None,
+            skipped=ready.skipped,
+            stalled=ready.frame is None and not self.is_finished,
+            backlog_s=backlog_s,
+        )
+
+    def save(self) -> dict[str, Any]:
+        """Everything that the next frame depends on, as plain numbers, lists and arrays."""
+        return {
+            "frame": self.frame,
+            "context_is_full": self.context_is_full,
+            "gate": self._gate.save(),
+            "turns": self._turns.save(),
+            "words": self._words.save(),
+            "scripts": self._scripts.save(),
+            "said": self._said,
+            "user_words": self._user_words and self._user_words.save(),
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Takes what `save` gave."""
+        self.frame = saved["frame"]
+        self.context_is_full = saved["context_is_full"]
+        self._gate.load(saved["gate"])
+        self._turns.load(saved["turns"])
+        self._words.load(saved["words"])
+        self._scripts.load(saved["scripts"])
+        self._said = saved["said"]
+        if self._user_words is not None and saved.get("user_words"):
+            self._user_words.load(saved["user_words"])

@@ -1,0 +1,156 @@
+"""Sentences that the bot was asked to speak.
+
+While there is one, the model's text is restricted to padding, end of padding and the next piece of the
+sentence, which comes as likely as any piece would. So the model chooses when to speak; where it does not in
+time, the piece is forced. A word of its own that it is in the middle of comes to its end before.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from moshi_agent.errors import BacklogFull, InputError
+from moshi_agent.text.pieces import Tokenizer, is_text, word_pieces
+
+_LONGEST_WORD_PIECES = 8  # of the model's own: more without a pause are not waited for
+
+
+class Script:
+    """One sentence, piece by piece.
+
+    Its pieces are those of its words one by one, as in the text that the model was trained on, where the
+    pieces of a word also stand in frames that follow one another: patience is for beginnings of words, and
+    what goes on with a word is forced at once.
+
+    Args:
+        tokenizer: a sentencepiece model; None, for a checkpoint without one, is refused.
+        text: the sentence. Whitespace parts its words and has no other meaning.
+        patience_frames: how many frames the model may let pass before each word. The built-in model takes no
+            more in a sentence it knows; more of them only draw out one that it has to be forced through.
+        first_patience_frames: the same before the first word, where it may wait for its turn.
+
+    Raises:
+        InputError: no tokenizer, no words, or a word that has no pieces.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        text: str,
+        patience_frames: int = 12,
+        first_patience_frames: int = 25,
+    ) -> None:
+        self.text = text
+        self._pieces: list[int] = []
+        self._patience: list[int] = []  # frames, for each piece
+        self._taken = 0  # pieces
+        self._waited = 0  # frames since the last of them
+        if tokenizer is None:
+            raise InputError("this checkpoint has no tokenizer: it cannot be asked to say a sentence")
+        for word in word_pieces(tokenizer, text):
+            self._pieces += word
+            self._patience += [patience_frames, *[0] * (len(word) - 1)]
+        self._patience[0] = first_patience_frames
+
+    def __len__(self) -> int:
+        """How many pieces are left."""
+        return len(self._pieces) - self._taken
+
+    @property
+    def done(self) -> bool:
+        """Whether the model has taken every piece. Its sound is still to come."""
+        return self._taken == len(self._pieces)
+
+    @property
+    def next_piece(self) -> int:
+        """The token of the text stream that is next; there is none once `done`."""
+        return self._pieces[self._taken]
+
+    @property
+    def must(self) -> bool:
+        """Whether the model has let so many frames pass that the next piece is to be forced."""
+        return not self.done and self._waited >= self._patience[self._taken]
+
+    def take(self, token: int) -> None:
+        """Takes the text token of a frame, forced or not: the next piece, or one more frame of waiting."""
+        if self.done:
+            return
+        if token == self.next_piece:
+            self._taken += 1
+            self._waited = 0
+        else:
+            self._waited += 1
+
+    def save(self) -> dict[str, Any]:
+        """Text and place, fit for JSON."""
+        return {"text": self.text, "taken": self._taken, "waited": self._waited}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Takes what `save` gave, of a script of the same text."""
+        self._taken, self._waited = saved["taken"], saved["waited"]
+
+
+class Scripts:
+    """The sentences of a conversation, one after the other.
+
+    Args:
+        tokenizer: as for `Script`.
+        most_pieces: how many pieces may wait, of all sentences together; a piece takes a frame or more.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, most_pieces: int = 3000) -> None:
+        self._tokenizer = tokenizer
+        self._most_pieces = most_pieces
+        self._queue: deque[Script] = deque()
+        self._own_pieces = 0  # that the model has just said of its own accord, without a pause
+
+    def __len__(self) -> int:
+        """How many sentences are not done."""
+        return len(self._queue)
+
+    @property
+    def current(self) -> Script | None:
+        """The sentence that the next piece is to be of; None where there is none, or a word ends first."""
+        if not self._queue or 0 < self._own_pieces < _LONGEST_WORD_PIECES:
+            return None
+        return self._queue[0]
+
+    def add(self, text: str) -> None:
+        """Queues a sentence.
+
+        Raises:
+            InputError: as for `Script`.
+            BacklogFull: too many pieces would wait; the sentence is not taken.
+        """
+        script = Script(self._tokenizer, text)
+        waiting = sum(map(len, self._queue))
+        if waiting + len(script) > self._most_pieces:
+            raise BacklogFull(
+                f"{len(script)} pieces of text to say, and {waiting} wait already; at most "
+                f"{self._most_pieces} may: say less, or wait for what was asked to be said"
+            )
+        self._queue.append(script)
+
+    def take(self, token: int) -> str | None:
+        """Takes the text token of a frame, forced or not. Returns the sentence it completes, if any."""
+        script = self.current
+        if script is None:
+            is_piece = self._tokenizer is not None and is_text(self._tokenizer, token)
+            self._own_pieces = self._own_pieces + 1 if is_piece else 0
+            return None
+        self._own_pieces = 0
+        script.take(token)
+        return self._queue.popleft().text if script.done else None
+
+    def save(self) -> dict[str, Any]:
+        """All sentences that are not done, fit for JSON."""
+        return {"own_pieces": self._own_pieces, "queue": [script.save() for script in self._queue]}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Takes what `save` gave."""
+        self._own_pieces = saved["own_pieces"]
+        self._queue.clear()
+        for script in saved["queue"]:
+            self._queue.append(Script(self._tokenizer, script["text"]))
+            self._queue[-1].load(script)

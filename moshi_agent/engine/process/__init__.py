@@ -1,0 +1,1 @@
+"""Runs the engine in a process of its own, behind the API of one in this process."""

@@ -1,0 +1,126 @@
+"""Messages between two processes: pickled through a pipe, their audio through shared memory."""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from moshi_agent.audio.framing import Samples
+from moshi_agent.engine.process.rings import Ring
+
+_log = logging.getLogger("moshi_agent.engine")
+_MOST_AT_ONCE = 64  # messages that go through the pipe together, where so many wait
+
+Unsent = Callable[[Exception], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Letter:
+    message: object
+    unsent: Unsent | None
+
+
+class Channel:
+    """One end. Any thread sends, one receives. Both ends belong to this package, so pickle is safe.
+
+    A thread of the channel's own pickles and writes: `send` neither blocks nor fails, and a finalizer may
+    call it in the midst of anything. Float32 arrays go through the ring where they fit, else inline.
+    """
+
+    def __init__(self, connection: Connection, outgoing: Ring, incoming: Ring) -> None:
+        self._connection = connection
+        self._outgoing, self._incoming = outgoing, incoming
+        self._outbox: SimpleQueue[_Letter | None] = SimpleQueue()
+        self._is_broken = False
+        self._writer = threading.Thread(target=self._write, name="moshi-channel", daemon=True)
+        self._writer.start()
+
+    def send(self, message: object, unsent: Unsent | None = None) -> None:
+        """Hands over a message; to nobody, if the other end is gone.
+
+        Args:
+            unsent: called, in another thread, with the reason why the message cannot be pickled.
+        """
+        if not self._is_broken:
+            self._outbox.put(_Letter(message, unsent))
+
+    def receive(self) -> Iterator[Any]:
+        """Messages as they come, until the other end is closed or gone."""
+        while True:
+            try:
+                packet = io.BytesIO(self._connection.recv_bytes())
+            except (EOFError, OSError):
+                return
+            size = packet.getbuffer().nbytes
+            while packet.tell() < size:
+                yield _Unpickler(packet, self._incoming).load()
+
+    def close(self) -> None:
+        """Sends what waits, then closes this end. Nobody may be receiving any more."""
+        self._outbox.put(None)
+        self._writer.join()
+        self._connection.close()
+
+    def _write(self) -> None:
+        while True:
+            letters = self._take_waiting()
+            packet = b"".join(self._pickled(letter) for letter in letters if letter is not None)
+            try:
+                if packet:
+                    self._connection.send_bytes(packet)
+            except OSError:  # whoever receives here hears of it as well
+                self._is_broken = True
+                return
+            if None in letters:
+                return
+
+    def _take_waiting(self) -> list[_Letter | None]:
+        letters = [self._outbox.get()]
+        while len(letters) < _MOST_AT_ONCE and not self._outbox.empty():
+            letters.append(self._outbox.get())
+        return letters
+
+    def _pickled(self, letter: _Letter) -> bytes:
+        begin, packet = self._outgoing.next, io.BytesIO()
+        try:
+            _Pickler(packet, self._outgoing).dump(letter.message)
+        except Exception as error:
+            self._outgoing.take_back(begin)
+            if letter.unsent is None:
+                _log.exception("a message cannot be pickled", extra={"kind": type(letter.message).__name__})
+            else:
+                letter.unsent(error)
+            return b""
+        return packet.getvalue()
+
+
+class _Pickler(pickle.Pickler):
+    """Puts audio into a ring, and only its place into the pickle."""
+
+    def __init__(self, file: io.BytesIO, ring: Ring) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self._ring = ring
+
+    def persistent_id(self, obj: object) -> tuple[int, int] | None:
+        if type(obj) is not np.ndarray or obj.dtype != np.float32 or obj.ndim != 1:
+            return None
+        sequence = self._ring.write(obj)
+        return None if sequence is None else (sequence, len(obj))
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, ring: Ring) -> None:
+        super().__init__(file)
+        self._ring = ring
+
+    def persistent_load(self, pid: tuple[int, int]) -> Samples:
+        return self._ring.read(*pid)

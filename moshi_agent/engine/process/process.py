@@ -1,0 +1,228 @@
+"""The engine in a process of its own, begun again when it dies.
+
+An eager step beside a busy Python thread takes many times as long as alone, so a server keeps its own work
+out of the engine's process. Frames carry `time.monotonic` across: on Linux it is one clock for all processes.
+
+    ProcessBackend     what a session talks to; begins a `Life` after the other
+    Life               one process, and what it owes: answers and events
+    Worker             the process itself, with a `Channel` over a pipe and `Rings` in shared memory
+    child.run          what goes on in it
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any
+
+from moshi_agent.engine.capacity import Capacity
+from moshi_agent.engine.commands import Command, Drain, Stop
+from moshi_agent.engine.config import EngineConfig
+from moshi_agent.engine.event_queue import Outlet
+from moshi_agent.engine.metrics.metrics import EngineMetrics, Metrics
+from moshi_agent.engine.model_facts import ModelFacts
+from moshi_agent.engine.process.life import Life
+from moshi_agent.engine.process.messages import About
+from moshi_agent.engine.prompt.prompt import Prompt, PromptSource
+from moshi_agent.errors import EngineUnhealthy, MoshiAgentError
+
+_log = logging.getLogger("moshi_agent.engine")
+_STOP_S = 10.0  # that the process may take to end its conversations and itself
+_METRICS_S = 2.0  # that a process which is alive takes at most to give its figures
+_CLOSED = "the engine is closed"
+
+
+class RestartLimit:
+    """So many restarts within so much time, and no more."""
+
+    def __init__(self, most: int = 3, within_s: float = 300.0) -> None:
+        self.most, self.within_s = most, within_s
+        self.taken = 0
+        self._recent: list[float] = []
+
+    def take(self, now: float) -> bool:
+        """Takes one at this time, in seconds, if there is one left."""
+        self._recent = [at for at in self._recent if now - at < self.within_s]
+        if len(self._recent) >= self.most:
+            return False
+        self._recent.append(now)
+        self.taken += 1
+        return True
+
+
+class ProcessBackend:
+    """Runs a `LocalBackend` in a process of its own; loads as it is made.
+
+    When the process dies, its conversations end with the reason `engine_lost`, what was asked of it fails
+    with EngineUnhealthy, and another one begins, with a limit. Meanwhile nobody is taken; `start` waits.
+
+    As with all that `multiprocessing` spawns, a script must do this under `if __name__ == "__main__":`.
+
+    Args:
+        config: of the engine.
+        restarts: how often another process may begin.
+
+    Raises:
+        ConfigError, CheckpointError: as `LocalBackend`.
+        EngineUnhealthy: the process cannot be started, or has ended before it was loaded.
+    """
+
+    def __init__(self, config: EngineConfig, restarts: RestartLimit | None = None) -> None:
+        self.config = config
+        self.restarts = restarts or RestartLimit()
+        self.lost_sessions = 0
+        self.metrics = RemoteMetrics(self)
+        self._lock = threading.Lock()
+        self._life = Life()
+        self._is_started = self._is_draining = self._is_stopping = self._has_given_up = False
+        self._thread = threading.Thread(target=self._supervise, name="moshi-engine-process", daemon=True)
+        self._thread.start()
+        # Before the standard library ends the process at exit, which would look like a death.
+        atexit.register(self.stop)
+        try:
+            self._life.loaded.result()
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def is_restarting(self) -> bool:
+        """Whether it is between the death of a process and the next one's first conversation."""
+        return self._is_started and self.restarts.taken > 0 and not self._life.is_serving
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, while there is one."""
+        return self._life.pid
+
+    def start(self) -> None:
+        """Begins to serve, or waits until the process serves again. Returns when it does."""
+        self._is_started = True
+        life = self._life
+        life.loaded.result()
+        life.ask(About.START).result()
+        life.is_serving = True
+
+    def stop(self) -> None:
+        """Ends every conversation and the process."""
+        with self._lock:
+            self._is_stopping = True
+            life = self._life
+        if life.is_loaded:
+            life.send(Stop())
+        else:
+            life.kill()
+        atexit.unregister(self.stop)
+        if threading.current_thread() is self._thread:
+            return
+        self._thread.join(_STOP_S)
+        if self._thread.is_alive():
+            life.kill()
+            self._thread.join()
+
+    def send(self, command: Command) -> None:
+        """Hands over a command that needs no answer."""
+        if isinstance(command, Drain):
+            self._is_draining = True
+        self._life.send(command)
+
+    def request(self, command: Command, outlet: Outlet | None = None) -> Future[Any]:
+        """Hands over a command and returns its answer to come."""
+        life = self._life
+        if life.is_serving:
+            return life.ask(command, outlet)
+        refused: Future[Any] = Future()
+        refused.set_exception(EngineUnhealthy(self._refusal()))
+        return refused
+
+    def ask(self, question: About | PromptSource) -> Future[Any]:
+        """As `request`, for what needs no engine that serves."""
+        return self._life.ask(question)
+
+    def prompt(self, source: PromptSource) -> Prompt:
+        """The tokens of a prompt. Takes its time, in a thread of the process."""
+        return self.ask(source).result()
+
+    def capacity(self) -> Capacity:
+        """What fits, as measured."""
+        return self.ask(About.CAPACITY).result()
+
+    @cached_property
+    def model(self) -> ModelFacts:
+        """What the checkpoint is."""
+        return self.ask(About.MODEL).result()
+
+    def _refusal(self) -> str:
+        if self._is_stopping:
+            return _CLOSED
+        if not self._is_started:
+            return "the engine has not been started"
+        if self._has_given_up:
+            return f"the engine's process died and is started no more, after {self.restarts.taken} restarts"
+        return "the engine's process is being started again"
+
+    def _supervise(self) -> None:
+        """One life after the other."""
+        life: Life | None = self._life
+        while life is not None:
+            how = life.live(self.config)
+            if not life.is_loaded:
+                how += " before it was loaded"
+            # Whoever hears of the end finds it counted, and the next life in its place.
+            self.lost_sessions += life.sessions
+            successor = self._successor(life)
+            if not self._is_stopping:
+                _log.error("engine process lost", extra={"how": how, "lost": life.sessions})
+            life.fail(EngineUnhealthy(_CLOSED if self._is_stopping else f"the engine's process {how}"))
+            life = successor
+
+    def _successor(self, life: Life) -> Life | None:
+        """What begins after a life; nothing after a first one that did not get as far as to be loaded."""
+        never_loaded = not life.is_loaded and not self.restarts.taken
+        is_wanted = not (self._is_draining or never_loaded)
+        with self._lock:
+            if self._is_stopping or not is_wanted or not self.restarts.take(time.monotonic()):
+                self._has_given_up = True
+                return None
+            successor = self._life = Life()
+        successor.loaded.add_done_callback(partial(self._go_on, successor))
+        return successor
+
+    def _go_on(self, life: Life, _loaded: Future[None]) -> None:
+        if self._is_started and life.is_loaded:
+            life.ask(About.START).add_done_callback(partial(_note_start, life))
+
+
+def _note_start(life: Life, started: Future[None]) -> None:
+    error = started.exception()
+    life.is_serving = error is None
+    if error is not None:
+        _log.error("the engine's process does not start to serve", exc_info=error)
+        life.kill()
+
+
+class RemoteMetrics:
+    """The figures of an engine in another process: since that process began, but for faults and restarts."""
+
+    def __init__(self, backend: ProcessBackend) -> None:
+        self._backend = backend
+        self._last = Metrics().snapshot()
+
+    def snapshot(self) -> EngineMetrics:
+        """The figures of now; the last known, and `healthy=False`, where the process cannot be asked."""
+        try:
+            self._last = self._backend.ask(About.METRICS).result(_METRICS_S)
+        except (MoshiAgentError, TimeoutError):
+            self._last = replace(self._last, live_sessions=0, healthy=False)
+        last, backend = self._last, self._backend
+        return replace(
+            last,
+            errors=last.errors + backend.lost_sessions,
+            restarts=last.restarts + backend.restarts.taken,
+            healthy=last.healthy and not backend.is_restarting,
+        )

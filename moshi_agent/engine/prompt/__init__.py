@@ -1,0 +1,1 @@
+"""What is forced before a conversation: prompts, voices, roles."""

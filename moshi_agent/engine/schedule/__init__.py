@@ -1,0 +1,1 @@
+"""Decides whose frame is stepped when, and in which row."""

@@ -1,0 +1,1 @@
+"""One frame of all conversations at once, on the device."""

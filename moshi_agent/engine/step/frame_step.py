@@ -1,0 +1,302 @@
+"""The frame step: one frame of every conversation that has one, in one pass of the model.
+
+Mimi encode -> temporal transformer -> depth transformer -> Mimi decode, on the first rows of a state
+that holds as many conversations as there is room for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from moshi_agent.audio.framing import Frame
+from moshi_agent.checkpoint import Checkpoint
+from moshi_agent.config import KVCache, MoshiConfig, SamplingConfig
+from moshi_agent.engine.step.memory import choose_kv_int8, row_bytes
+from moshi_agent.engine.step.row_invariance import rows_are_invariant
+from moshi_agent.engine.step.runners import (
+    CudaDevice,
+    EagerRunner,
+    GraphDevice,
+    GraphRunner,
+    StepRunner,
+    choose_lengths,
+)
+from moshi_agent.engine.step.step_tensors import (
+    ResultTensors,
+    RowInput,
+    RowOutput,
+    StepShape,
+    StepTensors,
+    Tokens,
+)
+from moshi_agent.errors import ConfigError
+from moshi_agent.models.conditioning import conditioned_generator
+from moshi_agent.models.generator import Generator, LMGenState, StepInput
+from moshi_agent.models.mimi import MimiModel, MimiState
+from moshi_agent.models.prefill import prefill
+from moshi_agent.nn import cache_attention
+from moshi_agent.nn.embedding import UNGENERATED_TOKEN
+from moshi_agent.nn.sampling import RowSampling
+from moshi_agent.nn.state import State
+
+_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+__all__ = ["EngineState", "Frame", "FrameStep", "RowInput", "RowOutput", "Tokens"]
+
+
+@dataclass
+class EngineState(State):
+    mimi: MimiState
+    lm: LMGenState
+
+
+class FrameStep:
+    """A checkpoint and the state of `rows` conversations with it.
+
+    Everything a conversation has is a row of a tensor: nothing here branches on which one it is.
+    Not thread-safe: one thread owns it.
+
+    Args:
+        generator: of the checkpoint's language model; by default under the conditions it was released with.
+        kv_cache: how the temporal transformer's cache is stored, as in `EngineConfig`.
+        graphs: what captures the steps; by default CUDA graphs on a CUDA device, and nothing elsewhere.
+            False runs them as they are anywhere.
+
+    Raises:
+        ConfigError: the checkpoint has no language model.
+        InputError: it needs conditions that nobody has given.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        rows: int,
+        *,
+        generator: Generator | None = None,
+        kv_cache: KVCache = "auto",
+        graphs: GraphDevice | bool = True,
+    ) -> None:
+        if checkpoint.lm is None:
+            raise ConfigError(f"{checkpoint.name} holds a codec alone; conversations need a language model")
+        self.rows = rows
+        self.mimi: MimiModel = checkpoint.mimi
+        self.generator = generator or conditioned_generator(checkpoint.lm, checkpoint.model_type, {}, 1.0)
+        self.num_streams = checkpoint.lm.num_codebooks
+        self.dim = checkpoint.lm.config.temporal.dim
+        self.highest_tokens = _highest_tokens(checkpoint.lm.config)
+        self.max_delay = checkpoint.lm.config.max_delay
+        self.context = checkpoint.lm.config.temporal.context
+        self.device = checkpoint.lm.device
+        mimi_state = self.mimi.init_state(rows)  # first, so that the choice knows what it leaves free
+        copies = 1 if self.generator.guidance is None else 2
+        self.kv_int8 = choose_kv_int8(kv_cache, checkpoint.lm, copies * rows)
+        self.state = EngineState(mimi_state, self.generator.init_state(rows, self.kv_int8))
+        self._views: dict[int, EngineState] = {}  # of the state, which never moves
+        if graphs is True:
+            graphs = CudaDevice(self.device) if self.device.type == "cuda" else False
+        greedy = SamplingConfig(greedy=True)
+        self.sampling = RowSampling(rows, self.device, greedy, constant_cost=graphs is not False)
+        self._runner = self._new_runner(graphs)
+        self._steps = [0] * rows  # what each row has taken, so that nobody has to ask the device
+        # Where the number of rows can be felt in a row's last bits, it is always the same.
+        self._least_rows = 1 if rows_are_invariant([self.mimi, checkpoint.lm], rows) else rows
+
+    def _new_runner(self, graphs: GraphDevice | bool) -> StepRunner:
+        context = self.state.lm.temporal.capacity
+        shape = StepShape(
+            rows=self.rows,
+            frame_size=self.mimi.frame_size,
+            streams=self.num_streams,
+            context=context,
+            heads=len(self.generator.lm_model.extra_heads),
+            device=self.device,
+        )
+        if isinstance(graphs, bool):
+            return EagerRunner(self.compute, shape)
+        config = self.generator.lm_model.config.temporal
+        return GraphRunner(
+            self.compute, shape, graphs, choose_lengths(context, cache_attention.serves(config, self.device))
+        )
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Does beforehand what a first step would wait for: on CUDA, captures the graphs."""
+        self._runner.warm_up()
+
+    @torch.inference_mode()
+    def rebuild(self) -> None:
+        """Begins every row anew, after a step that failed half-way."""
+        self.state.reset()  # in place: graphs know it by its address, and there may be no room for another
+        self._steps = [0] * self.rows
+
+    @torch.inference_mode()
+    def run(self, inputs: Sequence[RowInput]) -> list[RowOutput]:
+        """One step of the rows named, at most one input each. Returns their outputs in the same order."""
+        rows = [given.row for given in inputs]
+        longest = 1 + max(self._steps[row] for row in rows)
+        capacity = self.state.lm.temporal.capacity
+        count = max(1 + max(rows), self._least_rows)
+        result = self._runner.run(count, min(longest, capacity), inputs)
+        for row in rows:
+            self._steps[row] += 1
+        return result.outputs(rows)
+
+    @torch.inference_mode()
+    def prefill(
+        self, row: int, tokens: NDArray[np.int64], embeddings: NDArray[np.float32] | None = None
+    ) -> None:
+        """Takes steps of one row in which everything is forced, without the codec; as `prefill` does."""
+        ahead = None if embeddings is None else torch.from_numpy(embeddings).to(self.device)
+        state = self.state.lm.one_row(row)
+        with self.attention():
+            prefill(self.generator, state, torch.from_numpy(tokens).to(self.device), ahead)
+        self._steps[row] += len(tokens)
+
+    def compute(self, count: int, given: StepTensors, length: int | None = None) -> ResultTensors:
+        """The step of the first `count` rows. `length` as in `Transformer.forward`."""
+        with self.attention():
+            return self._compute(count, given, length)
+
+    def attention(self) -> AbstractContextManager[object]:
+        """Which of PyTorch's attentions serve.
+
+        On Hopper it would rather have cuDNN's, which is planned and compiled anew for every shape: for each
+        number of rows, codebook and length of a prompt. The others are launched as they are.
+        """
+        return sdpa_kernel(_ATTENTION) if self.device.type == "cuda" else nullcontext()
+
+    def _compute(self, count: int, given: StepTensors, length: int | None) -> ResultTensors:
+        state, sampling = self._first_rows(count), self.sampling.first_rows(count)
+        lm, generator = self.generator.lm_model, self.generator
+        latent = self.mimi.encode_latent(given.pcm, state.mimi, given.hears)
+        user = self.mimi.quantizer.encode(latent)[:, : lm.config.num_user_codebooks, 0]
+        forced = given.forced
+        if forced is not None:
+            given_user = forced[:, 1 + lm.dep_q :]
+            user = torch.where(given_user == UNGENERATED_TOKEN, user, given_user)
+            forced = forced[:, : 1 + lm.dep_q]
+        step = StepInput(
+            user=user, exec_mask=given.steps, forced=forced, next_piece=given.next_piece, length=length
+        )
+        output = generator.advance(state.lm, step, sampling)
+        tokens = generator.ring.newest_frame(state.lm.ring, given.steps)
+        audio, speaks, text = self._speak(tokens, state.mimi, count)
+        healthy = output.text_logits.isfinite().all(-1) & latent.isfinite().flatten(1).all(-1)
+        healthy &= audio.isfinite().all(-1)
+        return ResultTensors(
+            audio=audio,
+            text=text,
+            next_text=output.generated[:, 0],
+            speaks=speaks,
+            healthy=healthy if given.steps is None else healthy | ~given.steps,
+            heads=lm.extra_probabilities(output.hidden),
+        )
+
+    def _first_rows(self, count: int) -> EngineState:
+        if count not in self._views:
+            self._views[count] = self.state.first_rows(count)
+        return self._views[count]
+
+    def _speak(self, tokens: Tensor | None, state: MimiState, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens [n, 1 + dep_q, 1] or None -> audio [n, 1920], which rows have any [n], their text [n]."""
+        if tokens is None or not self.generator.lm_model.dep_q:
+            text = torch.full((count,), UNGENERATED_TOKEN, device=self.device)
+            text = text if tokens is None else tokens[:, 0, 0]
+            audio = torch.zeros(count, self.mimi.frame_size, device=self.device)
+            return audio, torch.zeros(count, dtype=torch.bool, device=self.device), text
+        codes = tokens[:, 1 : 1 + self.mimi.num_codebooks]
+        # Special tokens have no sound; a row that holds one is silent and its decoder waits.
+        speaks = ((codes >= 0) & (codes < self.mimi.cardinality)).flatten(1).all(-1)
+        mask = None if not speaks.is_cuda and bool(speaks.all()) else speaks
+        audio = self.mimi.decode_codes(codes.clamp(0, self.mimi.cardinality - 1), state, mask)[:, 0]
+        return torch.where(speaks[:, None], audio, 0), speaks, tokens[:, 0, 0]
+
+    def steps_taken(self, row: int) -> int:
+        """Steps of the language model since the row began."""
+        return self._steps[row]
+
+    @torch.inference_mode()
+    def begin_row(self, row: int, sampling: SamplingConfig) -> None:
+        """Makes the row a conversation that has not begun."""
+        for tensor in self.state.tensors():
+            tensor[row].zero_()
+        self._steps[row] = 0
+        self.sampling.set_row(row, sampling)
+
+    def set_sampling(self, row: int, sampling: SamplingConfig) -> None:
+        """Changes how the row is sampled from the next step on."""
+        self.sampling.set_row(row, sampling)
+
+    @torch.inference_mode()
+    def move_row(self, source: int, target: int) -> None:
+        """Copies a conversation to another row."""
+        self.state.copy_row(source, target)
+        self._steps[target] = self._steps[source]
+        self.sampling.set_row(target, self.sampling.row(source))
+
+    @torch.inference_mode()
+    def save_row(self, row: int) -> list[Tensor]:
+        """A copy of the row's state in host memory, to be given to `load_row`."""
+        return [part.to("cpu", copy=True) for part in self.state.row_parts(row)]
+
+    @torch.inference_mode()
+    def load_row(self, row: int, saved: list[Tensor], steps: int) -> None:
+        """Takes what `save_row` gave after so many steps."""
+        self.state.load_row(row, saved)
+        self._steps[row] = steps
+
+    @property
+    def row_bytes(self) -> int:
+        """Of state, for one conversation."""
+        return row_bytes(self.state)
+
+    def measure(self, counts: Sequence[int], repeats: int) -> dict[int, list[float]]:
+        """Milliseconds of steps with so many rows, all of whose caches are full. Begins every row anew."""
+        self.warm_up()
+        hearing = np.zeros(self.mimi.frame_size, np.float32)
+        times: dict[int, list[float]] = {}
+        for count in counts:
+            for row in range(self.rows):
+                self.fill_row(row)
+            inputs = [RowInput(row=row, pcm=hearing) for row in range(count)]
+            self.run(inputs)
+            times[count] = [_milliseconds(lambda: self.run(inputs)) for _ in range(repeats)]  # noqa: B023
+        self.rebuild()
+        return times
+
+    @torch.inference_mode()
+    def fill_row(self, row: int) -> None:
+        """Makes the row one that has gone on for longer than the context, as far as its steps' cost goes."""
+        for transformer in (
+            self.state.mimi.encoder_transformer,
+            self.state.mimi.decoder_transformer,
+            self.state.lm.temporal,
+            self.state.lm.temporal_null,
+        ):
+            if transformer is not None:
+                transformer.offset[row].fill_(2 * transformer.capacity)
+        self.state.lm.ring.offset[row].fill_(self.max_delay + 1)
+        self._steps[row] = 2 * self.state.lm.temporal.capacity
+
+
+def _highest_tokens(config: MoshiConfig) -> NDArray[np.int64]:
+    """The largest token that may be forced upon each stream, [streams]."""
+    tokens = np.full(config.num_streams, config.card)
+    # One number may stand for two texts.
+    tokens[0] = (config.text_card + 1) ** 2 - 1 if config.demux_second_stream else config.text_card
+    return tokens
+
+
+def _milliseconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return 1000 * (time.perf_counter() - started)

@@ -1,0 +1,105 @@
+"""The recogniser beside a model: it hears the user of every conversation, and writes down what is said.
+
+Each conversation has a row here of the same number as its own. The recogniser steps after the model, when the
+answers are on their way: they do not wait for it, and nothing they are made of depends on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from moshi_agent.audio.framing import FRAME_SAMPLES, SAMPLE_RATE_HZ
+from moshi_agent.checkpoint import Checkpoint
+from moshi_agent.checkpoint.recogniser import Recogniser
+from moshi_agent.config import KVCache, SamplingConfig
+from moshi_agent.engine.step.frame_step import FrameStep, RowInput, RowOutput
+from moshi_agent.errors import InputError
+from moshi_agent.text.timed_reader import Hearing
+
+_GREEDY = SamplingConfig(greedy=True)
+
+
+@dataclass(frozen=True)
+class HeardRow:
+    """A row of the recogniser, in host memory."""
+
+    tensors: list[Tensor] = field(repr=False)
+    steps: int
+
+
+class Listener:
+    """A recogniser and the state of `rows` users. One thread owns it, the one that owns the model's step.
+
+    Args:
+        checkpoint: of a recogniser.
+        kv_cache, graphs: as those of `FrameStep`.
+
+    Raises:
+        ConfigError: the checkpoint is of another kind.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, rows: int, *, kv_cache: KVCache = "auto", graphs: bool = True
+    ) -> None:
+        self.recogniser = Recogniser.of(checkpoint)
+        assert checkpoint.tokenizer is not None
+        self.hearing = Hearing(tokenizer=checkpoint.tokenizer, delay_s=self.recogniser.delay_s)
+        self._step = FrameStep(checkpoint, rows, kv_cache=kv_cache, graphs=graphs)
+        self._beginning: HeardRow | None = None  # of every conversation, computed once
+
+    def begin_row(self, row: int) -> None:
+        """Makes the row one whose user has not said anything yet."""
+        self._step.begin_row(row, _GREEDY)
+        if self._beginning is not None:
+            self._step.load_row(row, self._beginning.tensors, self._beginning.steps)
+            return
+        self._step.run([RowInput(row=row, pcm=None)])  # the model's own first step, which hears nothing
+        silence = np.zeros(FRAME_SAMPLES, np.float32)
+        for _ in range(-(-int(self.recogniser.prefix_s * SAMPLE_RATE_HZ) // FRAME_SAMPLES)):
+            self._step.run([RowInput(row=row, pcm=silence)])
+        self._beginning = self.save_row(row)
+
+    def move_row(self, source: int, target: int) -> None:
+        """Copies a user to another row."""
+        self._step.move_row(source, target)
+
+    def save_row(self, row: int) -> HeardRow:
+        """A copy of the row."""
+        return HeardRow(self._step.save_row(row), self._step.steps_taken(row))
+
+    def load_row(self, row: int, saved: HeardRow | None) -> None:
+        """Goes on from what `save_row` gave; begins anew where that is of another recogniser."""
+        self.begin_row(row)
+        if saved is None:
+            return
+        try:
+            self._step.load_row(row, saved.tensors, saved.steps)
+        except InputError:
+            self.begin_row(row)
+
+    def run(self, inputs: Sequence[RowInput]) -> list[RowOutput]:
+        """One frame of each user named. Where a row's numbers are none any more, it begins anew."""
+        outputs = self._step.run(inputs)
+        for given, output in zip(inputs, outputs, strict=True):
+            if not output.healthy:
+                self.begin_row(given.row)
+        return outputs
+
+    def rebuild(self) -> None:
+        """Begins every row anew, after a step that failed half-way."""
+        self._step.rebuild()
+
+    @property
+    def row_bytes(self) -> int:
+        """Of state, for one user."""
+        return self._step.row_bytes
+
+    def measure(self, counts: Sequence[int], repeats: int) -> dict[int, list[float]]:
+        """As `FrameStep.measure`; what rows begin with is then computed as well."""
+        times = self._step.measure(counts, repeats)
+        self.begin_row(0)
+        return times

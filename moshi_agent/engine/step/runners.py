@@ -1,0 +1,233 @@
+"""How a frame step is run: operator after operator, or as captured CUDA graphs.
+
+There is a graph for each number of rows and of cache positions read. A step is thousands of small kernels;
+launched one by one they leave a GPU idle most of the time. A graph launches them all at once, but its sizes
+and addresses are fixed: so the rows are padded to one of a few sizes (rows without input are masked), and
+input and output have buffers that stay.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from moshi_agent.engine.step.memory import RESERVED_BYTES
+from moshi_agent.engine.step.step_tensors import InputBuffers, ResultTensors, RowInput, StepShape, StepTensors
+
+_log = logging.getLogger("moshi_agent.engine")
+_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 448, 512)
+_LENGTHS = (256, 768, 1536)
+_WARM_UP_CALLS = 2  # before a capture: kernels are compiled and chosen, workspaces allocated
+
+Key = tuple[int, int]  # rows, cache positions read
+# The number of rows, their input, how many cache positions to read (None: as many as are filled).
+Compute = Callable[[int, StepTensors, int | None], ResultTensors]
+
+
+class StepRunner(Protocol):
+    """Takes a step from its input on the host to its output on the host."""
+
+    def warm_up(self) -> None:
+        """Does beforehand what a first step would wait for. No row's conversation is touched."""
+        ...
+
+    def run(self, count: int, longest: int, inputs: Sequence[RowInput]) -> ResultTensors:
+        """One step of the first `count` rows.
+
+        Args:
+            longest: cache positions that any of the rows with input will have filled by then.
+
+        Returns:
+            The result on the host, [count, ...], good until the next step.
+        """
+        ...
+
+
+class EagerRunner:
+    """Launches every operator by itself: on a CPU, or where nothing could be captured."""
+
+    def __init__(self, compute: Compute, shape: StepShape) -> None:
+        self._compute = compute
+        self._device = shape.device
+        self._input = InputBuffers.new(shape, torch.device("cpu"))
+
+    def warm_up(self) -> None:
+        """There is nothing to do."""
+
+    def run(self, count: int, longest: int, inputs: Sequence[RowInput]) -> ResultTensors:
+        """As `StepRunner.run` says."""
+        self._input.fill(count, inputs)
+        given = self._input.first_rows(count).without_the_obvious(self._device)
+        result = self._compute(count, given, None)
+        return ResultTensors(**{name: tensor.cpu() for name, tensor in vars(result).items()})
+
+
+def choose_sizes(capacity: int) -> tuple[int, ...]:
+    """The numbers of rows that steps are padded to, ascending, the largest being the capacity."""
+    return (*(size for size in _SIZES if size < capacity), capacity)
+
+
+def choose_lengths(context: int, reads_what_is_filled: bool) -> tuple[int, ...]:
+    """The numbers of cache positions that steps read, ascending, the largest being the context.
+
+    One is enough where the attention stops by itself at the end of what a row has filled.
+    """
+    shorter = () if reads_what_is_filled else tuple(one for one in _LENGTHS if one < context)
+    return (*shorter, context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureLimits:
+    """What capturing may cost at the start. The largest graph is captured whatever it costs."""
+
+    graphs: int = 64
+    seconds: float = 120.0
+    num_bytes: int = RESERVED_BYTES
+
+
+class GraphDevice(Protocol):
+    """What captures and replays."""
+
+    @property
+    def can_pin(self) -> bool:
+        """Whether buffers on the host are to be pinned."""
+        ...
+
+    def capture(self, call: Callable[[], None]) -> Callable[[], None]:
+        """A function that does again what `call` does now, on the same tensors. Runs `call`, too."""
+        ...
+
+    def wait(self) -> None:
+        """Until all that was asked for so far is done."""
+        ...
+
+    def used_bytes(self) -> int:
+        """Memory in use."""
+        ...
+
+
+class CudaDevice:
+    """CUDA graphs that share one pool of memory: they never run at once, nor read each other's results."""
+
+    can_pin = True
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+        # A blocking wait leaves the processor to the threads that serve the conversations.
+        self._done = torch.cuda.Event(blocking=True)
+
+    def capture(self, call: Callable[[], None]) -> Callable[[], None]:
+        """As `GraphDevice.capture` says; both the warm-up and the capture run on a stream of their own."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(self._device):
+            current = torch.cuda.current_stream()
+            self._stream.wait_stream(current)
+            with torch.cuda.stream(self._stream):
+                for _ in range(_WARM_UP_CALLS):
+                    call()
+            # Other threads of the caller's process may use the device meanwhile.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
+                call()
+            current.wait_stream(self._stream)
+        return graph.replay
+
+    def wait(self) -> None:
+        """As `GraphDevice.wait` says."""
+        with torch.cuda.device(self._device):
+            self._done.record()
+        self._done.synchronize()
+
+    def used_bytes(self) -> int:
+        """As `GraphDevice.used_bytes` says."""
+        free, total = torch.cuda.mem_get_info(self._device)
+        return total - free
+
+
+class GraphRunner:
+    """Runs steps as graphs: the smallest one captured that has room for a step's rows and positions."""
+
+    def __init__(
+        self,
+        compute: Compute,
+        shape: StepShape,
+        device: GraphDevice,
+        lengths: Sequence[int],
+        limits: CaptureLimits | None = None,
+    ) -> None:
+        self.sizes, self.lengths = choose_sizes(shape.rows), tuple(lengths)
+        self._compute, self._device, self._limits = compute, device, limits or CaptureLimits()
+        host, pinned = torch.device("cpu"), device.can_pin
+        self._host_input = InputBuffers.new(shape, host, pinned)
+        self._host_result = ResultTensors.new(shape, host, pinned)
+        self._input = InputBuffers.new(shape, shape.device)
+        self._result = ResultTensors.new(shape, shape.device)
+        self._graphs: dict[Key, Callable[[], None]] = {}
+
+    @property
+    def captured(self) -> list[Key]:
+        """The graphs there are."""
+        return sorted(self._graphs)
+
+    def warm_up(self) -> None:
+        """Captures graphs until all are there or a limit is reached; logs what that has cost.
+
+        The longest come first, for they can stand in for any other; and of those the one with the
+        most rows, so that all that follow fit into the memory it has brought into the pool. Then
+        ascending: where few talk, padding to many rows would cost the most.
+        """
+        sizes = (self.sizes[-1], *self.sizes[:-1])
+        keys = [(size, length) for length in reversed(self.lengths) for size in sizes]
+        started, used = time.perf_counter(), self._device.used_bytes()
+        for key in keys:
+            if self._graphs and self._is_spent(
+                time.perf_counter() - started, self._device.used_bytes() - used
+            ):
+                break
+            if key not in self._graphs:
+                self._graphs[key] = self._capture(key)
+        seconds, mebibytes = time.perf_counter() - started, (self._device.used_bytes() - used) / 2**20
+        _log.info("%d of %d graphs, %.1f s, %.0f MiB", len(self._graphs), len(keys), seconds, mebibytes)
+
+    def _is_spent(self, seconds: float, num_bytes: int) -> bool:
+        limits = self._limits
+        return (
+            len(self._graphs) >= limits.graphs or seconds >= limits.seconds or num_bytes >= limits.num_bytes
+        )
+
+    def run(self, count: int, longest: int, inputs: Sequence[RowInput]) -> ResultTensors:
+        """As `StepRunner.run` says."""
+        if not self._graphs:
+            self.warm_up()
+        key = self.choose(count, longest)
+        size, _ = key
+        self._host_input.fill(size, inputs)
+        self._input.copy_rows(self._host_input, size)
+        self._graphs[key]()
+        self._host_result.copy_rows(self._result, count)
+        self._device.wait()
+        return self._host_result.first_rows(count)
+
+    def choose(self, count: int, longest: int) -> Key:
+        """The smallest graph there is for so many rows and cache positions."""
+        return min(key for key in self._graphs if key[0] >= count and key[1] >= longest)
+
+    def _capture(self, key: Key) -> Callable[[], None]:
+        size, length = key
+        # Masked rows leave every conversation as it is, whatever the warm-up runs.
+        self._host_input.fill(size, [])
+        self._input.copy_rows(self._host_input, size)
+        given, result = self._input.first_rows(size).whole(), self._result.first_rows(size)
+
+        def step() -> None:
+            result.copy_rows(self._compute(size, given, length), size)
+
+        return self._device.capture(step)

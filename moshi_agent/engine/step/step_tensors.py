@@ -1,0 +1,173 @@
+"""What goes into a frame step and what comes out of it: rows on the host, tensors on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moshi_agent.audio.framing import Frame
+from moshi_agent.models.generator import ANY_TEXT
+from moshi_agent.nn.embedding import UNGENERATED_TOKEN
+
+Tokens = NDArray[np.int64]  # [streams], text first
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowInput:
+    """What one row is given in a step."""
+
+    row: int
+    pcm: Frame | None  # None: the language model takes a step without the codec hearing anything
+    forced: Tokens | None = None  # [streams] tokens of every stream to take where they are not -2
+    next_piece: int = ANY_TEXT  # the one piece of text that may come now, beside padding
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowOutput:
+    """What one row has given in a step."""
+
+    audio: Frame | None  # [1920]; None before the model's first whole frame
+    text: int  # the token that goes with `audio`; -2 without one
+    next_text: int  # the token taken in this step, `max_delay` frames ahead of `text`
+    healthy: bool  # False: some number in this row is no number any more
+    heads: tuple[float, ...] = ()  # the first probability of each extra head
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTensors:
+    """The input of a step on the device, for its first n rows. A mask of None is all of them."""
+
+    pcm: Tensor  # [n, 1, 1920]
+    hears: Tensor | None  # [n] bool, rows whose codec hears `pcm`
+    steps: Tensor | None  # [n] bool, rows whose language model takes a step
+    forced: Tensor | None  # [n, streams] int64
+    next_piece: Tensor | None  # [n] int64
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepShape:
+    """The sizes of an engine's steps."""
+
+    rows: int
+    frame_size: int  # samples
+    streams: int
+    context: int  # positions of the temporal transformer's cache
+    device: torch.device
+    heads: int = 0  # extra heads of the language model
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Buffers:
+    """Tensors of `[rows, ...]` that stay where they are from step to step."""
+
+    def tensors(self) -> list[Tensor]:
+        return [getattr(self, field.name) for field in fields(self)]
+
+    def first_rows(self, rows: int) -> Self:
+        """The first rows alone, as views."""
+        return type(self)(**{field.name: getattr(self, field.name)[:rows] for field in fields(self)})
+
+    def copy_rows(self, source: Self, rows: int) -> None:
+        """Takes the first rows of `source`, without waiting where either is on a device."""
+        for here, there in zip(self.tensors(), source.tensors(), strict=True):
+            here[:rows].copy_(there[:rows], non_blocking=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputBuffers(_Buffers):
+    """The input of steps; fields as those of `StepTensors`, every mask there."""
+
+    pcm: Tensor
+    hears: Tensor
+    steps: Tensor
+    forced: Tensor
+    next_piece: Tensor
+
+    @staticmethod
+    def new(shape: StepShape, device: torch.device, pinned: bool = False) -> InputBuffers:
+        """Buffers without any input; on the host they may be `pinned`, so that copying need not wait."""
+        rows = shape.rows
+        where: dict[str, Any] = {"device": device, "pin_memory": pinned}
+        return InputBuffers(
+            pcm=torch.zeros(rows, 1, shape.frame_size, **where),
+            hears=torch.zeros(rows, dtype=torch.bool, **where),
+            steps=torch.zeros(rows, dtype=torch.bool, **where),
+            forced=torch.full((rows, shape.streams), UNGENERATED_TOKEN, **where),
+            next_piece=torch.full((rows,), ANY_TEXT, **where),
+        )
+
+    def fill(self, rows: int, inputs: Sequence[RowInput]) -> None:
+        """Takes the inputs, on the host; among the first `rows`, those without one do nothing."""
+        for tensor, nothing in zip(self.tensors(), (0, 0, 0, UNGENERATED_TOKEN, ANY_TEXT), strict=True):
+            tensor[:rows].fill_(nothing)
+        pcm, hears, steps, forced, next_piece = (tensor.numpy() for tensor in self.tensors())
+        for given in inputs:
+            steps[given.row] = True
+            next_piece[given.row] = given.next_piece
+            if given.pcm is not None:
+                hears[given.row], pcm[given.row, 0] = True, given.pcm
+            if given.forced is not None:
+                forced[given.row] = given.forced
+
+    def whole(self) -> StepTensors:
+        """These buffers as the input of a step, without regard to what they hold."""
+        return StepTensors(
+            pcm=self.pcm, hears=self.hears, steps=self.steps, forced=self.forced, next_piece=self.next_piece
+        )
+
+    def without_the_obvious(self, device: torch.device) -> StepTensors:
+        """These buffers, on the host, as the input of a step on `device`; what says nothing is left out."""
+        return StepTensors(
+            pcm=self.pcm.to(device),
+            hears=None if self.hears.all() else self.hears.to(device),
+            steps=None if self.steps.all() else self.steps.to(device),
+            forced=None if (self.forced == UNGENERATED_TOKEN).all() else self.forced.to(device),
+            next_piece=None if (self.next_piece == ANY_TEXT).all() else self.next_piece.to(device),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultTensors(_Buffers):
+    """The output of a step."""
+
+    audio: Tensor  # [n, 1920] float32
+    text: Tensor  # [n] int64, -2 in rows without output
+    next_text: Tensor  # [n] int64, taken in this step
+    speaks: Tensor  # [n] bool, rows with audio
+    healthy: Tensor  # [n] bool
+    heads: Tensor  # [n, heads] float32, the first probability of each extra head
+
+    @staticmethod
+    def new(shape: StepShape, device: torch.device, pinned: bool = False) -> ResultTensors:
+        """Buffers for the output of all rows."""
+        rows = shape.rows
+        where: dict[str, Any] = {"device": device, "pin_memory": pinned}
+        return ResultTensors(
+            audio=torch.zeros(rows, shape.frame_size, **where),
+            text=torch.zeros(rows, dtype=torch.long, **where),
+            next_text=torch.zeros(rows, dtype=torch.long, **where),
+            speaks=torch.zeros(rows, dtype=torch.bool, **where),
+            healthy=torch.zeros(rows, dtype=torch.bool, **where),
+            heads=torch.zeros(rows, shape.heads, **where),
+        )
+
+    def outputs(self, rows: Sequence[int]) -> list[RowOutput]:
+        """What these rows have given, as copies; on the host."""
+        text, next_text, speaks, healthy, heads = (tensor.tolist() for tensor in self.tensors()[1:])
+        audio: Frame = self.audio.numpy()
+        return [
+            RowOutput(
+                audio=audio[row].copy() if speaks[row] else None,
+                text=text[row],
+                next_text=next_text[row],
+                healthy=healthy[row],
+                heads=tuple(heads[row]),
+            )
+            for row in rows
+        ]

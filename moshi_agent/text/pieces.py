@@ -1,0 +1,128 @@
+"""Tokens of the text stream as the text they write."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Any, Protocol
+
+from moshi_agent.errors import InputError
+
+_WORD_START = "\u2581"  # how sentencepiece marks the beginning of a word
+
+
+class Tokenizer(Protocol):
+    """What is needed of a sentencepiece model."""
+
+    def encode(self, input: str) -> Any: ...  # list[int]
+
+    def IdToPiece(self, id: int) -> str: ...  # noqa: N802
+
+    def IsByte(self, id: int) -> bool: ...  # noqa: N802
+
+    def IsControl(self, id: int) -> bool: ...  # noqa: N802
+
+    def IsUnknown(self, id: int) -> bool: ...  # noqa: N802
+
+    def GetPieceSize(self) -> int: ...  # noqa: N802
+
+
+class PieceReader:
+    """Reads a stream of text tokens one by one.
+
+    Characters that are no pieces of their own come as pieces of one byte each (`<0xE2>`), to be joined into
+    UTF-8: their text is given with the last byte. What is no UTF-8 becomes U+FFFD, as in `bytes.decode`, and
+    takes nothing of what follows with it.
+
+    Args:
+        tokenizer: a sentencepiece model, or None for a checkpoint without one; nothing is then read.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def read(self, token: int) -> str:
+        """The text that begins with this token; a space begins a word.
+
+        "" for padding and the like, for a token that the model has not, and within a character.
+        """
+        tokenizer = self._tokenizer
+        if tokenizer is None or not is_text(tokenizer, token):
+            return ""
+        piece = tokenizer.IdToPiece(token)
+        if tokenizer.IsByte(token):
+            return self._utf8.decode(bytes([int(piece[3:-1], 16)]))
+        return self.flush() + piece.replace(_WORD_START, " ")
+
+    def flush(self) -> str:
+        """Gives up waiting for the rest of a character: U+FFFD if there was a part of one."""
+        return self._utf8.decode(b"", True)
+
+    @property
+    def in_character(self) -> bool:
+        """Whether a part of a character has been read."""
+        return bool(self.save())
+
+    def save(self) -> list[int]:
+        """The bytes read of a character that is not complete."""
+        return list(self._utf8.getstate()[0])
+
+    def load(self, saved: list[int]) -> None:
+        """Takes what `save` gave."""
+        self._utf8.setstate((bytes(saved), 0))
+
+
+def is_text(tokenizer: Tokenizer, token: int) -> bool:
+    """Whether a token writes anything, unlike padding, end of padding, and ids that the tokenizer has not."""
+    if not 0 <= token < tokenizer.GetPieceSize():
+        return False
+    return not (tokenizer.IsControl(token) or tokenizer.IsUnknown(token))
+
+
+def split_words(text: str) -> tuple[str, list[str]]:
+    """What of a reader's text goes on with the word before it, and the words that begin in it.
+
+    A word may be empty still: the space that begins it can be a piece by itself.
+    """
+    continued, *begun = text.split(" ")
+    return continued, begun
+
+
+def pieces_of(tokenizer: Tokenizer | None, text: str) -> list[int]:
+    """The tokens of a text, word by word.
+
+    Raises:
+        InputError: no tokenizer, no words, or a word that has no pieces.
+    """
+    if tokenizer is None:
+        raise InputError("this checkpoint has no tokenizer: it cannot be asked to say a sentence")
+    return [piece for word in word_pieces(tokenizer, text) for piece in word]
+
+
+def word_pieces(tokenizer: Tokenizer, text: str) -> list[list[int]]:
+    """The pieces of each word that has any."""
+    words: list[list[int]] = []
+    for word in text.split():
+        if has_surrogates(word):
+            raise InputError(f"{word!r} is not Unicode text; accepted: no surrogates")
+        pieces: list[int] = tokenizer.encode(word)
+        if not all(is_text(tokenizer, piece) for piece in pieces):
+            raise InputError(
+                f"{word!r} cannot be said: the model's text has no pieces for it; accepted: words of "
+                "characters that its tokenizer knows"
+            )
+        words.append(pieces)
+    words = [pieces for pieces in words if pieces]  # a character without width may have none
+    if not words:
+        raise InputError("an empty sentence cannot be said; accepted: at least one word")
+    return words
+
+
+def has_surrogates(word: str) -> bool:
+    """Halves of UTF-16 pairs, which JSON can bring, are no Unicode text."""
+    return any("\ud800" <= character <= "\udfff" for character in word)
+
+
+def ends_sentence(text: str) -> bool:
+    """Whether the last thing written is the end of a sentence: a stop, or a closing mark after one."""
+    return text.rstrip().rstrip("\"'\u201d\u2019\u00bb)]").endswith((".", "!", "?", "\u2026", "\u3002"))

@@ -1,0 +1,109 @@
+"""`python -m moshi_agent.training.tiny.evaluation`: plays the calls, prints the table, writes the details."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+import click
+import torch
+
+from moshi_agent.checkpoint.load import load_checkpoint
+from moshi_agent.engine.engine import Engine
+from moshi_agent.errors import MoshiAgentError
+from moshi_agent.outputs import naming, whole_file
+from moshi_agent.training.tiny.evaluation.failures import by_voice, failures, wrong_texts
+from moshi_agent.training.tiny.evaluation.line import CONDITIONS
+from moshi_agent.training.tiny.evaluation.material import open_material
+from moshi_agent.training.tiny.evaluation.report import Measure, measures, summary, table, timing
+from moshi_agent.training.tiny.evaluation.run import Settings, evaluate, tokenizer_of
+from moshi_agent.training.tiny.evaluation.scoring import CallScore
+from moshi_agent.training.tiny.evaluation.told import ToldScore, report, tell
+from moshi_agent.training.tiny.phrases import load_phrases
+
+NAMES = [condition.name for condition in CONDITIONS]
+_PATH = click.Path(path_type=Path)
+
+
+class _Numbers(TypedDict):
+    """What click passes for the options that `Settings` takes as they are."""
+
+    calls: int
+    interrupting_calls: int
+    seconds: float
+    rows: int
+    greedy: bool
+    seed: int
+
+
+@click.command()
+@click.option("--model", default="tiny", show_default=True, help="The built-in model, or a folder.")
+@click.option(
+    "--held-out",
+    type=_PATH,
+    default=Path("runs/held_out"),
+    show_default=True,
+    help="The renderings to measure with; made here if they are missing.",
+)
+@click.option(
+    "--condition", "names", type=click.Choice(NAMES), multiple=True, help="Only this one; repeatable."
+)
+@click.option("--calls", default=5, show_default=True, help="Calls of each condition that listen to the end.")
+@click.option(
+    "--interrupting-calls", default=2, show_default=True, help="Calls of each condition that do not."
+)
+@click.option("--seconds", default=180.0, show_default=True, help="Length of a call.")
+@click.option("--rows", default=35, show_default=True, help="Calls at once.")
+@click.option("--greedy", is_flag=True, help="Always the likeliest token, instead of sampling as advised.")
+@click.option("--seed", default=1, show_default=True)
+@click.option("--threads", default=1, show_default=True, help="Of PyTorch.")
+@click.option("--failures", "most", default=30, show_default=True, help="How many kinds of failures to list.")
+@click.option("--json", "out", type=_PATH, help="Where every turn's result goes.")
+@click.option("--recordings", type=_PATH, help="A folder for stereo files of the calls.")
+def main(
+    model: str,
+    held_out: Path,
+    names: Sequence[str],
+    threads: int,
+    most: int,
+    out: Path | None,
+    recordings: Path | None,
+    **numbers: Unpack[_Numbers],
+) -> None:
+    """Measure a model inside calls with held-out voices, noises and sentences."""
+    torch.set_num_threads(threads)
+    conditions = [condition for condition in CONDITIONS if not names or condition.name in names]
+    settings = Settings(conditions=conditions, **numbers)
+    try:
+        checkpoint = load_checkpoint(model, pack="auto")
+        material = open_material(held_out, tokenizer_of(checkpoint), settings.seed)
+        calls = evaluate(checkpoint, material, settings, recordings)
+        rows = measures(calls)
+        with Engine.load(model, shared=False, capacity=len(material.answers), admit_by_time=False) as engine:
+            told = tell(engine, material.answers, settings.seed)
+        click.echo("\n\n".join([summary(calls), table(rows), timing(calls), report(told)]) + "\n")
+        click.echo("\n\n".join([wrong_texts(calls, load_phrases()), by_voice(calls), failures(calls, most)]))
+        if out is not None:
+            with whole_file(out) as path, naming(out):
+                path.write_text(_as_json(settings, rows, calls, told), encoding="utf-8")
+    except MoshiAgentError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _as_json(
+    settings: Settings, rows: Sequence[Measure], calls: Sequence[CallScore], told: Sequence[ToldScore]
+) -> str:
+    content = {
+        "settings": asdict(settings),
+        "measures": [asdict(row) for row in rows],
+        "calls": [asdict(call) for call in calls],
+        "told": [asdict(score) for score in told],
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Encoded calls on disk: made once, one shard of several calls at a time, and cropped for training."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from moshi_agent.errors import ConfigError
+from moshi_agent.training.tiny.conversations import ANSWER_DELAY_FRAMES, ConversationSampler
+from moshi_agent.training.tiny.encoding import CallEncoder
+from moshi_agent.training.tiny.tokenizer import BEGIN
+
+MOST_BEFORE = 10
+BEGIN_SHARE = 0.25
+MOST_LEFT_OUT = 12  # frames of a question
+
+
+@dataclass(frozen=True, kw_only=True)
+class LMDataPlan:
+    """How many calls are made."""
+
+    shards: int = 30
+    calls_per_shard: int = 40  # encoded at once: ten take nearly as long
+    frames: int = 750  # per call
+    seed: int = 31
+
+
+def build_lm_data(folder: Path, sampler: ConversationSampler, encoder: CallEncoder, plan: LMDataPlan) -> None:
+    """Writes the shards that are missing; a shard depends on its number only."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in tqdm(range(plan.shards), desc="calls", unit="shard"):
+        build_shard(folder, sampler, encoder, plan, number)
+
+
+def build_shard(
+    folder: Path, sampler: ConversationSampler, encoder: CallEncoder, plan: LMDataPlan, number: int
+) -> None:
+    """Writes one shard, unless it is there."""
+    path = folder / f"calls_{number:04d}.npz"
+    if path.exists():
+        return
+    rng = np.random.default_rng([plan.seed, number])
+    calls = encoder.encode([sampler.sample(rng, plan.frames) for _ in range(plan.calls_per_shard)])
+    partial = path.with_suffix(".part.npz")
+    np.savez(
+        partial,
+        codes=np.stack([call.codes for call in calls]),
+        asked=np.stack([call.asked for call in calls]),
+        late=np.stack([call.late for call in calls]),
+        told=np.stack([call.told for call in calls]),
+        quiet=encoder.quiet,
+    )
+    os.replace(partial, path)
+
+
+class Crops(NamedTuple):
+    """Pieces of calls, as many frames long each."""
+
+    codes: NDArray[np.int64]  # [batch, streams, frames]
+    asked: NDArray[np.int64]  # [batch, frames]
+    late: NDArray[np.bool_]  # [batch, frames] where the bot should have stopped before
+    told: NDArray[np.bool_]  # [batch, frames] where it was told what to write
+    begins: NDArray[np.bool_]  # [batch] whether it begins where its call does
+
+
+@dataclass(frozen=True)
+class LMData:
+    """All calls of a folder, in memory."""
+
+    codes: NDArray[np.int16] = field(repr=False)  # [calls, frames, streams]
+    asked: NDArray[np.int16] = field(repr=False)  # [calls, frames]
+    late: NDArray[np.bool_] = field(repr=False)  # [calls, frames]
+    told: NDArray[np.bool_] = field(repr=False)  # [calls, frames]
+    quiet: NDArray[np.int16] = field(repr=False)  # [codebooks]
+
+    @classmethod
+    def open(cls, folder: Path) -> LMData:
+        """The shards that are whole. Raises ConfigError when there are none."""
+        shards = [np.load(path) for path in sorted(folder.glob("calls_????.npz"))]
+        if not shards:
+            raise ConfigError(f"no encoded calls in {folder}; build them with build_lm_data first")
+        codes, asked, late, told = (
+            np.concatenate([shard[n] for shard in shards]) for n in ("codes", "asked", "late", "told")
+        )
+        return cls(codes, asked, late, told, shards[0]["quiet"])
+
+    def crops(self, rng: np.random.Generator, batch: int, frames: int) -> Crops:
+        """Pieces of calls, some of which begin with their call.
+
+        Half of those that do are calls in which the bot speaks first, which are few.
+        """
+        calls = rng.integers(len(self.codes), size=batch)
+        starts = rng.integers(0, self.codes.shape[1] - frames + 1, size=batch)
+        kinds = rng.random(batch)
+        starts[kinds < BEGIN_SHARE] = 0
+        if len(self.greeted):
+            picks = self.greeted[rng.integers(len(self.greeted), size=batch)]
+            calls = np.where(kinds < BEGIN_SHARE / 2, picks, calls)
+        return self._cut(calls, starts[:, None] + np.arange(frames))
+
+    def question_crops(
+        self, rng: np.random.Generator, batch: int, frames: int, *, pace_share: float = 0.0
+    ) -> Crops:
+        """As `crops`, each beginning up to MOST_BEFORE frames before a question.
+
+        Args:
+            pace_share: of a question's frames that are left out or come twice: no rendering is heard twice
+                at the same pace.
+        """
+        picks = rng.integers(len(self.questions), size=batch)
+        calls, first = self.questions[picks].T
+        starts = first - rng.integers(1, MOST_BEFORE + 1, size=batch)
+        window = frames + MOST_LEFT_OUT
+        starts = starts.clip(0, self.codes.shape[1] - window)
+        rows = starts[:, None] + np.arange(window)
+        chance = rng.random(rows.shape)
+        asking = self.asking[calls[:, None], rows]
+        left_out = asking & (chance < pace_share / 2)
+        left_out &= left_out.cumsum(1) <= MOST_LEFT_OUT
+        counts = 1 - left_out + (asking & (chance > 1 - pace_share / 2))
+        paced = [row.repeat(count)[:frames] for row, count in zip(rows, counts, strict=True)]
+        return self._cut(calls, np.stack(paced))
+
+    def heard(self) -> NDArray[np.int16]:
+        """The caller's codes in all frames in which something is asked, [N, codebooks]."""
+        return self.codes[self.asked > 0][:, 1 + len(self.quiet) :]
+
+    @cached_property
+    def greeted(self) -> NDArray[np.int64]:
+        """The calls that the bot opens, [calls]."""
+        return np.flatnonzero(self.codes[:, 0, 0] == BEGIN)
+
+    @cached_property
+    def questions(self) -> NDArray[np.int64]:
+        """The call and the first frame of every question, [questions, 2]."""
+        before = np.pad(self.asked[:, :-1], ((0, 0), (1, 0)))
+        return np.argwhere((self.asked > 0) & (self.asked != before))
+
+    @cached_property
+    def asking(self) -> NDArray[np.bool_]:
+        """The frames in which the caller asks and the bot is quiet, [calls, frames].
+
+        The last of a question are not among them: the answer keeps its distance.
+        """
+        later = np.zeros_like(self.asked)
+        later[:, :-ANSWER_DELAY_FRAMES] = self.asked[:, ANSWER_DELAY_FRAMES:]
+        bot = self.codes[:, :, 1 : 1 + len(self.quiet)]
+        return (self.asked > 0) & (self.asked == later) & (bot == self.quiet).all(2)
+
+    def _cut(self, calls: NDArray[np.int64], frames: NDArray[np.int64]) -> Crops:
+        """calls: [batch], frames: [batch, frames] of each crop."""
+        rows = calls[:, None], frames
+        codes = self.codes[rows].transpose(0, 2, 1).astype(np.int64)
+        asked = self.asked[rows].astype(np.int64)
+        return Crops(codes, asked, self.late[rows], self.told[rows], frames[:, 0] == 0)

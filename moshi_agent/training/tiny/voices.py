@@ -1,0 +1,98 @@
+"""The voices that ask the questions: those of training, and settings of them kept for measuring.
+
+Speeds, pitches and tract lengths come from two grids without a common value, and a few voices occur in
+measuring only, so a held-out rendering is never one that training has heard.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from moshi_agent.training.tiny.speech import Voice
+
+# slt answers, so it never asks.
+FLITE_NAMES = ("kal", "kal16", "awb", "rms")
+FLITE_WITHOUT_PITCH = ("rms",)
+# "en" is British; under its other name, en-gb, espeak-ng ignores the variants.
+TRAINING_ACCENTS = ("en-us", "en", "en-gb-scotland", "en-us-nyc", "en-gb-x-rp")
+TRAINING_VARIANTS = (
+    "",
+    "+f2",
+    "+f3",
+    "+f5",
+    "+m1",
+    "+m3",
+    "+m5",
+    "+m7",
+    "+Andy",
+    "+Annie",
+    "+klatt2",
+    "+Diogo",
+)
+HELD_OUT_ACCENTS = ("en-us", "en", "en-gb-x-gbclan")
+HELD_OUT_VARIANTS = ("", "+f3", "+m3", "+f4", "+m2", "+Alex", "+linda")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoiceGrid:
+    """The settings that a voice is drawn from. `flite_share` of the draws are flite voices."""
+
+    accents: tuple[str, ...]
+    variants: tuple[str, ...]
+    speeds: tuple[float, ...]
+    flite_pitches_hz: tuple[int, ...]
+    espeak_pitches: tuple[int, ...]
+    tracts: tuple[float, ...]
+    flite_share: float = 0.5
+
+    def draw(self, rng: np.random.Generator) -> Voice:
+        """One voice of the grid."""
+        if rng.random() < self.flite_share:
+            return self._draw_flite(rng)
+        name = _pick(rng, self.accents) + _pick(rng, self.variants)
+        return Voice(
+            engine="espeak-ng",
+            name=name,
+            speed=_pick(rng, self.speeds),
+            pitch=_pick(rng, self.espeak_pitches),
+            tract=_pick(rng, self.tracts),
+        )
+
+    def _draw_flite(self, rng: np.random.Generator) -> Voice:
+        name = _pick(rng, FLITE_NAMES)
+        pitch = None if name in FLITE_WITHOUT_PITCH else _pick(rng, self.flite_pitches_hz)
+        return Voice(
+            engine="flite",
+            name=name,
+            speed=_pick(rng, self.speeds),
+            pitch=pitch,
+            tract=_pick(rng, self.tracts),
+        )
+
+
+TRAINING_VOICES = VoiceGrid(
+    accents=TRAINING_ACCENTS,
+    variants=TRAINING_VARIANTS,
+    speeds=(0.8, 0.88, 0.96, 1.04, 1.12, 1.2, 1.28),
+    flite_pitches_hz=(84, 96, 108, 120, 136, 152, 172, 196),
+    espeak_pitches=(20, 32, 44, 56, 68, 80),
+    tracts=(0.88, 0.94, 1.0, 1.06, 1.12, 1.18),
+)
+HELD_OUT_VOICES = VoiceGrid(
+    accents=HELD_OUT_ACCENTS,
+    variants=HELD_OUT_VARIANTS,
+    speeds=(0.85, 0.92, 1.08, 1.16, 1.24),
+    flite_pitches_hz=(90, 102, 128, 144, 184),
+    espeak_pitches=(26, 38, 50, 62, 74),
+    tracts=(0.91, 0.97, 1.03, 1.09, 1.15),
+)
+
+
+T = TypeVar("T")
+
+
+def _pick(rng: np.random.Generator, choices: tuple[T, ...]) -> T:
+    return choices[int(rng.integers(len(choices)))]

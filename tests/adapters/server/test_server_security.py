@@ -1,0 +1,228 @@
+"""Who is let in, over real connections to an application with nothing behind its guard."""
+
+from __future__ import annotations
+
+import http.client
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="needs the extra `server`: pip install moshi-agent[server]")
+pytest.importorskip("aiortc", reason="needs the extra `server`: pip install moshi-agent[server]")
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from moshi_agent import ConfigError
+from moshi_agent_adapters.server import ServerConfig
+from moshi_agent_adapters.server.security import Guard
+from tests.adapters.server.server_calls import running_app
+
+TOKEN = "correct-horse-battery"
+
+
+async def _page(request: Request) -> PlainTextResponse:
+    return PlainTextResponse("in")
+
+
+async def _socket(websocket: WebSocket) -> None:
+    await websocket.accept()
+    await websocket.send_text("in")
+    await websocket.close()
+
+
+@contextmanager
+def _guarded(**config: object) -> Iterator[int]:
+    app = Starlette(
+        routes=[Route("/", _page), Route("/deep/page", _page), WebSocketRoute("/socket", _socket)],
+        middleware=[Middleware(Guard, config=ServerConfig(**config))],  # pyright: ignore
+    )
+    with running_app(app) as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def open_port() -> Iterator[int]:
+    """Of an application on this machine, without tokens."""
+    with _guarded() as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def closed_port() -> Iterator[int]:
+    """Of an application with tokens, which a page at example.org may use."""
+    with _guarded(tokens=("another-token", TOKEN), origins=("https://example.org",)) as port:
+        yield port
+
+
+def _get(port: int, path: str = "/", **headers: str) -> tuple[int, dict[str, str], str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", path, headers={name.replace("_", "-"): v for name, v in headers.items()})
+    response = connection.getresponse()
+    body = response.read().decode()
+    connection.close()
+    return response.status, {name.lower(): value for name, value in response.getheaders()}, body
+
+
+def _socket_status(port: int, query: str = "", **headers: str) -> int:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        with connect(f"ws://127.0.0.1:{port}/socket{query}", additional_headers=names) as websocket:
+            assert websocket.recv() == "in"
+            return 101
+    except InvalidStatus as error:
+        return error.response.status_code
+
+
+def test_without_tokens_this_machine_is_let_in(open_port: int) -> None:
+    assert _get(open_port)[0] == 200
+    assert _socket_status(open_port) == 101
+
+
+def test_a_page_of_the_server_itself_is_let_in(open_port: int) -> None:
+    assert _get(open_port, Origin=f"http://127.0.0.1:{open_port}")[0] == 200
+    assert _socket_status(open_port, Origin=f"http://127.0.0.1:{open_port}") == 101
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1", "http://[", ""])
+def test_a_page_from_elsewhere_is_not(open_port: int, origin: str) -> None:
+    assert _get(open_port, Origin=origin)[0] == 403
+    assert _socket_status(open_port, Origin=origin) == 403
+
+
+def test_a_name_from_elsewhere_that_points_here_is_not(open_port: int) -> None:
+    """DNS rebinding: page and host agree, and neither is this machine's."""
+    host = f"evil.example:{open_port}"
+    assert _get(open_port, Host=host, Origin=f"http://{host}")[0] == 403
+    assert _get(open_port, Host=host)[0] == 403
+
+
+@pytest.mark.parametrize("path", ["/", "/deep/page", "/nowhere"])
+def test_every_path_needs_the_token(closed_port: int, path: str) -> None:
+    status, headers, body = _get(closed_port, path)
+    assert status == 401
+    assert headers["www-authenticate"] == "Bearer"
+    assert "token" in body
+    assert TOKEN not in body
+    assert _get(closed_port, path, Authorization=f"Bearer {TOKEN}")[0] == (404 if path == "/nowhere" else 200)
+
+
+@pytest.mark.parametrize("token", ["", "wrong", TOKEN + "x", TOKEN[:-1], "Bearer", "ä" * 30])
+def test_another_token_opens_nothing(closed_port: int, token: str) -> None:
+    header = f"Bearer {token}".encode().decode("latin-1")
+    assert _get(closed_port, Authorization=header)[0] == 401
+    assert _socket_status(closed_port, Authorization=header.strip()) == 401
+
+
+def test_websockets_take_the_token_as_a_header_or_in_the_query(closed_port: int) -> None:
+    assert _socket_status(closed_port) == 401
+    assert _socket_status(closed_port, Authorization=f"bearer {TOKEN}") == 101
+    assert _socket_status(closed_port, f"?token={TOKEN}") == 101
+    assert _socket_status(closed_port, f"?worker_auth_id={TOKEN}") == 101
+    assert _socket_status(closed_port, "?token=wrong-token") == 401
+
+
+def test_a_browser_gets_a_cookie_for_the_token_and_an_address_without_it(closed_port: int) -> None:
+    status, _, body = _get(closed_port, Accept="text/html")
+    assert status == 401
+    assert "<form>" in body
+    status, headers, _ = _get(closed_port, f"/deep/page?a=1&token={TOKEN}", Accept="text/html")
+    assert status == 303
+    assert headers["location"] == "/deep/page?a=1"
+    cookie = headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    pair = cookie.partition(";")[0]
+    assert _get(closed_port, Cookie=pair)[0] == 200
+    assert _socket_status(closed_port, Cookie=pair, Origin=f"http://127.0.0.1:{closed_port}") == 101
+
+
+def test_a_cookie_does_not_help_a_page_from_elsewhere(closed_port: int) -> None:
+    pair = f"moshi_agent_token={TOKEN}"
+    assert _socket_status(closed_port, Cookie=pair, Origin="https://evil.example") == 403
+    assert _socket_status(closed_port, Cookie=pair, Origin="https://example.org") == 101
+
+
+def test_the_way_back_never_leads_elsewhere(closed_port: int) -> None:
+    _, headers, _ = _get(closed_port, f"//evil.example/?token={TOKEN}", Accept="text/html")
+    assert headers["location"].startswith("/")
+    assert not headers["location"].startswith("//")
+
+
+def test_security_headers_are_on_every_answer(open_port: int, closed_port: int) -> None:
+    for port in (open_port, closed_port):
+        for path in ("/", "/nowhere"):
+            _, headers, _ = _get(port, path)
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["x-frame-options"] == "DENY"
+            assert "default-src 'self'" in headers["content-security-policy"]
+            assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
+def test_a_page_is_alone_with_its_windows_where_browsers_allow_it() -> None:
+    """On plain http from another machine the header is void, and Chromium logs an error."""
+    name = "cross-origin-opener-policy"
+    with _guarded(no_auth=True) as port:
+        for host in (f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"):
+            assert _get(port, Host=host)[1][name] == "same-origin"
+        for host in (f"moshi.test:{port}", "192.0.2.7", ""):
+            assert name not in _get(port, Host=host)[1]
+
+
+def test_behind_a_proxy_with_tls_it_is_alone_too() -> None:
+    app = Starlette(
+        routes=[Route("/", _page)], middleware=[Middleware(Guard, config=ServerConfig(no_auth=True))]
+    )
+    with running_app(app, proxy_headers=True, forwarded_allow_ips="127.0.0.1") as port:
+        _, headers, _ = _get(port, Host="moshi.test", X_Forwarded_Proto="https")
+        assert headers["cross-origin-opener-policy"] == "same-origin"
+
+
+def test_wrong_tokens_take_as_long_wherever_they_differ() -> None:
+    """The digests of all tokens are compared to their ends: no early difference ends the comparison."""
+    guard = Guard(Starlette(), ServerConfig(tokens=(TOKEN, "another-token")))
+    opens = vars(Guard)["_opens"]
+
+    def seconds(token: str) -> float:
+        rounds: list[float] = []
+        for _ in range(300):
+            start = time.perf_counter()
+            opens(guard, token)
+            rounds.append(time.perf_counter() - start)
+        return sorted(rounds)[len(rounds) // 2]
+
+    far, near = seconds("x" * len(TOKEN)), seconds(TOKEN[:-1] + "x")
+    assert near < 2 * far
+    assert far < 2 * near
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
+def test_any_other_host_needs_a_token(host: str) -> None:
+    with pytest.raises(ConfigError, match="token"):
+        ServerConfig(host=host)
+    assert ServerConfig(host=host, tokens=(TOKEN,)).host == host
+    assert ServerConfig(host=host, no_auth=True).host == host
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.8.8", "::1", "[::1]", "a.localhost"])
+def test_this_machine_needs_none(host: str) -> None:
+    assert ServerConfig(host=host).tokens == ()
+
+
+def test_tokens_that_can_be_guessed_and_origins_that_are_none_are_refused() -> None:
+    with pytest.raises(ConfigError, match="8 characters"):
+        ServerConfig(tokens=("short",))
+    with pytest.raises(ConfigError, match="origin"):
+        ServerConfig(origins=("example.org",))
+
+
+def test_tokens_are_not_shown() -> None:
+    assert TOKEN not in repr(ServerConfig(tokens=(TOKEN,)))

@@ -1,0 +1,72 @@
+"""The page's calls under the limits of a server: what can be chosen, and who is let in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("aiortc")
+pytest.importorskip("starlette")
+
+from moshi_agent import Engine, EngineFull, InputError, SessionConfig
+from moshi_agent_adapters.server import ServerConfig
+from moshi_agent_adapters.server.server import Server
+from moshi_agent_adapters.server.web_calls import WebCalls
+from moshi_agent_adapters.webrtc import IceServer, OfferError, TooManyCalls
+from tests.adapters.webrtc.webrtc_peer import Caller
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with Engine.load("tiny", capacity=2, admit_by_time=False, shared=False) as engine:
+        yield engine
+
+
+def test_of_a_model_that_takes_none_roles_and_voices_are_left_out(engine: Engine) -> None:
+    calls = WebCalls(Server(engine, ServerConfig(model_name="mine")))
+    assert calls.info()["model"] == "mine"
+    assert calls.info()["options"] == {"greet": True, "role": False, "voices": []}
+    config = asyncio.run(calls.session_config({"voice": "calm", "role": "Hello", "seed": 3, "greet": True}))
+    assert config == SessionConfig(seed=3, greet=True)
+
+
+def test_ice_servers_serve_both_ends(engine: Engine) -> None:
+    server = IceServer.parse("stun:stun.example.org")
+    calls = WebCalls(Server(engine, ServerConfig(ice_servers=(server,))))
+    assert calls.info()["ice_servers"] == [{"urls": ["stun:stun.example.org"]}]
+    assert calls.config.ice_servers == (server,)
+
+
+@pytest.mark.parametrize("options", [{"model": "x"}, {"seed": "1"}, {"greet": 1}, {"voice": None}])
+def test_other_options_are_refused(engine: Engine, options: dict[str, object]) -> None:
+    calls = WebCalls(Server(engine, ServerConfig()))
+    with pytest.raises(InputError, match="accepted"):
+        asyncio.run(calls.session_config(options))
+
+
+def test_an_address_has_so_many_calls_and_no_more(engine: Engine) -> None:
+    async def talk() -> None:
+        server = Server(engine, ServerConfig(connections_per_address=1))
+        calls, caller = WebCalls(server), Caller()
+        with pytest.raises(OfferError):
+            await calls.open("v=0", {}, "192.0.2.7")
+        assert not server.addresses.live
+        await calls.open(await caller.offer(), {}, "192.0.2.7")
+        with pytest.raises(TooManyCalls):
+            await calls.open(await caller.offer(), {}, "192.0.2.7")
+        assert server.addresses.live == len(calls) == 1
+        await calls.close_all()
+        await asyncio.sleep(0)
+        assert not server.addresses.live and not len(calls)
+        await caller.hang_up()
+
+    asyncio.run(asyncio.wait_for(talk(), 60))
+
+
+def test_a_server_that_ends_takes_nobody(engine: Engine) -> None:
+    server = Server(engine, ServerConfig())
+    server.is_draining = True
+    with pytest.raises(EngineFull, match="shutting down"):
+        asyncio.run(WebCalls(server).open("v=0", {}))

@@ -1,0 +1,190 @@
+"""Sentences that the bot was asked to speak."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moshi_agent.engine.line.say import Script, Scripts
+from moshi_agent.errors import BacklogFull, InputError
+from moshi_agent.training.tiny.phrases import load_phrases
+from moshi_agent.training.tiny.tokenizer import word_pieces
+from tests.text_tokenizers import END_OF_PADDING, PADDING, byte_tokenizer, shipped_tokenizer
+
+SENTENCE = "My name is Moshi, and I am a tiny talking model."
+
+
+def spoken(script: Script) -> list[int]:
+    """The tokens of a model that takes every piece at once."""
+    tokens: list[int] = []
+    while not script.done:
+        tokens.append(script.next_piece)
+        script.take(tokens[-1])
+    return tokens
+
+
+@pytest.mark.parametrize("text", load_phrases().spoken)
+def test_the_pieces_are_those_the_model_was_trained_on(text: str) -> None:
+    pieces = word_pieces(shipped_tokenizer(), text)
+    assert spoken(Script(shipped_tokenizer(), text)) == [piece for word in pieces for piece in word]
+
+
+def test_whitespace_only_parts_words() -> None:
+    """Line ends and tabs are no text, though the tokenizer has no pieces for them."""
+    plain = spoken(Script(shipped_tokenizer(), "hello there"))
+    assert spoken(Script(shipped_tokenizer(), "\n hello\t\nthere  ")) == plain
+
+
+def test_characters_without_a_piece_are_said_in_bytes() -> None:
+    tokens = spoken(Script(byte_tokenizer(), "the \u20acuro"))
+    assert byte_tokenizer().decode(tokens) == "the \u20acuro"
+
+
+@pytest.mark.parametrize("text", ["", " \n", "\u2581"])
+def test_an_empty_sentence_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="empty"):
+        Script(shipped_tokenizer(), text)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"), [("I am na\u00efve today", "'na\u00efve'"), ("one \ud800 two", r"'\\ud800'")]
+)
+def test_a_word_without_pieces_is_refused_by_name(text: str, named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        Script(shipped_tokenizer(), text)
+
+
+def test_a_checkpoint_without_tokenizer_is_refused() -> None:
+    with pytest.raises(InputError, match="no tokenizer"):
+        Script(None, SENTENCE)
+
+
+def test_a_piece_is_forced_when_patience_ends() -> None:
+    """Padding and end of padding are waiting; other patience for the first word than for the next."""
+    script = Script(shipped_tokenizer(), "the the the", patience_frames=3, first_patience_frames=5)
+    waited: list[int] = []
+    while not script.done:
+        waited.append(0)
+        while not script.must:
+            script.take(PADDING if waited[-1] % 2 else END_OF_PADDING)
+            waited[-1] += 1
+        script.take(script.next_piece)
+    assert waited == [5, 3, 3]
+    assert not script.must
+
+
+def test_a_word_that_has_begun_is_not_left_hanging() -> None:
+    """Its pieces are forced one after the other, as they stand in what models are trained on."""
+    script = Script(shipped_tokenizer(), "hello the")
+    pieces = word_pieces(shipped_tokenizer(), "hello the")
+    assert len(pieces[0]) > 1
+    forced: list[bool] = []
+    while not script.done:
+        forced.append(script.must)
+        script.take(script.next_piece)
+    assert forced == [piece > 0 for word in pieces for piece in range(len(word))]
+
+
+def test_without_patience_every_piece_is_forced() -> None:
+    script = Script(shipped_tokenizer(), SENTENCE, patience_frames=0, first_patience_frames=0)
+    while not script.done:
+        assert script.must
+        script.take(script.next_piece)
+
+
+def test_a_forced_piece_that_is_not_taken_is_still_forced() -> None:
+    """Forcing goes by what comes out of the model, so that no piece is skipped."""
+    script = Script(shipped_tokenizer(), "the", first_patience_frames=1)
+    piece = script.next_piece
+    for _ in range(5):
+        script.take(PADDING)
+        assert script.must and script.next_piece == piece
+    script.take(piece)
+    assert script.done
+
+
+def test_tokens_after_the_end_change_nothing() -> None:
+    script = Script(shipped_tokenizer(), "the")
+    script.take(script.next_piece)
+    script.take(PADDING)
+    assert script.done and not script.must and len(script) == 0
+
+
+def test_sentences_follow_one_another() -> None:
+    """The second one begins when the first is done, and each is told once."""
+    scripts = Scripts(shipped_tokenizer())
+    assert scripts.current is None and scripts.take(PADDING) is None
+    sentences, tokens, done = ["Hello there.", SENTENCE], [], []
+    for sentence in sentences:
+        scripts.add(sentence)
+    while scripts.current is not None:
+        for token in (PADDING, scripts.current.next_piece):
+            tokens.append(token)
+            done.append(scripts.take(token))
+    assert [sentence for sentence in done if sentence] == sentences and len(scripts) == 0
+    assert [token for token in tokens if token != PADDING] == [
+        token for sentence in sentences for token in spoken(Script(shipped_tokenizer(), sentence))
+    ]
+
+
+def test_a_word_of_its_own_comes_to_its_end_first() -> None:
+    """At the next padding the sentence is due; one who never pauses is not waited for."""
+    tokenizer = shipped_tokenizer()
+    (piece, *_) = tokenizer.encode("Moshi")
+    for pieces, pause in ((2, True), (30, False)):
+        scripts = Scripts(tokenizer)
+        for _ in range(pieces):
+            assert scripts.take(piece) is None
+        scripts.add("the")
+        if pause:
+            assert scripts.current is None and len(scripts) == 1
+            scripts = _restored(scripts)
+            assert scripts.take(piece) is None and scripts.current is None
+            assert scripts.take(PADDING) is None
+        assert scripts.current is not None
+        assert scripts.take(scripts.current.next_piece) == "the"
+
+
+def _restored(scripts: Scripts) -> Scripts:
+    restored = Scripts(shipped_tokenizer())
+    restored.load(json.loads(json.dumps(scripts.save())))
+    return restored
+
+
+def test_a_refused_sentence_leaves_the_queue_as_it_was() -> None:
+    """Whether it cannot be said or would make too much wait; room comes back as pieces are taken."""
+    scripts = Scripts(shipped_tokenizer(), most_pieces=3)
+    scripts.add("the the")
+    with pytest.raises(InputError):
+        scripts.add("na\u00efve")
+    with pytest.raises(BacklogFull, match="2 pieces of text to say, and 2 wait already; at most 3"):
+        scripts.add("the the")
+    assert len(scripts) == 1 and scripts.current is not None
+    scripts.take(scripts.current.next_piece)
+    scripts.add("the the")
+    assert len(scripts) == 2
+
+
+@given(st.lists(st.sampled_from(["piece", "padding"]), max_size=40), st.integers(0, 40))
+def test_a_queue_restored_from_json_goes_on(acts: list[str], pause: int) -> None:
+    """At any place of any sentence, with the patience it has left."""
+    whole, resumed = Scripts(shipped_tokenizer()), Scripts(shipped_tokenizer())
+    for scripts in (whole, resumed):
+        scripts.add(SENTENCE)
+        scripts.add("Hello there.")
+    for number, act in enumerate(acts):
+        if number == pause:
+            saved = json.loads(json.dumps(resumed.save()))
+            resumed = Scripts(shipped_tokenizer())
+            resumed.load(saved)
+        assert whole.save() == resumed.save()
+        current, other = whole.current, resumed.current
+        if current is None or other is None:
+            assert current is other
+            break
+        assert (current.must, current.next_piece) == (other.must, other.next_piece)
+        token = current.next_piece if act == "piece" else PADDING
+        assert whole.take(token) == resumed.take(token)

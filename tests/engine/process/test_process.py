@@ -1,0 +1,310 @@
+"""The engine in a process of its own: the same conversations, and whole again after the process has died."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from moshi_agent import (
+    AudioChunk,
+    CheckpointError,
+    ConfigError,
+    Ended,
+    Engine,
+    EngineConfig,
+    EngineFull,
+    EngineUnhealthy,
+    Event,
+    InputError,
+    SamplingConfig,
+    SayFinished,
+    Session,
+    SessionClosed,
+    SessionConfig,
+    TextToken,
+)
+from moshi_agent.engine.process.process import ProcessBackend, RestartLimit
+
+ANSWER = "You are very welcome."
+FILE = SessionConfig(seed=1, live=False, tail_ms=2400)
+OPTIONS: dict[str, Any] = {"device": "cpu", "capacity": 2, "admit_by_time": False}
+
+Samples = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def remote() -> Iterator[Engine]:
+    """Two rows of `tiny` in a process of their own."""
+    with Engine.load("tiny", process=True, **OPTIONS) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def alone(remote: Engine, thanks: Samples) -> list[Event]:
+    """A conversation of its own."""
+    return converse(remote, thanks)
+
+
+def converse(engine: Engine, samples: Samples, config: SessionConfig = FILE) -> list[Event]:
+    with engine.session(config) as session:
+        session.push(samples)
+        session.finish()
+        return list(session)
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextToken)).strip()
+
+
+def audio_of(events: list[Event]) -> Samples:
+    return np.concatenate([event.pcm for event in events if isinstance(event, AudioChunk)])
+
+
+def tokens_of(events: list[Event]) -> list[tuple[int, int]]:
+    return [(event.frame, event.token) for event in events if isinstance(event, TextToken)]
+
+
+def ended(session: Session) -> Ended:
+    *_, last = session
+    assert isinstance(last, Ended)
+    return last
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 30) -> bool:
+    deadline = time.monotonic() + seconds
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return holds()
+
+
+def the_child() -> int:
+    (child,) = multiprocessing.active_children()
+    assert child.pid is not None
+    return child.pid
+
+
+def shared_memory() -> list[str]:
+    """What this process has mapped of it; without a name it is marked as deleted."""
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text().splitlines() if maps.exists() else []
+    return [line for line in lines if "/dev/shm/" in line]
+
+
+def test_a_conversation_is_the_same_to_the_last_bit(
+    alone: list[Event], engine: Engine, thanks: Samples
+) -> None:
+    there, here = alone, converse(engine, thanks)
+    assert text_of(there) == text_of(here) == ANSWER
+    assert tokens_of(there) == tokens_of(here)
+    np.testing.assert_array_equal(audio_of(there), audio_of(here))
+    assert [type(event) for event in there] == [type(event) for event in here]
+
+
+def test_two_conversations_at_once_do_not_mix(remote: Engine, alone: list[Event], thanks: Samples) -> None:
+    with remote.session(FILE) as one, remote.session(FILE) as other:
+        for start in range(0, len(thanks), 1000):
+            one.push(thanks[start : start + 1000])
+            other.push(thanks[start : start + 1000])
+        with pytest.raises(EngineFull, match="no row is free"):
+            remote.open_session()
+        one.finish(), other.finish()
+        both = list(one), list(other)
+    for events in both:
+        assert tokens_of(events) == tokens_of(alone)
+        np.testing.assert_array_equal(audio_of(events), audio_of(alone))
+
+
+def test_requests_are_answered_or_fail_as_in_the_same_process(remote: Engine, thanks: Samples) -> None:
+    with remote.session(FILE) as session:
+        session.say(ANSWER).result(10)
+        session.set_sampling(SamplingConfig(greedy=True)).result(10)
+        with pytest.raises(InputError, match="not fit"):
+            session.say(lambda: None).result(10)  # pyright: ignore[reportArgumentType]
+        session.push(thanks)
+        snapshot = session.take_snapshot().result(10)
+        session.finish()
+        assert any(isinstance(event, SayFinished) for event in session)
+    with pytest.raises(SessionClosed):
+        session.take_snapshot().result(10)
+    with remote.session(FILE, resume=snapshot) as session:
+        session.finish()
+        assert ended(session).reason == "finished"
+    with pytest.raises(InputError):
+        remote.session(FILE, resume=b"nothing of the kind").open()
+
+
+def test_prompts_capacity_and_metrics_come_across(remote: Engine, thanks: Samples) -> None:
+    prompt = remote.prompt(text="Hello.", audio=thanks)
+    assert prompt.tokens.shape[0] >= len(thanks) // 1920
+    with pytest.raises(ConfigError, match="a prompt needs text or audio"):
+        remote.prompt()
+    before = remote.metrics()
+    assert before.healthy and before.live_sessions == 0
+    with remote.session(SessionConfig(seed=1, live=False, prompt=prompt)) as session:
+        assert remote.capacity().live == remote.metrics().live_sessions == 1
+        session.push(np.zeros(1920, np.float32))
+        assert session.next_event(30) is not None
+    assert remote.capacity().rows == 2
+    assert remote.metrics().frames == before.frames + 1
+
+
+def test_frame_latency_is_measured_across_the_processes(remote: Engine) -> None:
+    with remote.session(SessionConfig(seed=1)) as session:
+        session.push(np.zeros(1920, np.float32))
+        assert session.next_event(30) is not None
+        latency = session.metrics().result(10).latency_s
+    assert latency.count == 1 and 0 < latency.max < 30
+    assert remote.metrics().latency_s.max >= latency.max
+
+
+def test_a_session_that_nobody_refers_to_frees_its_row(remote: Engine) -> None:
+    session = remote.open_session(on_audio=lambda chunk: None)
+    assert remote.metrics().live_sessions == 1
+    del session
+    gc.collect()
+    assert eventually(lambda: remote.metrics().live_sessions == 0)
+
+
+def test_the_death_of_the_process_is_told_and_another_one_answers(remote: Engine, thanks: Samples) -> None:
+    heard: list[Event] = []
+    session, other = remote.open_session(FILE), remote.open_session(FILE, on_event=heard.append)
+    session.push(thanks)
+    assert isinstance(session.next_event(30), Event)
+    child, errors = the_child(), remote.metrics().errors
+    os.kill(child, signal.SIGSTOP)  # so that it does not answer any more
+    pending: Future[bytes] = session.take_snapshot()
+    os.kill(child, signal.SIGKILL)
+
+    last = ended(session)
+    assert last.reason == "engine_lost" and last.error is not None and "signal 9" in last.error
+    assert other.wait(10) and isinstance(heard[-1], Ended) and heard[-1].reason == "engine_lost"
+    with pytest.raises(EngineUnhealthy, match="signal 9"):
+        pending.result(10)
+    with pytest.raises(SessionClosed):
+        session.push(thanks)
+    assert not remote.metrics().healthy
+    with pytest.raises(EngineUnhealthy, match="being started again"):
+        remote.open_session()
+
+    remote.start()
+    assert the_child() != child
+    assert text_of(converse(remote, thanks)) == ANSWER
+    metrics = remote.metrics()
+    assert (metrics.healthy, metrics.restarts, metrics.errors) == (True, 1, errors + 2)
+    session.close(), other.close()
+    assert remote.metrics().live_sessions == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"dtype": "float33"}, ConfigError, "dtype='float33'; accepted: float32, bfloat16, float16"),
+        ({"source": "./no-such-folder"}, CheckpointError, "no-such-folder"),
+    ],
+)
+def test_what_cannot_be_loaded_raises_as_in_the_same_process(
+    options: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    children = multiprocessing.active_children()
+    with pytest.raises(kind, match=message):
+        Engine.load(**{"source": "tiny", **options}, process=True, shared=False)
+    assert multiprocessing.active_children() == children
+
+
+def test_closing_ends_the_conversations_and_leaves_nothing() -> None:
+    threads, children, memory = set(threading.enumerate()), multiprocessing.active_children(), shared_memory()
+    files = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    engine = Engine.load("tiny", process=True, shared=False, **OPTIONS)
+    with pytest.raises(EngineUnhealthy, match="not been started"):
+        engine.open_session()
+    engine.start()
+    assert all(line.endswith("(deleted)") for line in shared_memory())
+    session = engine.open_session(SessionConfig(seed=1))
+    engine.close()
+    engine.close()
+    assert ended(session).reason == "closed"
+    with pytest.raises(EngineUnhealthy, match="closed"):
+        engine.open_session()
+    assert not engine.metrics().healthy
+    gc.collect()
+    assert set(threading.enumerate()) == threads
+    assert multiprocessing.active_children() == children
+    assert shared_memory() == memory
+    if files:
+        assert len(os.listdir("/proc/self/fd")) <= files
+
+
+def test_a_process_that_dies_too_often_is_left_dead() -> None:
+    memory = shared_memory()
+    backend = ProcessBackend(EngineConfig(**OPTIONS), RestartLimit(most=0))
+    backend.start()
+    assert backend.metrics.snapshot().healthy
+    assert backend.pid is not None
+    os.kill(backend.pid, signal.SIGKILL)
+    assert eventually(lambda: not backend.metrics.snapshot().healthy)
+    with pytest.raises(EngineUnhealthy, match="signal 9"):
+        backend.start()
+    with pytest.raises(EngineUnhealthy):
+        backend.capacity()
+    backend.stop()
+    assert shared_memory() == memory
+
+
+@given(st.integers(0, 4), st.lists(st.floats(0, 100), max_size=30))
+def test_no_more_restarts_than_allowed_in_any_stretch_of_time(most: int, pauses: list[float]) -> None:
+    limit, now, taken = RestartLimit(most, within_s=60), 0.0, list[float]()
+    for pause in pauses:
+        now += pause
+        recent = [at for at in taken if now - at < 60]
+        assert limit.take(now) == (len(recent) < most)
+        taken += [now] * (len(recent) < most)
+    assert limit.taken == len(taken)
+
+
+PROGRAM = """
+import os, signal, sys
+from moshi_agent import Engine, SessionConfig
+
+if __name__ == "__main__":
+    engine = Engine.load("tiny", device="cpu", capacity=1, process=True).start()
+    session = engine.open_session(SessionConfig(seed=1))
+    print(engine._backend.pid, flush=True)
+    if sys.argv[1] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("end", "exit_code"), [("kill", -signal.SIGKILL), ("exit", 0)])
+def test_the_process_ends_with_the_one_that_started_it(end: str, exit_code: int, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    done = subprocess.run([sys.executable, program, end], capture_output=True, text=True, timeout=120)
+    assert done.returncode == exit_code
+    child = int(done.stdout)
+    assert eventually(lambda: not _is_alive(child))
+    assert done.stderr == ""  # nor does the resource tracker complain of memory left behind
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,256 @@
+"""Made-up calls: who speaks when, checked on the waves and tokens themselves."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moshi_agent.errors import ConfigError
+from moshi_agent.training.tiny.conversations import (
+    ANSWER_DELAY_FRAMES,
+    GREETING_FRAME,
+    Conversation,
+    ConversationMix,
+    ConversationSampler,
+)
+from moshi_agent.training.tiny.corpus import Corpus, CorpusPlan, HeldOutPlan, build_corpus
+from moshi_agent.training.tiny.crops import CropSampler
+from moshi_agent.training.tiny.encoding import CallEncoder
+from moshi_agent.training.tiny.phrases import load_phrases
+from moshi_agent.training.tiny.speech import FRAME_SAMPLES, LOUD_DB
+from moshi_agent.training.tiny.tokenizer import BEGIN, END_OF_PADDING, PADDING, load_tokenizer
+from tests.small_models import small_mimi
+
+MISSING = [command for command in ("flite", "espeak-ng") if shutil.which(command) is None]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+FRAMES = 150
+PLAN = CorpusPlan(answer_voice_sentences=4, renderings_per_question=1, unknown=16)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small corpus on disk."""
+    folder = tmp_path_factory.mktemp("corpus")
+    build_corpus(folder, PLAN.items(load_phrases()), processes=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sampler(folder: Path) -> ConversationSampler:
+    """A sampler of calls about the shipped exchanges."""
+    return ConversationSampler.make(Corpus.open(folder), load_phrases(), load_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def calls(sampler: ConversationSampler) -> list[Conversation]:
+    """Enough calls for every rule to be met many times."""
+    rng = np.random.default_rng(11)
+    return [sampler.sample(rng, FRAMES) for _ in range(120)]
+
+
+def test_the_bot_sounds_only_inside_its_answers(calls: list[Conversation]) -> None:
+    """Outside the frames of an answer the bot's wave is exact zero and its text is padding."""
+    for call in calls:
+        sounding, writing = np.zeros(FRAMES, bool), np.zeros(FRAMES, bool)
+        for turn in call.turns:
+            if turn.answer_first_frame is not None and turn.answer_last_frame is not None:
+                sounding[turn.answer_first_frame : turn.answer_last_frame + 1] = True
+                writing[turn.answer_first_frame - 1 : turn.answer_last_frame + 1] = True
+            elif turn.interrupted_at is not None:
+                writing[turn.question_end // FRAME_SAMPLES + ANSWER_DELAY_FRAMES - 1] = True
+        writing[0] = True
+        assert not call.bot.reshape(FRAMES, FRAME_SAMPLES)[~sounding].any()
+        assert (call.text[~writing] == PADDING).all()
+
+
+def test_an_answer_begins_six_frames_after_its_question(
+    calls: list[Conversation], sampler: ConversationSampler
+) -> None:
+    """The answer is the right one, on the frame grid, 400 to 480 ms after the last of the question."""
+    checked = 0
+    for call in calls:
+        for turn in call.turns:
+            first, last = turn.answer_first_frame, turn.answer_last_frame
+            if turn.question is None or first is None or last is None:
+                continue
+            assert first == turn.question_end // FRAME_SAMPLES + ANSWER_DELAY_FRAMES
+            answer = sampler.answers[turn.answer]
+            expected = answer.audio[: (last + 1 - first) * FRAME_SAMPLES - 240]
+            start = first * FRAME_SAMPLES
+            assert np.array_equal(call.bot[start : start + len(expected)], expected)
+            if turn.known:
+                assert load_phrases().exchanges[turn.answer].answer == answer.text
+            else:
+                assert answer.text == load_phrases().default
+            checked += 1
+    assert checked > 100
+
+
+def test_an_interruption_stops_text_and_then_sound(calls: list[Conversation]) -> None:
+    """Silence comes two to five frames after the caller's first loud one, mostly two; text ends before."""
+    stops: list[int] = []
+    for call in calls:
+        for turn, following in zip(call.turns, call.turns[1:], strict=False):
+            if turn.interrupted_at is None:
+                continue
+            frame = turn.interrupted_at // FRAME_SAMPLES
+            assert turn.interrupted_at == following.question_start
+            assert abs(call.user_speech[turn.interrupted_at]) > 10 ** (LOUD_DB / 20)
+            silent_until = following.question_end // FRAME_SAMPLES
+            assert not call.bot[(frame + 5) * FRAME_SAMPLES : silent_until * FRAME_SAMPLES].any()
+            if turn.answer_last_frame is not None:
+                stop = turn.answer_last_frame + 1
+                assert call.bot[(stop - 1) * FRAME_SAMPLES : stop * FRAME_SAMPLES].any()
+                assert (call.text[stop - 1 : silent_until + ANSWER_DELAY_FRAMES - 1] == PADDING).all()
+                stops.append(stop - frame)
+    assert len(stops) > 10
+    assert set(stops) <= {2, 3, 4, 5}
+    assert np.median(stops) == 2
+
+
+def test_what_a_bot_says_after_it_should_have_stopped_is_marked(calls: list[Conversation]) -> None:
+    """The frames with sound from two after an interruption on, while the caller speaks, and no others."""
+    encoder = CallEncoder(small_mimi())
+    marked = 0
+    for call, encoded in zip(calls[:30], encoder.encode(calls[:30]), strict=True):
+        sounding = call.bot.reshape(FRAMES, FRAME_SAMPLES).any(axis=1)
+        late = np.zeros(FRAMES, bool)
+        for turn, following in zip(call.turns, call.turns[1:], strict=False):
+            if turn.interrupted_at is not None:
+                spoken = slice(
+                    turn.interrupted_at // FRAME_SAMPLES + 2, following.question_end // FRAME_SAMPLES
+                )
+                late[spoken] = sounding[spoken]
+        assert np.array_equal(encoded.late, late)
+        assert encoded.codes.shape == (FRAMES, 1 + 2 * 4)
+        marked += int(late.sum())
+    assert marked > 3
+
+
+def test_noise_and_echo_alone_do_not_stop_an_answer(sampler: ConversationSampler) -> None:
+    """With bursts in every answer and nobody interrupting, each answer is whole."""
+    mix = ConversationMix(interrupted_share=0, resumed_share=0, burst_share=1.0)
+    noisy = ConversationSampler(
+        corpus=sampler.corpus,
+        answers=sampler.answers,
+        questions=sampler.questions,
+        unknown=sampler.unknown,
+        noises=sampler.noises,
+        mix=mix,
+    )
+    rng = np.random.default_rng(4)
+    for call in (noisy.sample(rng, FRAMES) for _ in range(20)):
+        for turn in call.turns:
+            assert turn.interrupted_at is None
+            if turn.answer_first_frame is not None and turn.answer_last_frame is not None:
+                frames = turn.answer_last_frame + 1 - turn.answer_first_frame
+                assert frames == sampler.answers[turn.answer].frames or turn.answer_last_frame == FRAMES - 1
+
+
+def test_the_text_of_a_whole_answer_is_the_answer(
+    calls: list[Conversation], sampler: ConversationSampler
+) -> None:
+    """The tokens over an answer that was not cut, without padding, decode to its text."""
+    tokenizer = load_tokenizer()
+    checked = 0
+    for call in calls:
+        for turn in call.turns:
+            first, last = turn.answer_first_frame, turn.answer_last_frame
+            if first is None or last is None or turn.interrupted_at is not None or last == FRAMES - 1:
+                continue
+            tokens = call.text[first - 1 : last + 1]
+            said = [int(token) for token in tokens if token not in (PADDING, END_OF_PADDING)]
+            assert tokens[0] == END_OF_PADDING or turn.told_at is not None
+            assert tokenizer.decode(said) == sampler.answers[turn.answer].text
+            checked += 1
+    assert checked > 50
+
+
+def test_a_greeting_is_given_when_asked_for(calls: list[Conversation], sampler: ConversationSampler) -> None:
+    """The token 1 in frame 0 means that the bot greets from frame 3 on, and stands nowhere else."""
+    greeted = [call for call in calls if call.text[0] == BEGIN]
+    assert 4 <= len(greeted) <= 30
+    greeting = sampler.answers[sampler.greeting]
+    for call in calls:
+        assert not (call.text[1:] == BEGIN).any()
+        if call.turns and call.turns[0].told_at is not None:
+            continue  # it may have been told to greet
+        speaks = call.bot[GREETING_FRAME * FRAME_SAMPLES :][: 2 * FRAME_SAMPLES]
+        assert np.array_equal(speaks, greeting.audio[: 2 * FRAME_SAMPLES]) == (call.text[0] == BEGIN)
+
+
+def test_now_and_then_the_bot_says_what_nobody_asked_for(
+    calls: list[Conversation], sampler: ConversationSampler
+) -> None:
+    """While nobody speaks; the text up to its first piece is marked, and no other text."""
+    encoder = CallEncoder(small_mimi())
+    answers: set[int] = set()
+    for call, encoded in zip(calls[:30], encoder.encode(calls[:30]), strict=True):
+        marked = 0
+        for turn in call.turns:
+            if turn.told_at is None:
+                continue
+            answers.add(turn.answer)
+            assert turn.question is None
+            begin = turn.question_start // FRAME_SAMPLES
+            marked += turn.told_at + 1 - begin
+            before = call.bot[begin * FRAME_SAMPLES : (begin + 1) * FRAME_SAMPLES]
+            assert not before.any() and call.bot[(begin + 1) * FRAME_SAMPLES :][: 5 * FRAME_SAMPLES].any()
+            assert not encoded.told[turn.told_at + 1] and encoded.told[begin : turn.told_at + 1].all()
+            assert call.text[turn.told_at] not in (PADDING, END_OF_PADDING)
+            assert (call.text[begin + 1 : turn.told_at] <= PADDING).all()
+        assert encoded.told.sum() == marked
+    assert len(answers) > 3
+
+
+def test_calls_vary_and_repeat_with_their_seed(
+    sampler: ConversationSampler, calls: list[Conversation]
+) -> None:
+    """About a quarter of the calls is clean, some have no speech, and a seed gives the same call again."""
+    clean = sum(not call.effects for call in calls) / len(calls)
+    assert 0.1 < clean < 0.4
+    assert any(not call.turns for call in calls)
+    first, again = (sampler.sample(np.random.default_rng(5), FRAMES) for _ in range(2))
+    assert np.array_equal(first.user, again.user)
+    assert np.array_equal(first.text, again.text)
+    assert all(np.abs(call.user).max() <= 1 for call in calls)
+
+
+def test_a_build_goes_on_where_it_stopped(folder: Path) -> None:
+    """A second build keeps whole shards and makes only what is missing."""
+    items = PLAN.items(load_phrases())
+    array = folder / "shard_000.npy"
+    before = array.stat().st_mtime_ns
+    build_corpus(folder, items, processes=1)
+    assert array.stat().st_mtime_ns == before
+    (folder / "unfinished").mkdir()
+    with pytest.raises(ConfigError, match="build_corpus"):
+        Corpus.open(folder / "unfinished")
+
+
+def test_held_out_voices_are_never_those_of_training() -> None:
+    """No setting of a voice is in both plans, nor is an unknown sentence."""
+    phrases = load_phrases()
+    trained = [item for item in CorpusPlan().items(phrases) if item.kind in ("question", "unknown")]
+    measured = [item for item in HeldOutPlan().items(phrases) if item.kind in ("question", "unknown")]
+    assert not {item.voice for item in trained} & {item.voice for item in measured}
+    speeds = [{item.voice.speed for item in items} for items in (trained, measured)]
+    assert not speeds[0] & speeds[1]
+    assert sum(item.kind == "question" for item in measured) >= 480
+    assert all(item.voice.name != "slt" for item in (*trained, *measured))
+
+
+def test_crops_hold_speech_silence_and_the_edges_between(folder: Path) -> None:
+    """A batch of crops has the asked shape; some are digital silence and some go from speech to silence."""
+    crops = CropSampler.open(folder).sample_crops(np.random.default_rng(2), 200, 12 * FRAME_SAMPLES)
+    level = np.sqrt(np.mean(crops.reshape(200, 12, FRAME_SAMPLES) ** 2, axis=2))
+    assert crops.shape == (200, 12 * FRAME_SAMPLES)
+    assert crops.dtype == np.float32
+    assert np.isfinite(crops).all()
+    assert np.abs(crops).max() <= 1
+    assert (level.max(axis=1) == 0).sum() >= 2
+    assert ((level.min(axis=1) == 0) & (level.max(axis=1) > 0.02)).sum() >= 30
+    assert 0.05 < np.median(level.max(axis=1)) < 0.3
