@@ -46,7 +46,7 @@ LAYERS = {
         capacity event_queue metrics prompt schedule step
         callbacks config
         commands model_facts
-        line microphone personas
+        call microphone personas
         session snapshot
         inbox rows
         admission conversations

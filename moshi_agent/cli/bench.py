@@ -76,7 +76,7 @@ _NUMBER = click.IntRange(1, 4096)
 @click.option(
     "--full-context", is_flag=True, help="Callers whose conversations have filled the model's context."
 )
-@click.option("--json", type=click.Path(path_type=Path, dir_okay=False), help="Where the figures go as well.")
+@click.option("--json", type=click.Path(path_type=Path, dir_okay=False), help="Where the metrics go as well.")
 def bench(frames: int, **options: Unpack[_CallerOptions]) -> None:
     """Time the frame step: encode, both transformers, decode.
 
@@ -85,9 +85,9 @@ def bench(frames: int, **options: Unpack[_CallerOptions]) -> None:
     of the latency is under 80 ms and nothing was skipped.
     """
     if options["sessions"] or options["find_most"]:
-        from moshi_agent.cli.many_calls import Benchmark, print_call_figures
+        from moshi_agent.cli.many_calls import Benchmark, print_call_metrics
 
-        print_call_figures(Benchmark(**options))
+        print_call_metrics(Benchmark(**options))
         return
     if options["json"] is not None or options["full_context"]:
         raise click.UsageError("--json and --full-context go with --sessions or --find-most")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from moshi_agent import Engine
 from moshi_agent.audio.framing import SAMPLE_RATE_HZ
-from moshi_agent.cli.call_figures import CallFigures, batches_between, percentiles_ms, recent_ms, table
+from moshi_agent.cli.call_metrics import CallMetrics, batches_between, percentiles_ms, recent_ms, table
 from moshi_agent.cli.callers import Beginning, Crowd, Line, full_context, spoken_questions
 from moshi_agent.cli.machine import device_bytes, machine_name, resident_bytes, versions
 from moshi_agent.cli.model import check_device
@@ -32,7 +32,7 @@ class Benchmark:
     sessions: tuple[int, ...]
     find_most: int | None  # at most so many
     seconds: float
-    warm_up: float  # seconds, left out of the figures
+    warm_up: float  # seconds, left out of the metrics
     rate: int  # Hz, of the callers' audio
     jitter: float  # ms
     process: bool
@@ -46,7 +46,7 @@ class Benchmark:
         return max(*self.sessions, self.find_most or 1, 1)
 
 
-def print_call_figures(benchmark: Benchmark) -> None:
+def print_call_metrics(benchmark: Benchmark) -> None:
     """Runs it, prints a table, and writes the JSON.
 
     Raises:
@@ -62,19 +62,19 @@ def print_call_figures(benchmark: Benchmark) -> None:
     _write(benchmark, runs)
 
 
-def _write(benchmark: Benchmark, runs: list[CallFigures]) -> None:
+def _write(benchmark: Benchmark, runs: list[CallMetrics]) -> None:
     if benchmark.json:
         with whole_file(benchmark.json) as file, naming(benchmark.json):
             file.write_text(json.dumps(as_json(benchmark, runs), indent=2) + "\n", encoding="utf-8")
 
 
-def as_json(benchmark: Benchmark, runs: list[CallFigures]) -> dict[str, Any]:
-    """The figures of the only run, or all runs as a list, and what it takes to repeat them."""
+def as_json(benchmark: Benchmark, runs: list[CallMetrics]) -> dict[str, Any]:
+    """The metrics of the only run, or all runs as a list, and what it takes to repeat them."""
     several: dict[str, Any] = {"runs": [run.as_json() for run in runs]}
-    figures = runs[0].as_json() if len(runs) == 1 else several
+    metrics = runs[0].as_json() if len(runs) == 1 else several
     if benchmark.find_most:
-        figures["most_sessions"] = most_that_hold(runs)
-    return figures | {
+        metrics["most_sessions"] = most_that_hold(runs)
+    return metrics | {
         "model": benchmark.model,
         "device": benchmark.device,
         "threads": benchmark.threads,
@@ -89,12 +89,12 @@ def as_json(benchmark: Benchmark, runs: list[CallFigures]) -> dict[str, Any]:
     }
 
 
-def most_that_hold(runs: list[CallFigures]) -> int:
+def most_that_hold(runs: list[CallMetrics]) -> int:
     """The largest number of callers that was served in time; 0 if none was."""
     return max((run.sessions for run in runs if run.holds), default=0)
 
 
-async def _all_runs(benchmark: Benchmark) -> list[CallFigures]:
+async def _all_runs(benchmark: Benchmark) -> list[CallMetrics]:
     engine = await asyncio.to_thread(_load, benchmark)
     async with engine:
         beginning = Beginning()
@@ -103,11 +103,11 @@ async def _all_runs(benchmark: Benchmark) -> list[CallFigures]:
         line = Line(rate_hz=benchmark.rate, jitter_s=benchmark.jitter / 1000)
         crowd = Crowd(engine, line, beginning)
 
-        async def run(sessions: int) -> CallFigures:
+        async def run(sessions: int) -> CallMetrics:
             await crowd.resize(sessions)
             return await _measure(engine, crowd, benchmark)
 
-        runs: list[CallFigures] = []
+        runs: list[CallMetrics] = []
         for sessions in benchmark.sessions:
             runs.append(await run(sessions))
             _write(benchmark, runs)  # what there is stays, should a larger number break down
@@ -130,18 +130,18 @@ def _load(benchmark: Benchmark) -> Engine:
     )
 
 
-async def find_most(run: Callable[[int], Awaitable[CallFigures]], limit: int) -> list[CallFigures]:
+async def find_most(run: Callable[[int], Awaitable[CallMetrics]], limit: int) -> list[CallMetrics]:
     """Doubles the number of callers while it holds, then halves the rest. Returns every run, by callers."""
-    runs: dict[int, CallFigures] = {}
+    runs: dict[int, CallMetrics] = {}
     low, high = 0, limit + 1  # the largest that holds and the smallest that does not, as far as is known
     while low + 1 < high:
         sessions = min(max(1, 2 * low), limit) if high > limit else (low + high) // 2
         runs[sessions] = await run(sessions)
         low, high = (sessions, high) if runs[sessions].holds else (low, sessions)
-    return [figures for _, figures in sorted(runs.items())]
+    return [metrics for _, metrics in sorted(runs.items())]
 
 
-async def _measure(engine: Engine, crowd: Crowd, benchmark: Benchmark) -> CallFigures:
+async def _measure(engine: Engine, crowd: Crowd, benchmark: Benchmark) -> CallMetrics:
     await asyncio.sleep(benchmark.warm_up)
     engine.restart_percentiles()
     before, started = await asyncio.to_thread(engine.metrics), time.monotonic()
@@ -151,7 +151,7 @@ async def _measure(engine: Engine, crowd: Crowd, benchmark: Benchmark) -> CallFi
     after, ended = await asyncio.to_thread(engine.metrics), time.monotonic()
     answers = [a for caller in crowd.callers for a in caller.answers if started <= a.at < ended]
     late_s = [late for caller in crowd.callers for at, late in caller.late_s if started <= at < ended]
-    return CallFigures(
+    return CallMetrics(
         sessions=len(crowd.callers),
         seconds=ended - started,
         frames=len(answers),

@@ -101,7 +101,7 @@ class EngineConfig:
     conditions: Mapping[str, str] | tuple[tuple[str, str], ...] = ()  # where not as the model was released
     capacity: int = 8  # conversations at once
     threads: int = 1  # of the CPU; more than there are idle cores makes every step slower
-    gather_ms: float = 40.0  # at most, that a step waits for others whose frames are about to come
+    batch_wait_ms: float = 40.0  # at most, that a step waits for others whose frames are about to come
     waiting: int = 0  # conversations that may wait for a free row
     wait_timeout_s: float = 10.0
     admit_by_time: bool = True  # refuses who would make the measured step exceed its budget
@@ -115,8 +115,8 @@ class EngineConfig:
             raise ConfigError(f"capacity={self.capacity}; accepted: 1 or more")
         if self.threads < 1:
             raise ConfigError(f"threads={self.threads}; accepted: 1 or more")
-        if self.waiting < 0 or self.gather_ms < 0 or self.wait_timeout_s < 0:
-            raise ConfigError("waiting, gather_ms and wait_timeout_s; accepted: 0 or more")
+        if self.waiting < 0 or self.batch_wait_ms < 0 or self.wait_timeout_s < 0:
+            raise ConfigError("waiting, batch_wait_ms and wait_timeout_s; accepted: 0 or more")
         if self.cfg_coef is not None and not 0 <= self.cfg_coef <= 100:
             raise ConfigError(f"cfg_coef={self.cfg_coef}; accepted: 0 to 100, 1 being no guidance")
         require_value("kv_cache", self.kv_cache, get_args(KVCache))

@@ -11,6 +11,7 @@ from typing import Any
 
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.admission import Admission
+from moshi_agent.engine.call.call_state import Model
 from moshi_agent.engine.capacity import StepTimes
 from moshi_agent.engine.commands import (
     Close,
@@ -32,11 +33,10 @@ from moshi_agent.engine.config import EngineConfig
 from moshi_agent.engine.conversations import Batch, Conversations
 from moshi_agent.engine.event_queue import Outlet
 from moshi_agent.engine.inbox import Inbox, Request
-from moshi_agent.engine.line.line import Model
 from moshi_agent.engine.metrics.metrics import Metrics
 from moshi_agent.engine.snapshot import Snapshot, pack_snapshot
 from moshi_agent.engine.step.frame_step import FrameStep
-from moshi_agent.engine.step.listening import Listener
+from moshi_agent.engine.step.recogniser_step import RecogniserStep
 from moshi_agent.errors import EngineUnhealthy, MoshiAgentError
 from moshi_agent.events import EndReason
 
@@ -57,19 +57,19 @@ class Core:
         config: EngineConfig,
         times: StepTimes,
         clock: Callable[[], float] = time.monotonic,
-        listener: Listener | None = None,
+        recogniser: RecogniserStep | None = None,
     ) -> None:
         self.metrics = Metrics()
         self.times = times
         self._step = step
-        self._listener = listener
+        self._recogniser = recogniser
         self._clock = clock
         self._inbox = Inbox()
         self._admission = Admission(config, times, self.metrics)
         self._conversations = Conversations(
-            step, model, advised, config.gather_ms / 1000, self.metrics, listener
+            step, model, advised, config.batch_wait_ms / 1000, self.metrics, recogniser
         )
-        self._gather_ms = config.gather_ms
+        self._batch_wait_ms = config.batch_wait_ms
         self._failures = 0
         self._is_stopped = False
 
@@ -78,7 +78,7 @@ class Core:
         self._inbox.send(command)
 
     def request(self, command: Command, outlet: Outlet | None = None) -> Future[Any]:
-        """Hands over a command and returns its answer to come; `outlet` takes what an opened line says."""
+        """Hands over a command and returns its answer to come; `outlet` takes what an opened call says."""
         return self._inbox.request(command, outlet)
 
     def run(self) -> None:
@@ -200,20 +200,20 @@ class Core:
         self._failures = 0
         now = self._clock()
         self.metrics.step(now - started, len(batch))
-        self._conversations.take(batch, outputs, now)
+        self._conversations.deliver(batch, outputs, now)
         listened_s = self._listen(batch)
         step_ms = 1000 * (now - started + listened_s)
         self.times.note(1 + max(given.row for given in inputs), step_ms)
         # Waiting and step together stay within the budget.
-        self._conversations.gather(max(0.0, min(self._gather_ms, self.times.budget_ms - step_ms)) / 1000)
+        self._conversations.gather(max(0.0, min(self._batch_wait_ms, self.times.budget_ms - step_ms)) / 1000)
 
     def _listen(self, batch: Batch) -> float:
         """The recogniser hears what the model has just heard. Returns the seconds that it took."""
-        inputs = self._conversations.heard(batch) if self._listener is not None else {}
-        if self._listener is None or not inputs:
+        inputs = self._conversations.heard(batch) if self._recogniser is not None else {}
+        if self._recogniser is None or not inputs:
             return 0.0
         started = self._clock()
-        outputs = self._listener.run([*inputs.values()])
+        outputs = self._recogniser.run([*inputs.values()])
         seconds = self._clock() - started
         self.metrics.listened(seconds)
         self._conversations.take_heard(dict(zip(inputs, outputs, strict=True)))

@@ -11,18 +11,18 @@ import torch
 
 from moshi_agent.checkpoint import Checkpoint, load_checkpoint
 from moshi_agent.checkpoint.translation import ends_of
+from moshi_agent.engine.call.call_state import Model, Outlet
 from moshi_agent.engine.capacity import Capacity, StepTimes
 from moshi_agent.engine.commands import Close, Command, Open, Stop
 from moshi_agent.engine.config import EngineConfig
 from moshi_agent.engine.core import Core
-from moshi_agent.engine.line.line import Model, Outlet
 from moshi_agent.engine.metrics.metrics import Metrics
 from moshi_agent.engine.model_facts import facts_of
 from moshi_agent.engine.personas import PersonaOpenings, Personas
 from moshi_agent.engine.prompt.prompt import Prompt, PromptSource, compile_prompt
 from moshi_agent.engine.step.frame_step import FrameStep
-from moshi_agent.engine.step.listening import Listener
 from moshi_agent.engine.step.memory import free_bytes
+from moshi_agent.engine.step.recogniser_step import RecogniserStep
 from moshi_agent.errors import ConfigError, EngineUnhealthy
 from moshi_agent.models.conditioning import conditioned_generator
 from moshi_agent.models.generator import Generator
@@ -39,7 +39,7 @@ class LocalBackend:
         self.config = config
         self.checkpoint = _load(config, config.source)
         # Before the step, which sees what memory is left and may make its cache smaller.
-        self._listener = _listener(config)
+        self._recogniser = _recogniser(config)
         self._step = FrameStep(
             self.checkpoint,
             config.capacity,
@@ -57,11 +57,11 @@ class LocalBackend:
         )
         self.core = Core(
             self._step,
-            _model(self.checkpoint, self._listener),
+            _model(self.checkpoint, self._recogniser),
             self.model.sampling,
             config,
             self._times,
-            listener=self._listener,
+            recogniser=self._recogniser,
         )
         self._persona_openings = PersonaOpenings(
             personas, config, self.core.request, lambda key: self.core.send(Close(key))
@@ -100,7 +100,7 @@ class LocalBackend:
         sizes = [size for size in (1, 2, 4, 8, 16, 32, 64, 128, 256) if size < self.config.capacity]
         sizes.append(self.config.capacity)
         steps_ms = self._step.measure(sizes, _WARM_UP_STEPS)
-        listening_ms = self._listener.measure(sizes, _WARM_UP_STEPS) if self._listener is not None else {}
+        listening_ms = self._recogniser.measure(sizes, _WARM_UP_STEPS) if self._recogniser is not None else {}
         for rows, times in steps_ms.items():
             for step_ms, listened_ms in zip(times, listening_ms.get(rows, [0.0] * len(times)), strict=True):
                 self._times.note(rows, step_ms + listened_ms)
@@ -127,7 +127,7 @@ class LocalBackend:
 
     def capacity(self) -> Capacity:
         """What fits, as measured."""
-        row_bytes = self._step.row_bytes + (self._listener.row_bytes if self._listener is not None else 0)
+        row_bytes = self._step.row_bytes + (self._recogniser.row_bytes if self._recogniser is not None else 0)
         return Capacity(
             rows=self.config.capacity,
             live=self.core.metrics.snapshot().live_sessions,
@@ -147,13 +147,13 @@ class LocalBackend:
             self._thread.join()
 
 
-def _listener(config: EngineConfig) -> Listener | None:
+def _recogniser(config: EngineConfig) -> RecogniserStep | None:
     """The recogniser that is asked for. Raises ConfigError for a checkpoint of another kind."""
     if config.transcriber is None:
         return None
     # The revision and the low-rank updates are the model's own.
     checkpoint = _load(replace(config, revision=None, lora=None), config.transcriber)
-    return Listener(checkpoint, config.capacity, kv_cache=config.kv_cache, graphs=config.cuda_graphs)
+    return RecogniserStep(checkpoint, config.capacity, kv_cache=config.kv_cache, graphs=config.cuda_graphs)
 
 
 def _load(config: EngineConfig, source: str) -> Checkpoint:
@@ -181,7 +181,7 @@ def _generator(checkpoint: Checkpoint, config: EngineConfig) -> Generator | None
     return conditioned_generator(checkpoint.lm, checkpoint.model_type, dict(config.conditions), coef)
 
 
-def _model(checkpoint: Checkpoint, listener: Listener | None) -> Model:
+def _model(checkpoint: Checkpoint, recogniser: RecogniserStep | None) -> Model:
     lm = checkpoint.lm
     if lm is None:
         raise ConfigError(f"{checkpoint.name} holds a codec alone; conversations need a language model")
@@ -192,6 +192,6 @@ def _model(checkpoint: Checkpoint, listener: Listener | None) -> Model:
         context=lm.config.temporal.context,
         delay_s=float(checkpoint.stt_config.get("audio_delay_seconds", 0.0)),
         ends=ends_of(checkpoint),
-        hearing=None if listener is None else listener.hearing,
+        hearing=None if recogniser is None else recogniser.hearing,
         most_positions=_POSITIONS_ON_CPU if lm.device.type == "cpu" else MOST_POSITIONS,
     )

@@ -12,7 +12,7 @@ from moshi_agent.audio.framing import FRAME_SAMPLES, SAMPLE_RATE_HZ, Framer, Sam
 from moshi_agent.audio.resampling import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, StreamResampler
 from moshi_agent.audio.voice_activity import VoiceActivity
 from moshi_agent.engine.commands import InputFrame, Key
-from moshi_agent.engine.schedule.phase import LeadIn
+from moshi_agent.engine.schedule.frame_alignment import FrameAlignment
 from moshi_agent.errors import AudioError
 
 Pcm = NDArray[np.float32] | NDArray[np.int16] | bytes | bytearray | memoryview
@@ -36,7 +36,7 @@ class Microphone:
         self._framer = Framer(FRAME_SAMPLES)
         self._activity = VoiceActivity()
         self._chunk = 0
-        self._lead_in = LeadIn() if live else None
+        self._alignment = FrameAlignment() if live else None
 
     def push(self, samples: Samples, sample_rate: int) -> list[InputFrame]:
         """The frames that samples, as `to_float32` gives them, complete.
@@ -49,13 +49,13 @@ class Microphone:
             resampler = StreamResampler(sample_rate, SAMPLE_RATE_HZ)
             rest, self._resampler, self._rate_hz = self._resampler.flush(), resampler, sample_rate
         resampled = np.concatenate([rest, self._resampler.push(samples)])
-        if self._lead_in is not None and not self._lead_in.is_over:
-            resampled = self._lead_in.push(resampled, len(samples) / sample_rate, self._clock())
+        if self._alignment is not None and not self._alignment.is_over:
+            resampled = self._alignment.push(resampled, len(samples) / sample_rate, self._clock())
         return self._frames(resampled)
 
     def flush(self) -> list[InputFrame]:
         """The end of the input: what was begun, filled up with silence."""
-        kept = np.empty(0, np.float32) if self._lead_in is None else self._lead_in.rest()
+        kept = np.empty(0, np.float32) if self._alignment is None else self._alignment.rest()
         frames = self._frames(np.concatenate([kept, self._resampler.flush()]))
         last = self._framer.flush()
         return frames if last is None else [*frames, self._frame(last)]

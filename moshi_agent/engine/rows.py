@@ -7,13 +7,13 @@ from collections import OrderedDict
 from torch import Tensor
 
 from moshi_agent.config import SamplingConfig
+from moshi_agent.engine.call.call_state import CallState
+from moshi_agent.engine.call.opening import OpeningFrame, PrefillFrame, check_opening
 from moshi_agent.engine.commands import Key
-from moshi_agent.engine.line.line import Line
-from moshi_agent.engine.line.opening import OpeningFrame, PrefillFrame, check_opening
 from moshi_agent.engine.schedule.slots import Slots
 from moshi_agent.engine.snapshot import Snapshot
 from moshi_agent.engine.step.frame_step import FrameStep
-from moshi_agent.engine.step.listening import Listener
+from moshi_agent.engine.step.recogniser_step import RecogniserStep
 from moshi_agent.errors import InputError
 
 _MOST_PROMPTS = 16  # kept as snapshots, in host memory
@@ -27,12 +27,12 @@ class Rows:
     one is a copy.
 
     Args:
-        listener: has a row for each conversation as well, of the same number.
+        recogniser: has a row for each conversation as well, of the same number.
     """
 
-    def __init__(self, step: FrameStep, listener: Listener | None = None) -> None:
+    def __init__(self, step: FrameStep, recogniser: RecogniserStep | None = None) -> None:
         self._step = step
-        self._listener = listener
+        self._recogniser = recogniser
         self._slots = Slots[Key](step.rows)
         self._prompts: OrderedDict[str, tuple[list[Tensor], int]] = OrderedDict()
         self._computing: dict[Key, str | None] = {}  # prompts, by which they are to be kept if at all
@@ -41,90 +41,90 @@ class Rows:
         """The row of a conversation."""
         return self._slots.row_of(key)
 
-    def enter(self, line: Line, snapshot: Snapshot | None) -> list[OpeningFrame]:
+    def enter(self, call: CallState, snapshot: Snapshot | None) -> list[OpeningFrame]:
         """Takes a row for a conversation; returns the steps that have to go before its first frame.
 
         Raises:
             InputError: its prompt or the snapshot is of another model.
         """
-        if line.config.prompt is not None:
-            check_opening(line.opening(), self._step.highest_tokens, self._step.dim)
-        row = self._slots.take(line.key)
+        if call.config.prompt is not None:
+            check_opening(call.opening(), self._step.highest_tokens, self._step.dim)
+        row = self._slots.claim(call.key)
         try:
-            if self._listener is not None:
-                self._listener.load_row(row, None if snapshot is None else snapshot.heard)
-            return self.begin(line) if snapshot is None else self._resume(row, line, snapshot)
+            if self._recogniser is not None:
+                self._recogniser.load_row(row, None if snapshot is None else snapshot.heard)
+            return self.begin(call) if snapshot is None else self._resume(row, call, snapshot)
         except BaseException:
-            self.leave(line.key)
+            self.leave(call.key)
             raise
 
-    def begin(self, line: Line) -> list[OpeningFrame]:
+    def begin(self, call: CallState) -> list[OpeningFrame]:
         """Makes the row one of a conversation that has not begun, or has but heard its prompt."""
-        row, prompt = self._slots.row_of(line.key), line.config.prompt
+        row, prompt = self._slots.row_of(call.key), call.config.prompt
         if prompt is None:
-            self._step.begin_row(row, line.sampling)
-            return line.opening()
-        name = f"{prompt.digest} {line.config.greet}"
+            self._step.begin_row(row, call.sampling)
+            return call.opening()
+        name = f"{prompt.digest} {call.config.greet}"
         kept = self._prompts.get(name)
         if kept is None:
             # Without chance: what is kept of it serves conversations with other seeds too.
             self._step.begin_row(row, _GREEDY)
-            self._computing[line.key] = name
-            return line.opening()
+            self._computing[call.key] = name
+            return call.opening()
         self._prompts.move_to_end(name)
-        self._step.begin_row(row, line.sampling)
+        self._step.begin_row(row, call.sampling)
         self._step.load_row(row, *kept)
         return []
 
-    def _resume(self, row: int, line: Line, snapshot: Snapshot) -> list[OpeningFrame]:
+    def _resume(self, row: int, call: CallState, snapshot: Snapshot) -> list[OpeningFrame]:
         snapshot.check()
         check_opening(snapshot.opening, self._step.highest_tokens, self._step.dim)
         try:
-            line.load(snapshot.line)
+            call.load(snapshot.call)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"a damaged snapshot of a conversation ({error})") from error
         in_prompt = any(isinstance(frame, PrefillFrame) or frame.of_prompt for frame in snapshot.opening)
-        self._step.begin_row(row, _GREEDY if in_prompt else line.sampling)
+        self._step.begin_row(row, _GREEDY if in_prompt else call.sampling)
         self._step.load_row(row, snapshot.tensors, snapshot.steps)
         if in_prompt:
-            self._computing[line.key] = None
+            self._computing[call.key] = None
         return list(snapshot.opening)
 
-    def prefill(self, line: Line, frame: PrefillFrame) -> None:
+    def prefill(self, call: CallState, frame: PrefillFrame) -> None:
         """Takes the steps of a prompt in which everything is forced."""
-        self._step.prefill(self._slots.row_of(line.key), frame.tokens, frame.embeddings)
+        self._step.prefill(self._slots.row_of(call.key), frame.tokens, frame.embeddings)
 
-    def opened(self, line: Line) -> None:
+    def opened(self, call: CallState) -> None:
         """The last step before the first frame is taken: now the conversation's own settings hold."""
-        if line.key not in self._computing:
+        if call.key not in self._computing:
             return
-        row, name = self._slots.row_of(line.key), self._computing.pop(line.key)
-        self._step.set_sampling(row, line.sampling)
+        row, name = self._slots.row_of(call.key), self._computing.pop(call.key)
+        self._step.set_sampling(row, call.sampling)
         if name is None:
             return
         self._prompts[name] = (self._step.save_row(row), self._step.steps_taken(row))
         while len(self._prompts) > _MOST_PROMPTS:
             self._prompts.popitem(last=False)
 
-    def set_sampling(self, line: Line) -> None:
+    def set_sampling(self, call: CallState) -> None:
         """Samples by the conversation's settings, once its prompt is over."""
-        if line.key not in self._computing:
-            self._step.set_sampling(self._slots.row_of(line.key), line.sampling)
+        if call.key not in self._computing:
+            self._step.set_sampling(self._slots.row_of(call.key), call.sampling)
 
     def steps_taken(self, key: Key) -> int:
         """Steps of the language model that are in the row's state."""
         return self._step.steps_taken(self._slots.row_of(key))
 
-    def save(self, line: Line, opening: list[OpeningFrame]) -> Snapshot:
+    def save(self, call: CallState, opening: list[OpeningFrame]) -> Snapshot:
         """The conversation between two frames, with the steps of its prompt that are still to come."""
-        row = self._slots.row_of(line.key)
+        row = self._slots.row_of(call.key)
         return Snapshot(
             tensors=self._step.save_row(row),
             steps=self._step.steps_taken(row),
-            sampling=line.sampling,
-            line=line.save(),
+            sampling=call.sampling,
+            call=call.save(),
             opening=tuple(opening),
-            heard=None if self._listener is None else self._listener.save_row(row),
+            heard=None if self._recogniser is None else self._recogniser.save_row(row),
         )
 
     def leave(self, key: Key) -> None:
@@ -133,13 +133,13 @@ class Rows:
         move = self._slots.release(key)
         if move is not None:
             self._step.move_row(move.source, move.target)
-            if self._listener is not None:
-                self._listener.move_row(move.source, move.target)
+            if self._recogniser is not None:
+                self._recogniser.move_row(move.source, move.target)
 
     def rebuild(self) -> None:
         """Every row is free and its state new. Raises what the device raises."""
         self._slots = Slots[Key](self._step.rows)
         self._computing.clear()
         self._step.rebuild()
-        if self._listener is not None:
-            self._listener.rebuild()
+        if self._recogniser is not None:
+            self._recogniser.rebuild()

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from moshi_agent.audio.framing import FRAME_SAMPLES
 from moshi_agent.config import SamplingConfig
+from moshi_agent.engine.call.opening import OpeningFrame, PrefillFrame, PromptFrame
 from moshi_agent.engine.commands import InputFrame
-from moshi_agent.engine.line.opening import OpeningFrame, PrefillFrame, PromptFrame
-from moshi_agent.engine.step.listening import HeardRow
+from moshi_agent.engine.step.recogniser_step import HeardRow
 from moshi_agent.errors import InputError
 
 _FORMAT = "moshi_agent conversation 1"
@@ -31,7 +31,7 @@ class Snapshot:
     tensors: list[Tensor] = field(repr=False)  # of its row, as `State.save_row` gives them
     steps: int  # of the language model
     sampling: SamplingConfig
-    line: dict[str, Any] = field(repr=False)  # numbers, lists and arrays
+    call: dict[str, Any] = field(repr=False)  # numbers, lists and arrays
     opening: tuple[OpeningFrame, ...] = ()  # steps that have to go before the next frame
     inputs: tuple[InputFrame, ...] = ()  # that wait
     heard: HeardRow | None = None  # of the recogniser, where one listens
@@ -57,7 +57,7 @@ def pack_snapshot(snapshot: Snapshot) -> bytes:
         "steps": snapshot.steps,
         "heard_steps": None if snapshot.heard is None else snapshot.heard.steps,
         "sampling": asdict(snapshot.sampling),
-        "line": _without_arrays(snapshot.line, "line", arrays),
+        "call": _without_arrays(snapshot.call, "call", arrays),
         "opening": _without_arrays([asdict(frame) for frame in snapshot.opening], "opening", arrays),
         "inputs": _without_arrays([asdict(frame) for frame in snapshot.inputs], "inputs", arrays),
     }
@@ -77,7 +77,7 @@ def unpack_snapshot(data: bytes) -> Snapshot:
             tensors=_numbered(tensors, "row"),
             steps=int(facts["steps"]),
             sampling=SamplingConfig(**facts["sampling"]),
-            line=_with_arrays(facts["line"], tensors),
+            call=_with_arrays(facts["call"], tensors),
             opening=tuple(_opening_frame(frame) for frame in opening),
             inputs=tuple(InputFrame(**frame) for frame in inputs),
             heard=None if heard_steps is None else HeardRow(_numbered(tensors, "heard"), int(heard_steps)),

@@ -59,7 +59,7 @@ def add_and_norm(x: Tensor, change: Tensor, scale: Tensor, eps: float) -> tuple[
 
 
 def noise(key: Tensor, first_stream: int, streams: int, kept: Tensor, candidates: int) -> Tensor:
-    """What `sampling.noise_plainly` makes, nearly to the bit. key, kept: [B] -> [B, streams, candidates]."""
+    """Makes the noise of `sampling.noise_reference`, nearly to the bit. key, kept: [B] -> [B, streams, N]."""
     from moshi_agent.nn import fused_kernels as kernels
 
     with torch.cuda.device_of(key):

@@ -130,7 +130,7 @@ class KindOfDraw:
         if fused.serves(key):
             self.noise = fused.noise(key, streams.start, len(streams), choice.kept(candidates), candidates)
         else:
-            self.noise = noise_plainly(key, streams, choice.kept(candidates), candidates)
+            self.noise = noise_reference(key, streams, choice.kept(candidates), candidates)
 
 
 class Draws:
@@ -147,12 +147,12 @@ class Draws:
         if kind is None:
             return logits.argmax(-1)
         if kind.candidates > MOST_CANDIDATES or not fused.serves(logits):
-            return self.sample_plainly(logits, stream)
+            return self.sample_reference(logits, stream)
         best, tokens = logits.float().topk(kind.candidates, dim=-1)  # [B, candidates], descending
         noise = kind.noise[:, max(0, stream - 1)]
         return fused.draw(best, tokens, noise, kind.choice.inverse_temp, kind.choice.top_p)
 
-    def sample_plainly(self, logits: Tensor, stream: int) -> Tensor:
+    def sample_reference(self, logits: Tensor, stream: int) -> Tensor:
         """The same by PyTorch's operators."""
         kind = self._text if stream == 0 else self._audio
         assert kind is not None
@@ -172,7 +172,7 @@ def _beyond_top_p(scaled: Tensor, noise: Tensor, top_p: Tensor) -> Tensor:
     return (top_p > 0)[:, None] & (before > top_p[:, None])
 
 
-def noise_plainly(key: Tensor, streams: range, kept: Tensor, candidates: int) -> Tensor:
+def noise_reference(key: Tensor, streams: range, kept: Tensor, candidates: int) -> Tensor:
     """Gumbel noise for each candidate that is kept. key, kept: [B] int64 -> [B, streams, candidates]."""
     dropped = torch.arange(candidates, device=key.device) >= kept[:, None]
     return _gumbel(key, streams, candidates).masked_fill_(dropped[:, None], -torch.inf)

@@ -1,7 +1,7 @@
 """Speech recognition with Kyutai's models: words with times, and pauses, while the audio comes in.
 
-    transcriber.py  one stream of audio from beginning to end
-    formats.py      a transcript as text, JSON and subtitles
+transcriber.py  one stream of audio from beginning to end
+formats.py      a transcript as text, JSON and subtitles
 """
 
 from moshi_agent.checkpoint.recogniser import Recogniser

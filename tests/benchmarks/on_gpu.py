@@ -36,7 +36,11 @@ from typing import Any, TextIO
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-_GPU_TESTS = ("tests/engine/step/test_runners.py", "tests/nn/test_cache_attention.py", "tests/nn/test_fused.py")
+_GPU_TESTS = (
+    "tests/engine/step/test_runners.py",
+    "tests/nn/test_cache_attention.py",
+    "tests/nn/test_fused.py",
+)
 
 
 @dataclass(frozen=True)

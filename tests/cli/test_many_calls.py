@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from moshi_agent import Engine
 from moshi_agent.audio.framing import FRAME_SAMPLES
 from moshi_agent.cli import main
-from moshi_agent.cli.call_figures import CallFigures, Percentiles, batches_between, percentiles_ms, table
+from moshi_agent.cli.call_metrics import CallMetrics, Percentiles, batches_between, percentiles_ms, table
 from moshi_agent.cli.callers import FrameTimes, full_context, spoken_questions
 from moshi_agent.cli.many_calls import find_most, most_that_hold
 from moshi_agent.engine.metrics.metrics import Metrics
@@ -24,7 +24,7 @@ from moshi_agent.errors import EngineUnhealthy
 from moshi_agent.events import AudioChunk, Event, InputResumed, InputSkipped, InputStalled
 
 NONE = Percentiles(p50=0.0, p95=0.0, p99=0.0)
-FIGURES = CallFigures(
+FIGURES = CallMetrics(
     sessions=2,
     seconds=10.0,
     frames=250,
@@ -100,15 +100,15 @@ def test_stalls_and_skips_do_not_confuse_which_frame_is_answered(script: list[st
 def test_the_search_finds_the_largest_number_that_holds(most: int, limit: int) -> None:
     tried: list[int] = []
 
-    async def run(sessions: int) -> CallFigures:
+    async def run(sessions: int) -> CallMetrics:
         tried.append(sessions)
         late = replace(FIGURES.frame_latency_ms, p99=90.0)
-        figures = replace(FIGURES, sessions=sessions)
-        return figures if sessions <= most else replace(figures, frame_latency_ms=late)
+        metrics = replace(FIGURES, sessions=sessions)
+        return metrics if sessions <= most else replace(metrics, frame_latency_ms=late)
 
     runs = asyncio.run(find_most(run, limit))
     assert most_that_hold(runs) == min(most, limit)
-    assert [figures.sessions for figures in runs] == sorted(set(tried))
+    assert [metrics.sessions for metrics in runs] == sorted(set(tried))
     assert len(tried) == len(set(tried)) <= 2 * limit.bit_length() + 1
     assert max(tried) <= limit
 
@@ -174,31 +174,31 @@ def test_a_conversation_whose_context_is_full_is_where_callers_begin() -> None:
 
 @pytest.mark.parametrize("process", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_callers_of_the_built_in_model_are_timed(process: bool, tmp_path: Path) -> None:
-    out = tmp_path / "figures.json"
+    out = tmp_path / "metrics.json"
     args = ["--sessions", "2", "--seconds", "1.5", "--warm-up", "0.5", "--json", str(out)]
     result = CliRunner().invoke(main, ["bench", *args, "--process" if process else "--no-process"])
     assert result.exit_code == 0, result.output
-    figures = json.loads(out.read_text())
-    assert figures["sessions"] == 2
-    assert figures["process"] is process
-    assert set(figures["frame_latency_ms"]) == set(figures["step_ms"]) == {"p50", "p95", "p99"}
-    assert 0 < figures["step_ms"]["p50"] <= figures["frame_latency_ms"]["p99"]
-    assert figures["frames"] > 0
-    assert 0 < figures["real_time_factor"] <= 1.2
-    assert figures["resident_bytes"] > 100e6
-    assert figures["machine"] in result.output
-    assert {"torch", "moshi_agent", "python"} <= set(figures["versions"])
+    metrics = json.loads(out.read_text())
+    assert metrics["sessions"] == 2
+    assert metrics["process"] is process
+    assert set(metrics["frame_latency_ms"]) == set(metrics["step_ms"]) == {"p50", "p95", "p99"}
+    assert 0 < metrics["step_ms"]["p50"] <= metrics["frame_latency_ms"]["p99"]
+    assert metrics["frames"] > 0
+    assert 0 < metrics["real_time_factor"] <= 1.2
+    assert metrics["resident_bytes"] > 100e6
+    assert metrics["machine"] in result.output
+    assert {"torch", "moshi_agent", "python"} <= set(metrics["versions"])
 
 
 def test_several_numbers_are_several_runs(tmp_path: Path) -> None:
-    out = tmp_path / "figures.json"
+    out = tmp_path / "metrics.json"
     args = ["--sessions", "2", "--sessions", "1", "--seconds", "0.5", "--warm-up", "0.2", "--no-process"]
     result = CliRunner().invoke(main, ["bench", *args, "--json", str(out)])
     assert result.exit_code == 0, result.output
     assert [run["sessions"] for run in json.loads(out.read_text())["runs"]] == [2, 1]
 
 
-@pytest.mark.parametrize("args", [["--json", "figures.json"], ["--full-context"]])
+@pytest.mark.parametrize("args", [["--json", "metrics.json"], ["--full-context"]])
 def test_options_of_callers_without_callers_are_wrong_usage(args: list[str]) -> None:
     result = CliRunner().invoke(main, ["bench", *args])
     assert result.exit_code == 2

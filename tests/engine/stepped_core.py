@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from moshi_agent.checkpoint import Checkpoint
+from moshi_agent.engine.call.call_state import Model
 from moshi_agent.engine.capacity import StepTimes
 from moshi_agent.engine.commands import Command, Open
 from moshi_agent.engine.config import EngineConfig, SessionConfig, advised_sampling
 from moshi_agent.engine.core import Core
 from moshi_agent.engine.event_queue import EventQueue, Outlet
-from moshi_agent.engine.line.line import Model
 from moshi_agent.engine.session import Session
 from moshi_agent.engine.step.frame_step import FrameStep
-from moshi_agent.engine.step.listening import Listener
+from moshi_agent.engine.step.recogniser_step import RecogniserStep
 from moshi_agent.events import AudioChunk, Event
 
 FRAME_S = 0.08
@@ -38,14 +38,14 @@ class SteppedCore:
         self.config = EngineConfig(**{"capacity": 4, **config})
         self.now = 100.0
         self.step = FrameStep(checkpoint, self.config.capacity)
-        self.listener = None if recogniser is None else Listener(recogniser, self.config.capacity)
+        self.recogniser = None if recogniser is None else RecogniserStep(recogniser, self.config.capacity)
         model = Model(
             tokenizer=checkpoint.tokenizer,
             num_streams=checkpoint.lm.num_codebooks,
             max_delay=checkpoint.lm.config.max_delay,
             context=checkpoint.lm.config.temporal.context,
             delay_s=0.0,
-            hearing=self.listener and self.listener.hearing,
+            hearing=self.recogniser and self.recogniser.hearing,
         )
         advised = advised_sampling(checkpoint.lm_gen_config)
         self.core = Core(
@@ -55,7 +55,7 @@ class SteppedCore:
             self.config,
             times or StepTimes(),
             clock=lambda: self.now,
-            listener=self.listener,
+            recogniser=self.recogniser,
         )
         self.steps = 0
         self._key = 0

@@ -17,9 +17,9 @@ from moshi_agent import (
     SessionConfig,
 )
 from moshi_agent.checkpoint import Checkpoint
+from moshi_agent.engine.call.call_state import CallState
 from moshi_agent.engine.commands import Close, Finish, InputFrame, NoteDropped, Open
 from moshi_agent.engine.event_queue import EventQueue
-from moshi_agent.engine.line.line import Line
 from moshi_agent.errors import AudioError
 from tests.engine.stepped_core import FRAME_S, SILENCE, SteppedCore, audio_of, kinds_of, taken
 
@@ -213,14 +213,14 @@ def test_a_fault_on_the_hosts_side_of_one_conversation_ends_that_one(
 ) -> None:
     first, second = core.session(), core.session()
     core.settle()
-    note = Line.note_context
+    note = CallState.note_context
 
-    def failing(line: Line, steps: int, wall_s: float) -> None:
+    def failing(line: CallState, steps: int, wall_s: float) -> None:
         if line.key == first.key:
             raise ValueError("a bug")
         note(line, steps, wall_s)
 
-    monkeypatch.setattr(Line, "note_context", failing)
+    monkeypatch.setattr(CallState, "note_context", failing)
     first.push(SILENCE)
     second.push(SILENCE)
     core.wait(FRAME_S)

@@ -64,7 +64,7 @@ class Crowd:
         if len(self.slots) < ROWS:
             key = len(self.kinds)
             self.kinds[key], self.frames[key] = kind, 0
-            self.step.begin_row(self.slots.take(key), self.material.sampling(kind))
+            self.step.begin_row(self.slots.claim(key), self.material.sampling(kind))
 
     def leave(self, place: int) -> None:
         if len(self.slots):

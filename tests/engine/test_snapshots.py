@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from moshi_agent import AudioChunk, Event, InputError, Prompt, SamplingConfig, Session, SessionConfig
 from moshi_agent.checkpoint import Checkpoint
+from moshi_agent.engine.call.opening import PrefillFrame, PromptFrame
 from moshi_agent.engine.commands import InputFrame, Open, TakeSnapshot
 from moshi_agent.engine.event_queue import EventQueue
-from moshi_agent.engine.line.opening import PrefillFrame, PromptFrame
 from moshi_agent.engine.snapshot import Snapshot, pack_snapshot, unpack_snapshot
 from tests.engine.stepped_core import FRAME_S, SILENCE, SteppedCore, audio_of, taken
 
@@ -65,7 +65,7 @@ def test_a_sentence_to_be_said_is_said_elsewhere(core: SteppedCore, small_checkp
     session.push(SILENCE)
     core.settle()
     saved = snapshot_of(session)
-    assert unpack_snapshot(saved).line["scripts"]["queue"][0]["text"] == "hello there"
+    assert unpack_snapshot(saved).call["say_queue"]["queue"][0]["text"] == "hello there"
     there = SteppedCore(small_checkpoint)
     again = there.session(resume=saved)
     for one in (session, again):
@@ -73,7 +73,7 @@ def test_a_sentence_to_be_said_is_said_elsewhere(core: SteppedCore, small_checkp
         one.push(SILENCE)
     core.settle()
     there.settle()
-    assert unpack_snapshot(snapshot_of(session)).line == unpack_snapshot(snapshot_of(again)).line
+    assert unpack_snapshot(snapshot_of(session)).call == unpack_snapshot(snapshot_of(again)).call
 
 
 def test_settings_go_along_unless_others_are_given(core: SteppedCore) -> None:
@@ -172,7 +172,7 @@ def test_a_snapshot_whose_parts_do_not_fit_is_refused_before_it_reaches_a_step(
 ) -> None:
     good = unpack_snapshot(saved)
     frame = InputFrame(1, np.zeros(7, np.float32), False, False, 0.0)
-    bad: list[dict[str, Any]] = [{"inputs": (frame,)}, {"line": {}}, {"line": {**good.line, "gate": 3}}]
+    bad: list[dict[str, Any]] = [{"inputs": (frame,)}, {"call": {}}, {"call": {**good.call, "gate": 3}}]
     for change in bad:
         with pytest.raises(InputError, match="damaged snapshot"):
             core.session(resume=pack_snapshot(replace(good, **change)))

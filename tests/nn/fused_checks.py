@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from moshi_agent.config import SamplingConfig
 from moshi_agent.nn import fused
 from moshi_agent.nn.norm import RMSNorm
-from moshi_agent.nn.sampling import RowSampling, noise_plainly
+from moshi_agent.nn.sampling import RowSampling, noise_reference
 
 
 def gates_are_those_of_pytorch(device: str) -> None:
@@ -40,7 +40,7 @@ def noise_is_that_of_pytorch(device: str) -> None:
         kept = torch.tensor([candidates, 1, 25], device=device)
         got = fused.noise(key, 1, 8, kept, candidates)
         torch.testing.assert_close(
-            got, noise_plainly(key, range(1, 9), kept, candidates), rtol=1e-4, atol=1e-5
+            got, noise_reference(key, range(1, 9), kept, candidates), rtol=1e-4, atol=1e-5
         )
 
 
@@ -66,7 +66,7 @@ def draws_are_those_of_pytorch(device: str) -> None:
                 best, tokens = logits.topk(kind.candidates, dim=-1)
                 noise, choice = kind.noise[:, max(0, stream - 1)], kind.choice
                 got = fused.draw(best, tokens, noise, choice.inverse_temp, choice.top_p)
-                assert torch.equal(got, draws.sample_plainly(logits, stream))
+                assert torch.equal(got, draws.sample_reference(logits, stream))
                 ill = fused.draw(best * torch.nan, tokens, noise, choice.inverse_temp, choice.top_p)
                 assert ((ill >= 0) & (ill < card)).all()
 

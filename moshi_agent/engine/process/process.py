@@ -3,10 +3,10 @@
 An eager step beside a busy Python thread takes many times as long as alone, so a server keeps its own work
 out of the engine's process. Frames carry `time.monotonic` across: on Linux it is one clock for all processes.
 
-    ProcessBackend     what a session talks to; begins a `Life` after the other
-    Life               one process, and what it owes: answers and events
-    Worker             the process itself, with a `Channel` over a pipe and `Rings` in shared memory
-    child.run          what goes on in it
+    ProcessBackend  what a session talks to; starts one `EngineProcess` after the other
+    EngineProcess   one process, and what it owes: answers and events
+    ProcessHandle   the process itself, with a `Channel` over a pipe and `Rings` in shared memory
+    child.run       what goes on in it
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from moshi_agent.engine.config import EngineConfig
 from moshi_agent.engine.event_queue import Outlet
 from moshi_agent.engine.metrics.metrics import EngineMetrics, Metrics
 from moshi_agent.engine.model_facts import ModelFacts
-from moshi_agent.engine.process.life import Life
+from moshi_agent.engine.process.engine_process import EngineProcess
 from moshi_agent.engine.process.messages import About
 from moshi_agent.engine.prompt.prompt import Prompt, PromptSource
 from moshi_agent.errors import EngineUnhealthy, MoshiAgentError
@@ -45,7 +45,7 @@ class RestartLimit:
         self.taken = 0
         self._recent: list[float] = []
 
-    def take(self, now: float) -> bool:
+    def allow(self, now: float) -> bool:
         """Takes one at this time, in seconds, if there is one left."""
         self._recent = [at for at in self._recent if now - at < self.within_s]
         if len(self._recent) >= self.most:
@@ -78,14 +78,14 @@ class ProcessBackend:
         self.lost_sessions = 0
         self.metrics = RemoteMetrics(self)
         self._lock = threading.Lock()
-        self._life = Life()
+        self._process = EngineProcess()
         self._is_started = self._is_draining = self._is_stopping = self._has_given_up = False
         self._thread = threading.Thread(target=self._supervise, name="moshi-engine-process", daemon=True)
         self._thread.start()
         # Before the standard library ends the process at exit, which would look like a death.
         atexit.register(self.stop)
         try:
-            self._life.loaded.result()
+            self._process.loaded.result()
         except BaseException:
             self.stop()
             raise
@@ -93,56 +93,56 @@ class ProcessBackend:
     @property
     def is_restarting(self) -> bool:
         """Whether it is between the death of a process and the next one's first conversation."""
-        return self._is_started and self.restarts.taken > 0 and not self._life.is_serving
+        return self._is_started and self.restarts.taken > 0 and not self._process.is_serving
 
     @property
     def pid(self) -> int | None:
         """Of the process, while there is one."""
-        return self._life.pid
+        return self._process.pid
 
     def start(self) -> None:
         """Begins to serve, or waits until the process serves again. Returns when it does."""
         self._is_started = True
-        life = self._life
-        life.loaded.result()
-        life.ask(About.START).result()
-        life.is_serving = True
+        process = self._process
+        process.loaded.result()
+        process.ask(About.START).result()
+        process.is_serving = True
 
     def stop(self) -> None:
         """Ends every conversation and the process."""
         with self._lock:
             self._is_stopping = True
-            life = self._life
-        if life.is_loaded:
-            life.send(Stop())
+            process = self._process
+        if process.is_loaded:
+            process.send(Stop())
         else:
-            life.kill()
+            process.kill()
         atexit.unregister(self.stop)
         if threading.current_thread() is self._thread:
             return
         self._thread.join(_STOP_S)
         if self._thread.is_alive():
-            life.kill()
+            process.kill()
             self._thread.join()
 
     def send(self, command: Command) -> None:
         """Hands over a command that needs no answer."""
         if isinstance(command, Drain):
             self._is_draining = True
-        self._life.send(command)
+        self._process.send(command)
 
     def request(self, command: Command, outlet: Outlet | None = None) -> Future[Any]:
         """Hands over a command and returns its answer to come."""
-        life = self._life
-        if life.is_serving:
-            return life.ask(command, outlet)
+        process = self._process
+        if process.is_serving:
+            return process.ask(command, outlet)
         refused: Future[Any] = Future()
         refused.set_exception(EngineUnhealthy(self._refusal()))
         return refused
 
     def ask(self, question: About | PromptSource) -> Future[Any]:
         """As `request`, for what needs no engine that serves."""
-        return self._life.ask(question)
+        return self._process.ask(question)
 
     def prompt(self, source: PromptSource) -> Prompt:
         """The tokens of a prompt. Takes its time, in a thread of the process."""
@@ -167,43 +167,43 @@ class ProcessBackend:
         return "the engine's process is being started again"
 
     def _supervise(self) -> None:
-        """One life after the other."""
-        life: Life | None = self._life
-        while life is not None:
-            how = life.live(self.config)
-            if not life.is_loaded:
+        """One process after the other."""
+        process: EngineProcess | None = self._process
+        while process is not None:
+            how = process.run(self.config)
+            if not process.is_loaded:
                 how += " before it was loaded"
-            # Whoever hears of the end finds it counted, and the next life in its place.
-            self.lost_sessions += life.sessions
-            successor = self._successor(life)
+            # Whoever hears of the end finds it counted, and the next process in its place.
+            self.lost_sessions += process.sessions
+            successor = self._successor(process)
             if not self._is_stopping:
-                _log.error("engine process lost", extra={"how": how, "lost": life.sessions})
-            life.fail(EngineUnhealthy(_CLOSED if self._is_stopping else f"the engine's process {how}"))
-            life = successor
+                _log.error("engine process lost", extra={"how": how, "lost": process.sessions})
+            process.fail(EngineUnhealthy(_CLOSED if self._is_stopping else f"the engine's process {how}"))
+            process = successor
 
-    def _successor(self, life: Life) -> Life | None:
-        """What begins after a life; nothing after a first one that did not get as far as to be loaded."""
-        never_loaded = not life.is_loaded and not self.restarts.taken
+    def _successor(self, process: EngineProcess) -> EngineProcess | None:
+        """What begins after a process; nothing after a first one that did not get as far as to be loaded."""
+        never_loaded = not process.is_loaded and not self.restarts.taken
         is_wanted = not (self._is_draining or never_loaded)
         with self._lock:
-            if self._is_stopping or not is_wanted or not self.restarts.take(time.monotonic()):
+            if self._is_stopping or not is_wanted or not self.restarts.allow(time.monotonic()):
                 self._has_given_up = True
                 return None
-            successor = self._life = Life()
+            successor = self._process = EngineProcess()
         successor.loaded.add_done_callback(partial(self._go_on, successor))
         return successor
 
-    def _go_on(self, life: Life, _loaded: Future[None]) -> None:
-        if self._is_started and life.is_loaded:
-            life.ask(About.START).add_done_callback(partial(_note_start, life))
+    def _go_on(self, process: EngineProcess, _loaded: Future[None]) -> None:
+        if self._is_started and process.is_loaded:
+            process.ask(About.START).add_done_callback(partial(_note_start, process))
 
 
-def _note_start(life: Life, started: Future[None]) -> None:
+def _note_start(process: EngineProcess, started: Future[None]) -> None:
     error = started.exception()
-    life.is_serving = error is None
+    process.is_serving = error is None
     if error is not None:
         _log.error("the engine's process does not start to serve", exc_info=error)
-        life.kill()
+        process.kill()
 
 
 class RemoteMetrics:

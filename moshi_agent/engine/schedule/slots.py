@@ -41,7 +41,7 @@ class Slots(Generic[Key]):
     def __contains__(self, key: object) -> bool:
         return key in self._rows
 
-    def take(self, key: Key) -> int:
+    def claim(self, key: Key) -> int:
         """Gives a new conversation the first free row.
 
         Raises:

@@ -62,7 +62,7 @@ class EagerRunner:
     def run(self, count: int, longest: int, inputs: Sequence[RowInput]) -> ResultTensors:
         """As `StepRunner.run` says."""
         self._input.fill(count, inputs)
-        given = self._input.first_rows(count).without_the_obvious(self._device)
+        given = self._input.first_rows(count).compact(self._device)
         result = self._compute(count, given, None)
         return ResultTensors(**{name: tensor.cpu() for name, tensor in vars(result).items()})
 

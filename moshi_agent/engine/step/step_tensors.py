@@ -121,7 +121,7 @@ class InputBuffers(_Buffers):
             pcm=self.pcm, hears=self.hears, steps=self.steps, forced=self.forced, next_piece=self.next_piece
         )
 
-    def without_the_obvious(self, device: torch.device) -> StepTensors:
+    def compact(self, device: torch.device) -> StepTensors:
         """These buffers, on the host, as the input of a step on `device`; what says nothing is left out."""
         return StepTensors(
             pcm=self.pcm.to(device),

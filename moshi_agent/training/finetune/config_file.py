@@ -18,7 +18,7 @@ _FLOAT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
 # Keys of moshi-finetune that nothing here answers to, and what does instead.
 _REFUSED = {
-    "wandb": "the figures go to TensorBoard and metrics.jsonl in run_dir",
+    "wandb": "the metrics go to TensorBoard and metrics.jsonl in run_dir",
     "world_size": "the number of processes is what torchrun starts",
 }
 

@@ -26,7 +26,7 @@ from moshi_agent.training.runs.distributed import (
 )
 from moshi_agent.training.stereo.dataset import Batch
 
-Figures = dict[str, float]
+Metrics = dict[str, float]
 
 
 class FineTuner:
@@ -52,7 +52,7 @@ class FineTuner:
         """How many numbers are trained."""
         return sum(weight.numel() for weight in self._weights)
 
-    def train_step(self) -> Figures:
+    def train_step(self) -> Metrics:
         """One step: its losses, the norm of the gradient before clipping, and the learning rate."""
         config, count = self.config, self.config.num_microbatches
         self.objective.train()
@@ -78,7 +78,7 @@ class FineTuner:
         return torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
 
     @torch.no_grad()
-    def evaluate(self, batches: Sequence[Batch]) -> Figures:
+    def evaluate(self, batches: Sequence[Batch]) -> Metrics:
         """Mean losses over the batches, which every process has alike, and shares with the others."""
         self.objective.eval()
         ranks, device = process_count(), self.objective.lm.device

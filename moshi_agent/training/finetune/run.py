@@ -1,4 +1,4 @@
-"""A whole fine-tuning: from a configuration to checkpoints, figures and sound in its folder."""
+"""A whole fine-tuning: from a configuration to checkpoints, metrics and sound in its folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from moshi_agent.training.finetune.resume import lasting_settings
 from moshi_agent.training.finetune.samples import sample_reply
 from moshi_agent.training.runs.distributed import process_count, process_group, rank, wait_for_all
 from moshi_agent.training.runs.run_checkpoints import RunCheckpoints, read_state
-from moshi_agent.training.runs.run_figures import RunFigures
+from moshi_agent.training.runs.run_metrics import RunMetrics
 from moshi_agent.training.runs.settings import as_values, refuse_changes
 from moshi_agent.training.stereo.dataset import Batch, StereoConfig, StereoDataset
 
@@ -91,11 +91,11 @@ class _Run:
         self.tuner = FineTuner(objective, config, train)
         if state is not None:
             self.tuner.restore(state)
-        self.figures = RunFigures(config.run_dir, self.tuner.step) if rank() == 0 else None
+        self.metrics = RunMetrics(config.run_dir, self.tuner.step) if rank() == 0 else None
 
     def go(self) -> Path | None:
         config, tuner = self.config, self.tuner
-        if self.figures is not None:
+        if self.metrics is not None:
             make_folder(config.run_dir)
             write_json(config.run_dir / "settings.json", as_values(config))
         hidden = True if rank() else None  # None shows it on a terminal only
@@ -103,21 +103,21 @@ class _Run:
             total=config.max_steps, initial=tuner.step, desc="train lm", unit="step", disable=hidden
         ) as bar:
             while tuner.step < config.max_steps:
-                figures = tuner.train_step()
-                bar.set_postfix(loss=f"{figures['loss']:.3f}", refresh=False)
+                metrics = tuner.train_step()
+                bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
                 bar.update()
-                self._after_step(figures)
+                self._after_step(metrics)
         return self.checkpoints.newest()
 
     def close(self) -> None:
         """Writes what waits."""
-        if self.figures is not None:
-            self.figures.close()
+        if self.metrics is not None:
+            self.metrics.close()
 
-    def _after_step(self, figures: dict[str, float]) -> None:
+    def _after_step(self, metrics: dict[str, float]) -> None:
         config, step = self.config, self.tuner.step
-        if self._is_due(config.log_freq) and self.figures is not None:
-            self.figures.add(step, "train", figures)
+        if self._is_due(config.log_freq) and self.metrics is not None:
+            self.metrics.add(step, "train", metrics)
         if config.do_eval and self._is_due(config.eval_freq):
             self._evaluate()
         if config.sample_freq and self._is_due(config.sample_freq):
@@ -130,15 +130,15 @@ class _Run:
         return step == self.config.max_steps or (every > 0 and step % every == 0)
 
     def _evaluate(self) -> None:
-        figures = self.tuner.evaluate(self.evaluation)
-        if self.figures is not None:
-            self.figures.add(self.tuner.step, "eval", figures)
+        metrics = self.tuner.evaluate(self.evaluation)
+        if self.metrics is not None:
+            self.metrics.add(self.tuner.step, "eval", metrics)
 
     def _sample(self) -> None:
         """The first crops of the evaluation set, answered by the model as it is now."""
         lm = self.base.lm.eval()
         with sharding.whole_weights(self.tuner.objective):
-            if self.figures is not None:
+            if self.metrics is not None:
                 for number in range(min(self.config.num_samples, _rows(self.evaluation))):
                     self._write_sample(lm, number)
 
@@ -156,8 +156,8 @@ class _Run:
         make_folder(folder)
         write_audio(folder / f"step_{step:06d}_{number}.wav", reply.sound, reply.sample_rate_hz)
         write_json(folder / f"step_{step:06d}_{number}.json", {"text": reply.text})
-        assert self.figures is not None
-        self.figures.add_sample(step, str(number), reply.sound.mean(1), reply.sample_rate_hz, reply.text)
+        assert self.metrics is not None
+        self.metrics.add_sample(step, str(number), reply.sound.mean(1), reply.sample_rate_hz, reply.text)
 
     def _save(self) -> None:
         content = {**self.tuner.content(), "settings": self.settings}

@@ -12,7 +12,7 @@ from moshi_agent.training.mimi.codebooks import CodebookConfig
 from moshi_agent.training.mimi.discriminator import DiscriminatorConfig
 from moshi_agent.training.mimi.spectral import SpectralConfig
 from moshi_agent.training.mimi.teacher import TeacherConfig
-from moshi_agent.training.runs.schedule import Schedule
+from moshi_agent.training.runs.lr_schedule import LRSchedule
 from moshi_agent.training.runs.settings import named, require_range
 from moshi_agent.training.runs.trainer import Training
 
@@ -126,11 +126,11 @@ class MimiTraining(Training):
             raise ConfigError("discriminator_head_start: no loss in use needs the discriminator")
 
     @property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> LRSchedule:
         """See `Training.schedule`."""
-        return Schedule(steps=self.steps, learning_rate=self.learning_rate, warm_up=self.warm_up)
+        return LRSchedule(steps=self.steps, learning_rate=self.learning_rate, warm_up=self.warm_up)
 
     @property
-    def discriminator_schedule(self) -> Schedule:
+    def discriminator_schedule(self) -> LRSchedule:
         """The same for the discriminator, which begins at once."""
-        return Schedule(steps=self.steps, learning_rate=self.discriminator.learning_rate, warm_up=0)
+        return LRSchedule(steps=self.steps, learning_rate=self.discriminator.learning_rate, warm_up=0)

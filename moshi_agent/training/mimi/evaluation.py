@@ -1,4 +1,4 @@
-"""What a codec is worth, in figures: on pieces that it is not trained with, through all codebooks in use."""
+"""What a codec is worth, in metrics: on pieces that it is not trained with, through all codebooks in use."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _ROWS = 8  # evaluated at once
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Figures by name, and what the pieces sound like from their codes."""
+    """Metrics by name, and what the pieces sound like from their codes."""
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
     audio: Tensor = field(repr=False)  # [B, T]
 
 
@@ -37,7 +37,7 @@ class Judge:
 
     @torch.no_grad()
     def evaluate(self, model: MimiModel) -> Evaluated:
-        """Figures of a codec:
+        """Metrics of a codec:
 
         `mel_distance`, the mean absolute difference of log mel magnitudes; `spectral`, the loss of this name;
         `si_snr_db`, where not all is silent; of each codebook `usage`, the share of its codes that occurred,
@@ -48,27 +48,27 @@ class Judge:
         latent = torch.cat([model.encode_latent(part[:, None], None, None) for part in target.split(_ROWS)])
         codes = model.quantizer.encode(latent)
         output = torch.cat([model.decode_codes(part, None, None)[:, 0] for part in codes.split(_ROWS)])
-        figures = self._distances(model, output, target)
-        figures |= codebook_figures(codes, model.cardinality)
+        metrics = self._distances(model, output, target)
+        metrics |= codebook_metrics(codes, model.cardinality)
         if self.targets is not None and self.distillation is not None:
             first = model.quantizer.rvq_first
             semantic = first.decode(codes[:, : first.n_q])
             similarity = self.distillation.similarity(semantic, self.targets.to(model.device))
-            figures["semantic_similarity"] = similarity.item()
-        return Evaluated(figures, output.cpu())
+            metrics["semantic_similarity"] = similarity.item()
+        return Evaluated(metrics, output.cpu())
 
     def _distances(self, model: MimiModel, output: Tensor, target: Tensor) -> dict[str, float]:
         mel = CodecLoss(CodecLossConfig(sample_rate_hz=model.sample_rate)).to(model.device)
         spectral = SpectralLoss(self.spectral, model.sample_rate).to(model.device)
-        figures = {
+        metrics = {
             "mel_distance": mel.log_mel_distance(output, target),
             "spectral": spectral(output, target).item(),
         }
         ratio_db = si_snr_db(output, target).nanmean()
-        return figures if bool(ratio_db.isnan()) else figures | {"si_snr_db": ratio_db.item()}
+        return metrics if bool(ratio_db.isnan()) else metrics | {"si_snr_db": ratio_db.item()}
 
 
-def codebook_figures(codes: Tensor, bins: int) -> dict[str, float]:
+def codebook_metrics(codes: Tensor, bins: int) -> dict[str, float]:
     """Usage and perplexity of each codebook, and their means. codes: [B, K, T]."""
     usages: list[float] = []
     perplexities: list[float] = []
@@ -77,9 +77,9 @@ def codebook_figures(codes: Tensor, bins: int) -> dict[str, float]:
         used = shares[shares > 0]
         usages.append(len(used) / bins)
         perplexities.append(math.exp(-float((used * used.log()).sum())))
-    figures = {"usage": _mean(usages), "perplexity": _mean(perplexities)}
-    figures |= {f"usage_{index}": usage for index, usage in enumerate(usages)}
-    return figures | {f"perplexity_{index}": value for index, value in enumerate(perplexities)}
+    metrics = {"usage": _mean(usages), "perplexity": _mean(perplexities)}
+    metrics |= {f"usage_{index}": usage for index, usage in enumerate(usages)}
+    return metrics | {f"perplexity_{index}": value for index, value in enumerate(perplexities)}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -21,7 +21,7 @@ from moshi_agent.training.mimi.teacher import Teacher, open_teacher
 from moshi_agent.training.mimi.trainer import MimiTrainer
 from moshi_agent.training.runs.distributed import process_count, process_group, rank, wait_for_all
 from moshi_agent.training.runs.run_checkpoints import RunCheckpoints, read_state
-from moshi_agent.training.runs.run_figures import RunFigures
+from moshi_agent.training.runs.run_metrics import RunMetrics
 from moshi_agent.training.runs.settings import as_values, flat_values, refuse_changes
 from moshi_agent.training.stereo.problems import Problems
 
@@ -70,7 +70,7 @@ class _Run:
         self._prepare(device)
         if state is not None:
             self.trainer.restore(state)
-        self.figures = RunFigures(config.folder, self.trainer.step) if rank() == 0 else None
+        self.metrics = RunMetrics(config.folder, self.trainer.step) if rank() == 0 else None
 
     def _prepare(self, device: torch.device) -> None:
         """Opens the data, then loads the codec: what is wrong with the data shows early."""
@@ -95,7 +95,7 @@ class _Run:
     def go(self, last: int) -> Path | None:
         """See `train_mimi`."""
         trainer = self.trainer
-        if self.figures is not None:
+        if self.metrics is not None:
             make_folder(self.config.folder)
             write_json(self.config.folder / "settings.json", as_values(self.config))
         if trainer.step == 0:
@@ -103,10 +103,10 @@ class _Run:
         hidden = True if rank() else None  # None shows it on a terminal only
         with tqdm(total=last, initial=trainer.step, desc="train mimi", unit="step", disable=hidden) as bar:
             while trainer.step < last:
-                figures = trainer.train_step()
-                bar.set_postfix({name: f"{value:.3f}" for name, value in figures.items()}, refresh=False)
+                metrics = trainer.train_step()
+                bar.set_postfix({name: f"{value:.3f}" for name, value in metrics.items()}, refresh=False)
                 bar.update()
-                self._after_step(figures, last)
+                self._after_step(metrics, last)
         if self.problems and rank() == 0:
             _log.warning("%s", self.problems.report())
         return self.checkpoints.newest()
@@ -114,12 +114,12 @@ class _Run:
     def close(self) -> None:
         """Ends what runs beside the training, and writes what waits."""
         self.reader.close()
-        if self.figures is not None:
-            self.figures.close()
+        if self.metrics is not None:
+            self.metrics.close()
 
-    def _after_step(self, figures: dict[str, float], last: int) -> None:
+    def _after_step(self, metrics: dict[str, float], last: int) -> None:
         step = self.trainer.step
-        self._note("train", figures)
+        self._note("train", metrics)
         if step % self.config.evaluation.every == 0 or step == last:
             self._evaluate()
         if step % self.config.checkpoint_every == 0 or step == last:
@@ -129,25 +129,25 @@ class _Run:
             wait_for_all()
 
     def _evaluate(self) -> None:
-        """Figures and samples of the averaged codec."""
-        if self.figures is None:
+        """Metrics and samples of the averaged codec."""
+        if self.metrics is None:
             return
         step, average = self.trainer.step, self.trainer.average
         evaluated = self.judge.evaluate(average)
-        self._note("eval", evaluated.figures)
+        self._note("eval", evaluated.metrics)
         folder = self.config.folder / "samples"
         make_folder(folder)
         for index in range(min(self.config.evaluation.samples, len(evaluated.audio))):
             original, decoded = self.judge.batch.audio[index].numpy(), evaluated.audio[index].numpy()
             write_audio(folder / f"original_{index}.wav", original, average.sample_rate)
             write_audio(folder / f"step_{step:06d}_{index}.wav", decoded, average.sample_rate)
-            self.figures.add_sample(step, str(index), decoded, average.sample_rate, "decoded")
+            self.metrics.add_sample(step, str(index), decoded, average.sample_rate, "decoded")
 
-    def _note(self, group: str, figures: dict[str, float]) -> None:
-        """Figures that are numbers: JSON has no other."""
-        if self.figures is not None:
-            known = {name: value for name, value in figures.items() if math.isfinite(value)}
-            self.figures.add(self.trainer.step, group, known)
+    def _note(self, group: str, metrics: dict[str, float]) -> None:
+        """Metrics that are numbers: JSON has no other."""
+        if self.metrics is not None:
+            known = {name: value for name, value in metrics.items() if math.isfinite(value)}
+            self.metrics.add(self.trainer.step, group, known)
 
 
 def _lasting_settings(config: MimiTraining) -> dict[str, Any]:

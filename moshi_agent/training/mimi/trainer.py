@@ -23,7 +23,7 @@ from moshi_agent.training.mimi.discriminator import Discriminator, Verdict
 from moshi_agent.training.mimi.distillation import Distillation
 from moshi_agent.training.mimi.spectral import SpectralLoss, waveform_loss
 from moshi_agent.training.mimi.teacher import Teacher
-from moshi_agent.training.runs.average import follow
+from moshi_agent.training.runs import ema
 from moshi_agent.training.runs.distributed import average_gradients, rank
 from moshi_agent.training.runs.trainer import Trainer
 
@@ -70,13 +70,13 @@ class MimiTrainer(Trainer[MimiModel]):
         """See `Trainer.train_step`."""
         self._prepare()
         generator = torch.Generator().manual_seed((self.config.seed * 1_000_003 + self.step) * 1009 + rank())
-        figures: defaultdict[str, float] = defaultdict(float)
+        metrics: defaultdict[str, float] = defaultdict(float)
         for part in range(self.config.accumulate):
             for name, value in self._learn_from(part, generator).items():
-                figures[name] += value / self.config.accumulate
-        figures |= self._move()
+                metrics[name] += value / self.config.accumulate
+        metrics |= self._move()
         self.step += 1
-        return dict(figures)
+        return dict(metrics)
 
     def restore(self, content: dict[str, Any]) -> None:
         """See `Trainer.restore`. Raises CheckpointError for that of another model."""
@@ -124,13 +124,13 @@ class MimiTrainer(Trainer[MimiModel]):
                 output = self.model.decode_codes(codes, None, None)[:, 0]
             return {"discriminator": self._judge(output, target)[1].item()}
         output, plain = self._reconstruct(batch, target, generator)
-        figures: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
         real: list[Verdict] = []
         if self.config.losses.need_discriminator:
-            real, figures["discriminator"] = self._judge(output.detach(), target)
+            real, metrics["discriminator"] = self._judge(output.detach(), target)
         balanced = self._output_losses(output, target, real)
         self._back_propagate(output, balanced, plain)
-        return {name: value.item() for name, value in (figures | balanced | plain).items()}
+        return {name: value.item() for name, value in (metrics | balanced | plain).items()}
 
     def _reconstruct(
         self, batch: Batch, target: Tensor, generator: torch.Generator
@@ -189,20 +189,20 @@ class MimiTrainer(Trainer[MimiModel]):
 
     def _move(self) -> dict[str, float]:
         """Changes the weights, unless a gradient is no number."""
-        figures: dict[str, float] = {}
-        if not self._codec_waits and self._moved(self._optimizer, "norm", figures):
-            follow(self.average, self.model, self.config.average_decay, self.step)
+        metrics: dict[str, float] = {}
+        if not self._codec_waits and self._moved(self._optimizer, "norm", metrics):
+            ema.update(self.average, self.model, self.config.average_decay, self.step)
             refresh_codebooks(self.average)
         if self.config.losses.need_discriminator:
-            self._moved(self._judge_optimizer, "discriminator_norm", figures)
-        return figures
+            self._moved(self._judge_optimizer, "discriminator_norm", metrics)
+        return metrics
 
-    def _moved(self, optimizer: torch.optim.Optimizer, name: str, figures: dict[str, float]) -> bool:
-        """One optimizer's step, with the norm of its gradient put into `figures`."""
+    def _moved(self, optimizer: torch.optim.Optimizer, name: str, metrics: dict[str, float]) -> bool:
+        """One optimizer's step, with the norm of its gradient put into `metrics`."""
         parameters = [one for group in optimizer.param_groups for one in group["params"]]
         average_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, self.config.clip)
-        figures[name] = norm.item()
+        metrics[name] = norm.item()
         if not bool(norm.isfinite()):
             return False
         optimizer.step()

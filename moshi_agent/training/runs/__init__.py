@@ -1,1 +1,1 @@
-"""What every training run needs: settings, optimizer steps, averages, checkpoints, figures."""
+"""What every training run needs: settings, optimizer steps, averages, checkpoints, metrics."""

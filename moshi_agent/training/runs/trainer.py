@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from moshi_agent.training.runs.average import follow
-from moshi_agent.training.runs.schedule import Schedule
+from moshi_agent.training.runs import ema
+from moshi_agent.training.runs.lr_schedule import LRSchedule
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -35,9 +35,9 @@ class Training:
     clip: float = 1.0  # of the gradient's norm
 
     @property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> LRSchedule:
         """The learning rate of each step."""
-        return Schedule(steps=self.steps, learning_rate=self.learning_rate)
+        return LRSchedule(steps=self.steps, learning_rate=self.learning_rate)
 
 
 class Trainer(ABC, Generic[Model]):
@@ -56,7 +56,7 @@ class Trainer(ABC, Generic[Model]):
 
     @abstractmethod
     def train_step(self) -> dict[str, float]:
-        """One step; its figures."""
+        """One step; its metrics."""
 
     def content(self) -> dict[str, Any]:
         """Everything that a step depends on."""
@@ -92,6 +92,6 @@ class LossTrainer(Trainer[Model]):
         total.backward()
         norm = nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], training.clip)
         self._optimizer.step()
-        follow(self.average, self.model, training.average_decay, self.step)
+        ema.update(self.average, self.model, training.average_decay, self.step)
         self.step += 1
         return {"loss": total.item(), **{k: v.item() for k, v in terms.items()}, "norm": float(norm)}

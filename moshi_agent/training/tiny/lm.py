@@ -15,7 +15,7 @@ from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.linear import Linear
 from moshi_agent.training.runs.precision import faster_in_bfloat16
 from moshi_agent.training.runs.trainer import LossTrainer, Training
-from moshi_agent.training.tiny.hearing import give_ears
+from moshi_agent.training.tiny.audio_embeddings import init_audio_embeddings
 from moshi_agent.training.tiny.lm_data import LMData
 from moshi_agent.training.tiny.lm_losses import Batch, LMLoss, LMLossConfig
 
@@ -47,7 +47,7 @@ def new_lm(config: MoshiConfig, data: LMData, codec: MimiModel, seed: int) -> LM
     torch.manual_seed(seed)
     model = LMModel(config)
     model.init_weights()
-    give_ears(model, codec, data.heard())
+    init_audio_embeddings(model, codec, data.heard())
     return model
 
 

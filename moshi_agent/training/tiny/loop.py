@@ -30,8 +30,8 @@ def run_training(trainer: Trainer[Any], folder: Path, *, until: int | None = Non
     saved, log = time.monotonic(), StepLog(folder / f"{name}.log", LOG_EVERY)
     with tqdm(total=steps, initial=trainer.step, desc=name, unit="step") as bar:
         while trainer.step < steps:
-            figures = trainer.train_step()
-            log.add(trainer.step, figures)
+            metrics = trainer.train_step()
+            log.add(trainer.step, metrics)
             bar.update()
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 _save(trainer, checkpoint)
@@ -47,7 +47,7 @@ def _save(trainer: Trainer[Any], path: Path) -> None:
 
 
 class StepLog:
-    """Means of the figures of `every` steps, a line each in a file."""
+    """Means of the metrics of `every` steps, a line each in a file."""
 
     def __init__(self, path: Path, every: int) -> None:
         self.path = path
@@ -55,12 +55,12 @@ class StepLog:
         self.rows: list[dict[str, float]] = []
         self.started = time.monotonic()
 
-    def add(self, steps: int, figures: dict[str, float]) -> None:
-        """Takes the figures of the last of `steps` steps."""
-        self.rows.append(figures)
+    def add(self, steps: int, metrics: dict[str, float]) -> None:
+        """Takes the metrics of the last of `steps` steps."""
+        self.rows.append(metrics)
         if steps % self.every:
             return
-        means = {name: sum(row[name] for row in self.rows) / len(self.rows) for name in figures}
+        means = {name: sum(row[name] for row in self.rows) / len(self.rows) for name in metrics}
         seconds = (time.monotonic() - self.started) / len(self.rows)
         line = " ".join(f"{name}={value:.4f}" for name, value in means.items())
         with self.path.open("a") as file:

@@ -40,7 +40,15 @@ EXCHANGES = (
 
 
 def _client(protocol: str, url: str, question: str, expected: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.adapters.server.clients.asking", protocol, url, question, expected]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.adapters.server.clients.asking",
+        protocol,
+        url,
+        question,
+        expected,
+    ]
     return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 

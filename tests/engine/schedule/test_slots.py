@@ -23,9 +23,9 @@ def test_a_batch_that_follows_the_moves_holds_each_conversation_in_its_row(
         live = list(slots)
         if act == "take" and len(live) == capacity:
             with pytest.raises(EngineFull, match=f"{capacity} conversations, capacity {capacity}"):
-                slots.take(number)
+                slots.claim(number)
         elif act == "take":
-            row = slots.take(number)
+            row = slots.claim(number)
             assert batch[row] is None
             batch[row] = number
         elif live:
@@ -46,7 +46,7 @@ def test_a_batch_that_follows_the_moves_holds_each_conversation_in_its_row(
 @given(st.integers(1, 8), st.data())
 def test_only_the_last_row_moves_and_only_into_the_gap(live: int, data: st.DataObject) -> None:
     slots = Slots[int](8)
-    assert [slots.take(key) for key in range(live)] == list(range(live))
+    assert [slots.claim(key) for key in range(live)] == list(range(live))
     gap = data.draw(st.integers(0, live - 1))
     expected = None if gap == live - 1 else Move(source=live - 1, target=gap)
     assert slots.release(gap) == expected
@@ -54,15 +54,15 @@ def test_only_the_last_row_moves_and_only_into_the_gap(live: int, data: st.DataO
 
 def test_a_conversation_gets_one_row() -> None:
     slots = Slots[str](2)
-    slots.take("a")
+    slots.claim("a")
     with pytest.raises(ValueError, match="'a' has row 0 already"):
-        slots.take("a")
+        slots.claim("a")
     assert list(slots) == ["a"]
 
 
 def test_what_has_no_row_is_named() -> None:
     slots = Slots[str](2)
-    slots.take("a")
+    slots.claim("a")
     with pytest.raises(KeyError, match="b"):
         slots.release("b")
     with pytest.raises(KeyError, match="b"):

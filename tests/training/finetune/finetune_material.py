@@ -78,7 +78,7 @@ def configuration(checkpoint: Path, run_dir: Path, **changes: Any) -> FineTuneCo
     return FineTuneConfig(**(values | changes))
 
 
-def figures(run_dir: Path, kind: str = "train") -> list[dict[str, Any]]:
+def metrics(run_dir: Path, kind: str = "train") -> list[dict[str, Any]]:
     """What `metrics.jsonl` has of one kind."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == kind]

@@ -20,13 +20,13 @@ from moshi_agent.errors import ConfigError, DataError, OutputError
 from moshi_agent.training.finetune.config import DataConfig, LoraSettings, ModelPaths
 from moshi_agent.training.finetune.run import finetune
 from moshi_agent.training.runs.run_checkpoints import RunCheckpoints
-from tests.training.finetune.finetune_material import Echoes, configuration, conversations, figures
+from tests.training.finetune.finetune_material import Echoes, configuration, conversations, metrics
 
 
 def test_the_command_trains_on_recordings(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Checkpoints, figures, sound, and a word on the recording that is no good."""
+    """Checkpoints, metrics, sound, and a word on the recording that is no good."""
     manifest, run_dir = conversations(tmp_path / "calls", count=4), tmp_path / "run"
     (tmp_path / "calls" / "call1.wav").write_bytes(b"no audio")
     settings: dict[str, Any] = {
@@ -52,8 +52,8 @@ def test_the_command_trains_on_recordings(
     assert capsys.readouterr().out == f"the trained weights are in {last}/consolidated\n"
     assert [path.name for path in RunCheckpoints(run_dir, 0).all()] == ["checkpoint_000004", last.name]
     assert load_checkpoint(checkpoint, lora=last / "consolidated" / "lora.safetensors").lm is not None
-    assert [line["step"] for line in figures(run_dir)] == [1, 2, 3, 4, 5, 6]
-    assert [line["step"] for line in figures(run_dir, "eval")] == [3, 6]
+    assert [line["step"] for line in metrics(run_dir)] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in metrics(run_dir, "eval")] == [3, 6]
     assert len(list((run_dir / "codes").iterdir())) == 3
     _check_sound(run_dir)
     _check_board(run_dir)
@@ -80,7 +80,7 @@ def _check_board(run_dir: Path) -> None:
     board = EventAccumulator(str(run_dir / "tensorboard"))
     board.Reload()
     losses = [event.value for event in board.Scalars("train/loss")]
-    assert losses == pytest.approx([line["loss"] for line in figures(run_dir)], rel=1e-5)
+    assert losses == pytest.approx([line["loss"] for line in metrics(run_dir)], rel=1e-5)
     assert [event.step for event in board.Audio("sample/0")] == [6]
     assert [event.step for event in board.Scalars("eval/text")] == [3, 6]
 
@@ -121,7 +121,7 @@ def test_a_run_with_other_settings_is_refused_and_named(checkpoint: Path, tmp_pa
         finetune(other, train=Echoes())
 
 
-def test_figures_of_steps_that_are_taken_again_are_written_once(checkpoint: Path, tmp_path: Path) -> None:
+def test_metrics_of_steps_that_are_taken_again_are_written_once(checkpoint: Path, tmp_path: Path) -> None:
     """And a line that was being written is taken back."""
 
     class Ends(Echoes):
@@ -136,7 +136,7 @@ def test_figures_of_steps_that_are_taken_again_are_written_once(checkpoint: Path
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "ki')
     finetune(config, train=Echoes())
-    assert [line["step"] for line in figures(tmp_path / "run")] == list(range(1, 9))
+    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 9))
 
 
 def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(checkpoint: Path, tmp_path: Path) -> None:

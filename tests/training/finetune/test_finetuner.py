@@ -81,8 +81,8 @@ def test_gradients_of_several_batches_are_those_of_one(checkpoint: Path) -> None
     tuners = [_tuner(checkpoint, batch_size=4), _tuner(checkpoint, batch_size=2, num_microbatches=2)]
     for tuner in tuners:
         tuner.crops = Halves()
-    figures = [[tuner.train_step() for _ in range(3)] for tuner in tuners]
-    for whole, halves in zip(*figures, strict=True):
+    metrics = [[tuner.train_step() for _ in range(3)] for tuner in tuners]
+    for whole, halves in zip(*metrics, strict=True):
         assert whole == pytest.approx(halves, rel=1e-4)
 
 

@@ -18,7 +18,7 @@ import torch
 from moshi_agent.training.finetune.config_file import read_finetune_config
 from moshi_agent.training.finetune.run import finetune
 from moshi_agent.training.runs.run_checkpoints import RunCheckpoints, read_state
-from tests.training.finetune.finetune_material import conversations, figures
+from tests.training.finetune.finetune_material import conversations, metrics
 
 STEPS = 40
 
@@ -70,7 +70,7 @@ def _lines(run_dir: Path) -> int:
 
 
 def _assert_equal_runs(one: Path, other: Path) -> None:
-    """Weights, the optimizer's state, what is written for others, and the figures of every step."""
+    """Weights, the optimizer's state, what is written for others, and the metrics of every step."""
     (first, second) = (RunCheckpoints(run_dir, keep=3).newest() for run_dir in (one, other))
     assert first is not None and second is not None and first.name == second.name
     states = read_state(first), read_state(second)
@@ -81,8 +81,8 @@ def _assert_equal_runs(one: Path, other: Path) -> None:
             assert torch.equal(value, states[1]["optimizer"]["state"][name][kind]), (name, kind)
     files = [(path / "consolidated" / "lora.safetensors").read_bytes() for path in (first, second)]
     assert files[0] == files[1]
-    assert figures(one) == figures(other)
-    assert [line["step"] for line in figures(one)] == list(range(1, STEPS + 1))
+    assert metrics(one) == metrics(other)
+    assert [line["step"] for line in metrics(one)] == list(range(1, STEPS + 1))
 
 
 def test_a_killed_and_resumed_run_ends_bit_equal(settings: dict[str, Any], tmp_path: Path) -> None:

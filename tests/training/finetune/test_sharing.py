@@ -18,7 +18,7 @@ from moshi_agent.training.finetune.config import FineTuneConfig
 from moshi_agent.training.finetune.run import finetune
 from moshi_agent.training.runs.run_checkpoints import RunCheckpoints, read_state
 from moshi_agent.training.runs.settings import build_settings
-from tests.training.finetune.finetune_material import Echoes, figures
+from tests.training.finetune.finetune_material import Echoes, metrics
 
 ROOT = Path(__file__).parents[3]
 
@@ -72,7 +72,7 @@ def _state(run_dir: Path) -> dict[str, Any]:
 
 def _assert_close_runs(one: Path, other: Path) -> None:
     for kind in ("train", "eval"):
-        for ours, theirs in zip(figures(one, kind), figures(other, kind), strict=True):
+        for ours, theirs in zip(metrics(one, kind), metrics(other, kind), strict=True):
             assert {name: v for name, v in ours.items() if name != "kind"} == pytest.approx(
                 {name: v for name, v in theirs.items() if name != "kind"}, rel=1e-4
             )
@@ -123,7 +123,7 @@ def test_two_processes_compute_in_bfloat16(checkpoint: Path, tmp_path: Path) -> 
     alone, together = tmp_path / "alone", tmp_path / "together"
     _alone(_settings(checkpoint, alone, num_microbatches=2, param_dtype="bfloat16"))
     _together(_settings(checkpoint, together, param_dtype="bfloat16"))
-    losses = [[line["loss"] for line in figures(path)] for path in (alone, together)]
+    losses = [[line["loss"] for line in metrics(path)] for path in (alone, together)]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 

@@ -62,7 +62,7 @@ def assert_same_state(folder: Path, other: Path) -> None:
     assert ours["step"] == theirs["step"]
 
 
-def test_a_run_leaves_figures_sounds_and_a_codec(make: Make, tmp_path: Path) -> None:
+def test_a_run_leaves_metrics_sounds_and_a_codec(make: Make, tmp_path: Path) -> None:
     """Evaluated before the first step and on the way; the codec is the average, in Kyutai's format."""
     config = make(evaluation={"every": 2, "pieces": 2, "samples": 1})
     newest = train_mimi(config)

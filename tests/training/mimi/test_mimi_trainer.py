@@ -68,7 +68,7 @@ def test_a_step_moves_codec_codebooks_discriminator_and_average(workshop: Worksh
     trainer = workshop.trainer(losses={"distillation": 1.0}, teacher={"suffix": ".npy"})
     before, judge = weights(trainer.model), trainer.discriminator.state_dict()
     judge = {name: tensor.clone() for name, tensor in judge.items()}
-    figures = trainer.train_step()
+    metrics = trainer.train_step()
     after = weights(trainer.model)
     moved = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
     assert moved == {
@@ -81,7 +81,7 @@ def test_a_step_moves_codec_codebooks_discriminator_and_average(workshop: Worksh
     )
     assert any(not torch.equal(tensor, before[name]) for name, tensor in weights(trainer.average).items())
     named = {"adversarial", "feature", "spectral", "waveform", "commitment", "distillation", "discriminator"}
-    assert named <= set(figures) and all(math.isfinite(value) for value in figures.values())
+    assert named <= set(metrics) and all(math.isfinite(value) for value in metrics.values())
 
 
 def test_a_training_goes_on_to_the_very_same_weights(workshop: Workshop) -> None:
@@ -160,9 +160,9 @@ def test_fewer_codebooks_may_be_in_use(workshop: Workshop) -> None:
 
 
 def test_mixed_precision_trains_as_well(workshop: Workshop) -> None:
-    figures = workshop.fine_tuner(precision="bfloat16").train_step()
+    metrics = workshop.fine_tuner(precision="bfloat16").train_step()
     exact = workshop.fine_tuner().train_step()
-    assert figures["spectral"] == pytest.approx(exact["spectral"], rel=0.05)
+    assert metrics["spectral"] == pytest.approx(exact["spectral"], rel=0.05)
 
 
 def test_a_gradient_that_is_no_number_changes_nothing(workshop: Workshop) -> None:
@@ -197,13 +197,13 @@ def test_it_learns(workshop: Workshop) -> None:
         codebooks={"unquantized": 0.25},
         discriminator={"filters": 2, "windows": [256]},
     )
-    figures = [trainer.train_step() for _ in range(40)]
+    metrics = [trainer.train_step() for _ in range(40)]
 
     def mean(name: str, part: slice) -> float:
-        values = [row[name] for row in figures[part]]
+        values = [row[name] for row in metrics[part]]
         return sum(values) / len(values)
 
     first, last = slice(0, 5), slice(-5, None)
     assert mean("spectral", last) < 0.6 * mean("spectral", first)
     assert mean("distillation", last) < 0.5 * mean("distillation", first)
-    assert all(0 <= row["discriminator"] < 3 for row in figures)
+    assert all(0 <= row["discriminator"] < 3 for row in metrics)

@@ -20,8 +20,8 @@ from moshi_agent.training.tiny.evaluation.line import CONDITIONS
 from moshi_agent.training.tiny.evaluation.material import open_material
 from moshi_agent.training.tiny.evaluation.report import Measure, measures, summary, table, timing
 from moshi_agent.training.tiny.evaluation.run import Settings, evaluate, tokenizer_of
+from moshi_agent.training.tiny.evaluation.say_accuracy import SayScore, report, tell
 from moshi_agent.training.tiny.evaluation.scoring import CallScore
-from moshi_agent.training.tiny.evaluation.told import ToldScore, report, tell
 from moshi_agent.training.tiny.phrases import load_phrases
 
 NAMES = [condition.name for condition in CONDITIONS]
@@ -94,7 +94,7 @@ def main(
 
 
 def _as_json(
-    settings: Settings, rows: Sequence[Measure], calls: Sequence[CallScore], told: Sequence[ToldScore]
+    settings: Settings, rows: Sequence[Measure], calls: Sequence[CallScore], told: Sequence[SayScore]
 ) -> str:
     content = {
         "settings": asdict(settings),

@@ -17,7 +17,7 @@ from moshi_agent.engine.process.rings import Rings
 _EXIT_S = 10.0  # that a process may take to end after its last word
 
 
-class Worker:
+class ProcessHandle:
     """Starts a process, which loads the engine and says so. Raises OSError where that cannot be."""
 
     def __init__(self, config: EngineConfig) -> None:

@@ -31,7 +31,7 @@ class HeardRow:
     steps: int
 
 
-class Listener:
+class RecogniserStep:
     """A recogniser and the state of `rows` users. One thread owns it, the one that owns the model's step.
 
     Args:

@@ -21,7 +21,7 @@ LOUDNESS_RANGE_DB = 6.0  # from the reference
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToldScore:
+class SayScore:
     """What the bot made of one text."""
 
     text: str
@@ -36,7 +36,7 @@ class ToldScore:
         return self.heard == self.text and in_pace and abs(self.louder_db) <= LOUDNESS_RANGE_DB
 
 
-def tell(engine: Engine, answers: Sequence[Answer], seed: int) -> list[ToldScore]:
+def tell(engine: Engine, answers: Sequence[Answer], seed: int) -> list[SayScore]:
     """Tells a conversation of its own each of the texts; `engine` needs a row for each."""
     matcher = Matcher([_loud(answer.audio) for answer in answers])
     sessions: list[Session] = []
@@ -53,7 +53,7 @@ def tell(engine: Engine, answers: Sequence[Answer], seed: int) -> list[ToldScore
     return [_score(matcher, answers, index, sound) for index, sound in enumerate(sounds)]
 
 
-def report(scores: Sequence[ToldScore]) -> str:
+def report(scores: Sequence[SayScore]) -> str:
     """How many were right, and what became of the others."""
     wrong = [one for one in scores if not one.right]
     lines = [f"told to say one of its texts: {len(scores) - len(wrong)} of {len(scores)} sound right"]
@@ -64,9 +64,9 @@ def report(scores: Sequence[ToldScore]) -> str:
     return "\n".join(lines)
 
 
-def _score(matcher: Matcher, answers: Sequence[Answer], index: int, audio: Audio) -> ToldScore:
+def _score(matcher: Matcher, answers: Sequence[Answer], index: int, audio: Audio) -> SayScore:
     sound, reference = _loud(audio), _loud(answers[index].audio)
-    return ToldScore(
+    return SayScore(
         text=answers[index].text,
         heard=answers[matcher.nearest(sound)].text if len(sound) else "",
         length_share=len(sound) / len(reference),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moshi_agent.engine.line.say import Script, Scripts
+from moshi_agent.engine.call.say import GuidedText, SayQueue
 from moshi_agent.errors import BacklogFull, InputError
 from moshi_agent.training.tiny.phrases import load_phrases
 from moshi_agent.training.tiny.tokenizer import word_pieces
@@ -17,36 +17,36 @@ from tests.text_tokenizers import END_OF_PADDING, PADDING, byte_tokenizer, shipp
 SENTENCE = "My name is Moshi, and I am a tiny talking model."
 
 
-def spoken(script: Script) -> list[int]:
+def spoken(guided: GuidedText) -> list[int]:
     """The tokens of a model that takes every piece at once."""
     tokens: list[int] = []
-    while not script.done:
-        tokens.append(script.next_piece)
-        script.take(tokens[-1])
+    while not guided.done:
+        tokens.append(guided.next_piece)
+        guided.advance(tokens[-1])
     return tokens
 
 
 @pytest.mark.parametrize("text", load_phrases().spoken)
 def test_the_pieces_are_those_the_model_was_trained_on(text: str) -> None:
     pieces = word_pieces(shipped_tokenizer(), text)
-    assert spoken(Script(shipped_tokenizer(), text)) == [piece for word in pieces for piece in word]
+    assert spoken(GuidedText(shipped_tokenizer(), text)) == [piece for word in pieces for piece in word]
 
 
 def test_whitespace_only_parts_words() -> None:
     """Line ends and tabs are no text, though the tokenizer has no pieces for them."""
-    plain = spoken(Script(shipped_tokenizer(), "hello there"))
-    assert spoken(Script(shipped_tokenizer(), "\n hello\t\nthere  ")) == plain
+    plain = spoken(GuidedText(shipped_tokenizer(), "hello there"))
+    assert spoken(GuidedText(shipped_tokenizer(), "\n hello\t\nthere  ")) == plain
 
 
 def test_characters_without_a_piece_are_said_in_bytes() -> None:
-    tokens = spoken(Script(byte_tokenizer(), "the \u20acuro"))
+    tokens = spoken(GuidedText(byte_tokenizer(), "the \u20acuro"))
     assert byte_tokenizer().decode(tokens) == "the \u20acuro"
 
 
 @pytest.mark.parametrize("text", ["", " \n", "\u2581"])
 def test_an_empty_sentence_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="empty"):
-        Script(shipped_tokenizer(), text)
+        GuidedText(shipped_tokenizer(), text)
 
 
 @pytest.mark.parametrize(
@@ -54,79 +54,79 @@ def test_an_empty_sentence_is_refused(text: str) -> None:
 )
 def test_a_word_without_pieces_is_refused_by_name(text: str, named: str) -> None:
     with pytest.raises(InputError, match=named):
-        Script(shipped_tokenizer(), text)
+        GuidedText(shipped_tokenizer(), text)
 
 
 def test_a_checkpoint_without_tokenizer_is_refused() -> None:
     with pytest.raises(InputError, match="no tokenizer"):
-        Script(None, SENTENCE)
+        GuidedText(None, SENTENCE)
 
 
 def test_a_piece_is_forced_when_patience_ends() -> None:
     """Padding and end of padding are waiting; other patience for the first word than for the next."""
-    script = Script(shipped_tokenizer(), "the the the", patience_frames=3, first_patience_frames=5)
+    guided = GuidedText(shipped_tokenizer(), "the the the", patience_frames=3, first_patience_frames=5)
     waited: list[int] = []
-    while not script.done:
+    while not guided.done:
         waited.append(0)
-        while not script.must:
-            script.take(PADDING if waited[-1] % 2 else END_OF_PADDING)
+        while not guided.must:
+            guided.advance(PADDING if waited[-1] % 2 else END_OF_PADDING)
             waited[-1] += 1
-        script.take(script.next_piece)
+        guided.advance(guided.next_piece)
     assert waited == [5, 3, 3]
-    assert not script.must
+    assert not guided.must
 
 
 def test_a_word_that_has_begun_is_not_left_hanging() -> None:
     """Its pieces are forced one after the other, as they stand in what models are trained on."""
-    script = Script(shipped_tokenizer(), "hello the")
+    guided = GuidedText(shipped_tokenizer(), "hello the")
     pieces = word_pieces(shipped_tokenizer(), "hello the")
     assert len(pieces[0]) > 1
     forced: list[bool] = []
-    while not script.done:
-        forced.append(script.must)
-        script.take(script.next_piece)
+    while not guided.done:
+        forced.append(guided.must)
+        guided.advance(guided.next_piece)
     assert forced == [piece > 0 for word in pieces for piece in range(len(word))]
 
 
 def test_without_patience_every_piece_is_forced() -> None:
-    script = Script(shipped_tokenizer(), SENTENCE, patience_frames=0, first_patience_frames=0)
-    while not script.done:
-        assert script.must
-        script.take(script.next_piece)
+    guided = GuidedText(shipped_tokenizer(), SENTENCE, patience_frames=0, first_patience_frames=0)
+    while not guided.done:
+        assert guided.must
+        guided.advance(guided.next_piece)
 
 
 def test_a_forced_piece_that_is_not_taken_is_still_forced() -> None:
     """Forcing goes by what comes out of the model, so that no piece is skipped."""
-    script = Script(shipped_tokenizer(), "the", first_patience_frames=1)
-    piece = script.next_piece
+    guided = GuidedText(shipped_tokenizer(), "the", first_patience_frames=1)
+    piece = guided.next_piece
     for _ in range(5):
-        script.take(PADDING)
-        assert script.must and script.next_piece == piece
-    script.take(piece)
-    assert script.done
+        guided.advance(PADDING)
+        assert guided.must and guided.next_piece == piece
+    guided.advance(piece)
+    assert guided.done
 
 
 def test_tokens_after_the_end_change_nothing() -> None:
-    script = Script(shipped_tokenizer(), "the")
-    script.take(script.next_piece)
-    script.take(PADDING)
-    assert script.done and not script.must and len(script) == 0
+    guided = GuidedText(shipped_tokenizer(), "the")
+    guided.advance(guided.next_piece)
+    guided.advance(PADDING)
+    assert guided.done and not guided.must and len(guided) == 0
 
 
 def test_sentences_follow_one_another() -> None:
     """The second one begins when the first is done, and each is told once."""
-    scripts = Scripts(shipped_tokenizer())
-    assert scripts.current is None and scripts.take(PADDING) is None
+    queue = SayQueue(shipped_tokenizer())
+    assert queue.current is None and queue.advance(PADDING) is None
     sentences, tokens, done = ["Hello there.", SENTENCE], [], []
     for sentence in sentences:
-        scripts.add(sentence)
-    while scripts.current is not None:
-        for token in (PADDING, scripts.current.next_piece):
+        queue.add(sentence)
+    while queue.current is not None:
+        for token in (PADDING, queue.current.next_piece):
             tokens.append(token)
-            done.append(scripts.take(token))
-    assert [sentence for sentence in done if sentence] == sentences and len(scripts) == 0
+            done.append(queue.advance(token))
+    assert [sentence for sentence in done if sentence] == sentences and len(queue) == 0
     assert [token for token in tokens if token != PADDING] == [
-        token for sentence in sentences for token in spoken(Script(shipped_tokenizer(), sentence))
+        token for sentence in sentences for token in spoken(GuidedText(shipped_tokenizer(), sentence))
     ]
 
 
@@ -135,50 +135,50 @@ def test_a_word_of_its_own_comes_to_its_end_first() -> None:
     tokenizer = shipped_tokenizer()
     (piece, *_) = tokenizer.encode("Moshi")
     for pieces, pause in ((2, True), (30, False)):
-        scripts = Scripts(tokenizer)
+        queue = SayQueue(tokenizer)
         for _ in range(pieces):
-            assert scripts.take(piece) is None
-        scripts.add("the")
+            assert queue.advance(piece) is None
+        queue.add("the")
         if pause:
-            assert scripts.current is None and len(scripts) == 1
-            scripts = _restored(scripts)
-            assert scripts.take(piece) is None and scripts.current is None
-            assert scripts.take(PADDING) is None
-        assert scripts.current is not None
-        assert scripts.take(scripts.current.next_piece) == "the"
+            assert queue.current is None and len(queue) == 1
+            queue = _restored(queue)
+            assert queue.advance(piece) is None and queue.current is None
+            assert queue.advance(PADDING) is None
+        assert queue.current is not None
+        assert queue.advance(queue.current.next_piece) == "the"
 
 
-def _restored(scripts: Scripts) -> Scripts:
-    restored = Scripts(shipped_tokenizer())
-    restored.load(json.loads(json.dumps(scripts.save())))
+def _restored(queue: SayQueue) -> SayQueue:
+    restored = SayQueue(shipped_tokenizer())
+    restored.load(json.loads(json.dumps(queue.save())))
     return restored
 
 
 def test_a_refused_sentence_leaves_the_queue_as_it_was() -> None:
     """Whether it cannot be said or would make too much wait; room comes back as pieces are taken."""
-    scripts = Scripts(shipped_tokenizer(), most_pieces=3)
-    scripts.add("the the")
+    queue = SayQueue(shipped_tokenizer(), most_pieces=3)
+    queue.add("the the")
     with pytest.raises(InputError):
-        scripts.add("na\u00efve")
+        queue.add("na\u00efve")
     with pytest.raises(BacklogFull, match="2 pieces of text to say, and 2 wait already; at most 3"):
-        scripts.add("the the")
-    assert len(scripts) == 1 and scripts.current is not None
-    scripts.take(scripts.current.next_piece)
-    scripts.add("the the")
-    assert len(scripts) == 2
+        queue.add("the the")
+    assert len(queue) == 1 and queue.current is not None
+    queue.advance(queue.current.next_piece)
+    queue.add("the the")
+    assert len(queue) == 2
 
 
 @given(st.lists(st.sampled_from(["piece", "padding"]), max_size=40), st.integers(0, 40))
 def test_a_queue_restored_from_json_goes_on(acts: list[str], pause: int) -> None:
     """At any place of any sentence, with the patience it has left."""
-    whole, resumed = Scripts(shipped_tokenizer()), Scripts(shipped_tokenizer())
-    for scripts in (whole, resumed):
-        scripts.add(SENTENCE)
-        scripts.add("Hello there.")
+    whole, resumed = SayQueue(shipped_tokenizer()), SayQueue(shipped_tokenizer())
+    for queue in (whole, resumed):
+        queue.add(SENTENCE)
+        queue.add("Hello there.")
     for number, act in enumerate(acts):
         if number == pause:
             saved = json.loads(json.dumps(resumed.save()))
-            resumed = Scripts(shipped_tokenizer())
+            resumed = SayQueue(shipped_tokenizer())
             resumed.load(saved)
         assert whole.save() == resumed.save()
         current, other = whole.current, resumed.current
@@ -187,4 +187,4 @@ def test_a_queue_restored_from_json_goes_on(acts: list[str], pause: int) -> None
             break
         assert (current.must, current.next_piece) == (other.must, other.next_piece)
         token = current.next_piece if act == "piece" else PADDING
-        assert whole.take(token) == resumed.take(token)
+        assert whole.advance(token) == resumed.advance(token)

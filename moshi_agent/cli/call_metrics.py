@@ -36,7 +36,7 @@ class Percentiles:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CallFigures:
+class CallMetrics:
     """One number of callers, without the warm-up."""
 
     sessions: int
@@ -88,7 +88,7 @@ def batches_between(before: EngineMetrics, after: EngineMetrics) -> dict[str, in
     return {name: count for name, count in zip(names, counts, strict=True) if count}
 
 
-def table(runs: Sequence[CallFigures]) -> str:
+def table(runs: Sequence[CallMetrics]) -> str:
     """One row for each number of callers, and the batches of each below."""
     rule = "|".join("-" * (width + 2) for _, width in _COLUMNS)
     lines = [_row([name for name, _ in _COLUMNS]), f"|{rule}|", *(_row(_cells(run)) for run in runs), ""]
@@ -98,7 +98,7 @@ def table(runs: Sequence[CallFigures]) -> str:
     return "\n".join(lines)
 
 
-def _cells(run: CallFigures) -> list[str]:
+def _cells(run: CallMetrics) -> list[str]:
     return [
         str(run.sessions),
         str(run.step_ms),

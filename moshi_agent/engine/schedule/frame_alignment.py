@@ -17,7 +17,7 @@ from moshi_agent.audio.framing import FRAME_S, FRAME_SAMPLES, SAMPLE_RATE_HZ, Sa
 _NEARLY_S = 0.002  # what a resampler may hold back
 
 
-class LeadIn:
+class FrameAlignment:
     """Keeps the first chunks of a conversation until it is known at which times they come: for one frame."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The figures of a run, for people: TensorBoard, and a line of JSON for each."""
+"""The metrics of a run, for people: TensorBoard, and a line of JSON for each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from moshi_agent.outputs import naming, whole_file
 
 
-class RunFigures:
+class RunMetrics:
     """Writes `metrics.jsonl` and `tensorboard/` into a run's folder.
 
     Args:
@@ -28,12 +28,12 @@ class RunFigures:
             self._take_back(step)
             self._board = SummaryWriter(str(self._folder), purge_step=step + 1 if step else None)
 
-    def add(self, step: int, group: str, figures: Mapping[str, float]) -> None:
-        """Figures of one kind, such as `train`, after so many steps. Raises OutputError."""
+    def add(self, step: int, group: str, metrics: Mapping[str, float]) -> None:
+        """Metrics of one kind, such as `train`, after so many steps. Raises OutputError."""
         with naming(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "kind": group, **figures}) + "\n")
+            file.write(json.dumps({"step": step, "kind": group, **metrics}) + "\n")
         with naming(self._folder):
-            for name, value in figures.items():
+            for name, value in metrics.items():
                 self._board.add_scalar(f"{group}/{name}", value, step)
 
     def add_sample(self, step: int, name: str, samples: NDArray[np.float32], rate_hz: int, text: str) -> None:

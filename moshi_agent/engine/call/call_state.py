@@ -17,15 +17,15 @@ from moshi_agent.audio.resampling import StreamResampler
 from moshi_agent.audio.speech_gate import SpeechGate
 from moshi_agent.checkpoint.translation import Ends
 from moshi_agent.config import SamplingConfig
+from moshi_agent.engine.call.opening import OpeningFrame, PromptFrame, opening_frames
+from moshi_agent.engine.call.say import SayQueue
+from moshi_agent.engine.call.stamp import Stamp
+from moshi_agent.engine.call.tail import Tail, TailFrame
+from moshi_agent.engine.call.turns import Turns
+from moshi_agent.engine.call.user_words import UserWords
 from moshi_agent.engine.commands import InputFrame, Key
 from moshi_agent.engine.config import SessionConfig
 from moshi_agent.engine.event_queue import Delivery, Outlet
-from moshi_agent.engine.line.opening import OpeningFrame, PromptFrame, opening_frames
-from moshi_agent.engine.line.say import Scripts
-from moshi_agent.engine.line.stamp import Stamp
-from moshi_agent.engine.line.tail import Tail, TailFrame
-from moshi_agent.engine.line.turns import Turns
-from moshi_agent.engine.line.user_words import UserWords
 from moshi_agent.engine.metrics.metrics import SessionMetrics
 from moshi_agent.engine.schedule.pace import Pace
 from moshi_agent.engine.schedule.scheduler import Ready
@@ -57,12 +57,12 @@ _MOST_FILE_S = 24 * 3600.0  # input that is not live may all be there at once
 _MUTUAL_SILENCE_FRAMES = 6
 _REMEMBERED_CHARACTERS = 32
 
-LineFrame = InputFrame | OpeningFrame | TailFrame
+CallFrame = InputFrame | OpeningFrame | TailFrame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """What a line has to know of the checkpoint."""
+    """What a call has to know of the checkpoint."""
 
     tokenizer: Tokenizer | None
     num_streams: int
@@ -74,7 +74,7 @@ class Model:
     most_positions: int = MOST_POSITIONS  # of a prompt that are read at once
 
 
-class Line:
+class CallState:
     """One conversation, from the frames it brings to the events it hears."""
 
     def __init__(
@@ -93,7 +93,7 @@ class Line:
         self._turns = Turns()
         self._words = WordTracker(model.tokenizer, FRAME_S)
         self._user_words = UserWords(model.hearing) if model.hearing and config.transcribe else None
-        self._scripts = Scripts(model.tokenizer)
+        self._say_queue = SayQueue(model.tokenizer)
         self._said = ""  # the end of what the bot has written
         self._resampler = StreamResampler(SAMPLE_RATE_HZ, config.output_sample_rate)
         self._playout = (
@@ -123,9 +123,9 @@ class Line:
         """Queues a sentence. Raises InputError for one that the model has no pieces for."""
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(f"{type(text).__name__} cannot be said; accepted: text")
-        self._scripts.add(text)
+        self._say_queue.add(text)
 
-    def row_input(self, row: int, ready: Ready[Key, LineFrame]) -> RowInput:
+    def row_input(self, row: int, ready: Ready[Key, CallFrame]) -> RowInput:
         """What the row is given."""
         frame = ready.frame
         if isinstance(frame, PromptFrame):
@@ -134,16 +134,16 @@ class Line:
         if end is not None:
             return RowInput(row=row, pcm=None, forced=end)
         pcm = frame.pcm if isinstance(frame, InputFrame) else _SILENCE
-        script, forced = self._scripts.current, None
-        if script is None:
+        guided, forced = self._say_queue.current, None
+        if guided is None:
             return RowInput(row=row, pcm=pcm)
-        if script.must:
+        if guided.must:
             forced = np.full(self._model.num_streams, UNGENERATED_TOKEN)
-            forced[0] = script.next_piece
-        return RowInput(row=row, pcm=pcm, forced=forced, next_piece=script.next_piece)
+            forced[0] = guided.next_piece
+        return RowInput(row=row, pcm=pcm, forced=forced, next_piece=guided.next_piece)
 
-    def take(
-        self, output: RowOutput, ready: Ready[Key, LineFrame], now: float, wall_s: float, backlog_s: float
+    def deliver(
+        self, output: RowOutput, ready: Ready[Key, CallFrame], now: float, wall_s: float, backlog_s: float
     ) -> None:
         """Turns the output of a step into events and hands them out.
 
@@ -172,7 +172,7 @@ class Line:
         self.frame += 1
         self._outlet(Delivery(events, inputs_taken=ready.skipped + isinstance(ready.frame, InputFrame)))
 
-    def heard(self, ready: Ready[Key, LineFrame]) -> Frame | None:
+    def heard(self, ready: Ready[Key, CallFrame]) -> Frame | None:
         """What the recogniser is to hear in the step just taken; None where it does not listen."""
         frame = ready.frame
         if self._user_words is None or not isinstance(frame, InputFrame | TailFrame | None):
@@ -182,7 +182,7 @@ class Line:
     def take_heard(self, output: RowOutput, wall_s: float) -> None:
         """Tells what the recogniser has made of it."""
         assert self._user_words is not None
-        events = self._user_words.take(output, self._user_speaking, Stamp(self.frame - 1, wall_s))
+        events = self._user_words.follow(output, self._user_speaking, Stamp(self.frame - 1, wall_s))
         if events:
             self._outlet(Delivery(events))
 
@@ -195,7 +195,7 @@ class Line:
     @property
     def wants_refresh(self) -> bool:
         """Whether now is the time to begin anew: the context is full, and nobody speaks."""
-        quiet = self._silent_frames >= _MUTUAL_SILENCE_FRAMES and not self._scripts
+        quiet = self._silent_frames >= _MUTUAL_SILENCE_FRAMES and not self._say_queue
         return self.config.refresh and self.context_is_full and quiet
 
     def refreshed(self, wall_s: float) -> None:
@@ -209,9 +209,9 @@ class Line:
 
         Input that still waits is not known here.
         """
-        return self.is_finished and self._tail.is_over(self._bot_speaking or bool(self._scripts))
+        return self.is_finished and self._tail.is_over(self._bot_speaking or bool(self._say_queue))
 
-    def _is_tail(self, frame: LineFrame | None) -> bool:
+    def _is_tail(self, frame: CallFrame | None) -> bool:
         return self.is_finished and not isinstance(frame, InputFrame)
 
     def end(self, reason: EndReason, wall_s: float, error: str | None = None) -> None:
@@ -222,7 +222,7 @@ class Line:
         last = Ended(frame=stamp.frame, media_s=stamp.media_s, wall_s=wall_s, reason=reason, error=error)
         self._outlet(Delivery([*words, *heard, last]))
 
-    def _input_events(self, ready: Ready[Key, LineFrame], stamp: Stamp) -> list[Event]:
+    def _input_events(self, ready: Ready[Key, CallFrame], stamp: Stamp) -> list[Event]:
         events: list[Event] = []
         if ready.begins_stall and not self.is_finished:
             events.append(stamp.event(InputStalled))
@@ -240,12 +240,12 @@ class Line:
             self._said = (self._said + text)[-_REMEMBERED_CHARACTERS:]
             events.append(stamp.event(TextToken, text=text, token=token, aligned_frame=aligned))
         events += [stamp.word(word, self._model.delay_s) for word in self._words.hear(stamp.frame, audible)]
-        sentence = self._scripts.take(token)
+        sentence = self._say_queue.advance(token)
         if sentence is not None:
             events.append(stamp.event(SayFinished, text=sentence))
         return events
 
-    def _turn_events(self, frame: LineFrame | None, audible: bool, stamp: Stamp) -> list[Event]:
+    def _turn_events(self, frame: CallFrame | None, audible: bool, stamp: Stamp) -> list[Event]:
         self._user_speaking = isinstance(frame, InputFrame) and frame.speaking
         self._bot_speaking = audible
         self._silent_frames = 0 if self._user_speaking or audible else self._silent_frames + 1
@@ -265,7 +265,7 @@ class Line:
             events.append(stamp.event(AudioChunk, pcm=pcm, sample_rate=self.config.output_sample_rate))
         return events
 
-    def _count(self, ready: Ready[Key, LineFrame], now: float, backlog_s: float) -> None:
+    def _count(self, ready: Ready[Key, CallFrame], now: float, backlog_s: float) -> None:
         is_input = isinstance(ready.frame, InputFrame)
         self.metrics.frame(
             latency_s=now - ready.frame.complete_at if isinstance(ready.frame, InputFrame) else None,
@@ -283,7 +283,7 @@ class Line:
             "gate": self._gate.save(),
             "turns": self._turns.save(),
             "words": self._words.save(),
-            "scripts": self._scripts.save(),
+            "say_queue": self._say_queue.save(),
             "said": self._said,
             "user_words": self._user_words and self._user_words.save(),
         }
@@ -295,7 +295,7 @@ class Line:
         self._gate.load(saved["gate"])
         self._turns.load(saved["turns"])
         self._words.load(saved["words"])
-        self._scripts.load(saved["scripts"])
+        self._say_queue.load(saved["say_queue"])
         self._said = saved["said"]
         if self._user_words is not None and saved.get("user_words"):
             self._user_words.load(saved["user_words"])

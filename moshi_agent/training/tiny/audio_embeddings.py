@@ -22,7 +22,7 @@ DEVIATION = 0.3  # of a frame's sum in each dimension: as much as everything els
 
 
 @torch.no_grad()
-def give_ears(model: LMModel, codec: MimiModel, codes: NDArray[np.int16]) -> None:
+def init_audio_embeddings(model: LMModel, codec: MimiModel, codes: NDArray[np.int16]) -> None:
     """Sets the caller's embeddings of `model`. codes: [N, codebooks] of frames with sound."""
     tables = _code_latents(codec)  # [codebooks, bins, C]
     frames = torch.from_numpy(codes.astype(np.int64))

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from moshi_agent import Event, UserPaused, UserSaid, UserText, UserWord
-from moshi_agent.engine.line.stamp import Stamp
-from moshi_agent.engine.line.user_words import UserWords
+from moshi_agent.engine.call.stamp import Stamp
+from moshi_agent.engine.call.user_words import UserWords
 from moshi_agent.engine.step.step_tensors import RowOutput
 from moshi_agent.text.timed_reader import Hearing
 from tests.text_tokenizers import END_OF_PADDING, PADDING, byte_tokenizer
@@ -33,7 +33,7 @@ def follow(
     """The events of (token, whether the user speaks), frame by frame."""
     events: list[Event] = []
     for frame, (token, speaks) in enumerate(steps, first):
-        events += words.take(output(token, pause), speaks, Stamp(frame, 1000.0))
+        events += words.follow(output(token, pause), speaks, Stamp(frame, 1000.0))
     return events
 
 

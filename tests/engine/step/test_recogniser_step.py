@@ -27,7 +27,7 @@ from moshi_agent import (
 )
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.engine.step.frame_step import RowInput
-from moshi_agent.engine.step.listening import Listener
+from moshi_agent.engine.step.recogniser_step import RecogniserStep
 from moshi_agent.transcription import TimedPiece, Transcriber
 from tests.engine.stepped_core import SILENCE, SteppedCore, taken
 from tests.recogniser_model import write_recogniser_checkpoint
@@ -200,16 +200,16 @@ def test_a_refreshed_model_does_not_interrupt_the_transcript(
 
 
 def test_numbers_that_are_none_begin_the_row_anew(recogniser: Checkpoint) -> None:
-    listener, fresh = Listener(recogniser, 2), Listener(recogniser, 2)
-    for one in (listener, fresh):
+    recogniser, fresh = RecogniserStep(recogniser, 2), RecogniserStep(recogniser, 2)
+    for one in (recogniser, fresh):
         one.begin_row(0)
         one.begin_row(1)
-    for tensor in listener._step.state.tensors():
+    for tensor in recogniser._step.state.tensors():
         if tensor.is_floating_point():
             tensor[0] = torch.nan
     inputs = [RowInput(row=row, pcm=noise(1)[0]) for row in range(2)]
-    assert [output.healthy for output in listener.run(inputs)] == [False, True]
-    again = [listener.run([inputs[0]])[0], fresh.run([inputs[0]])[0]]
+    assert [output.healthy for output in recogniser.run(inputs)] == [False, True]
+    again = [recogniser.run([inputs[0]])[0], fresh.run([inputs[0]])[0]]
     assert again[0] == again[1]
 
 
@@ -238,7 +238,7 @@ def test_an_engine_tells_what_is_said_and_what_it_costs(engine: Engine, recognis
 def test_a_row_counts_with_that_of_its_listener(engine: Engine, recogniser: Checkpoint) -> None:
     with Engine.load("tiny", device="cpu", capacity=2, shared=False) as without:
         own = without.capacity().row_bytes
-    assert engine.capacity().row_bytes == own + Listener(recogniser, 1).row_bytes
+    assert engine.capacity().row_bytes == own + RecogniserStep(recogniser, 1).row_bytes
 
 
 def test_a_model_that_speaks_is_no_transcriber() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moshi_agent.engine.line.turns import TurnEvent, Turns, TurnsConfig
+from moshi_agent.engine.call.turns import TurnEvent, Turns, TurnsConfig
 from moshi_agent.events import (
     BotStarted,
     BotStopped,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class LRSchedule:
     """Linear warm-up, then a cosine down to `final_share` of the highest rate."""
 
     steps: int

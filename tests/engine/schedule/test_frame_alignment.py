@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from moshi_agent.audio.framing import FRAME_S
 from moshi_agent.engine.microphone import Microphone
-from moshi_agent.engine.schedule.phase import leading_silence
+from moshi_agent.engine.schedule.frame_alignment import leading_silence
 
 
 @given(

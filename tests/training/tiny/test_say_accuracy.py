@@ -13,7 +13,7 @@ from moshi_agent.audio.files import read_audio
 from moshi_agent.audio.framing import frames_of
 from moshi_agent.questions import find_question, sample_questions
 from moshi_agent.training.tiny.answers import Answer
-from moshi_agent.training.tiny.evaluation.told import report, tell
+from moshi_agent.training.tiny.evaluation.say_accuracy import report, tell
 
 QUESTIONS = ("How much is two plus two?", "Count to five.", "Good night, sleep well.")
 

@@ -15,7 +15,7 @@ from moshi_agent.engine.commands import Command, Key, Open
 from moshi_agent.engine.config import EngineConfig
 from moshi_agent.engine.event_queue import Delivery, Outlet
 from moshi_agent.engine.process.messages import Answer, Ask, Delivered, Loaded, Logged, Question
-from moshi_agent.engine.process.worker import Worker
+from moshi_agent.engine.process.process_handle import ProcessHandle
 from moshi_agent.errors import EngineUnhealthy, InputError
 from moshi_agent.events import Ended, Event
 
@@ -23,7 +23,7 @@ _log = logging.getLogger("moshi_agent.engine")
 
 
 @dataclass(slots=True)
-class _Listener:
+class _Subscriber:
     """Whoever holds a conversation, and the last that it was told."""
 
     outlet: Outlet
@@ -36,8 +36,8 @@ class _Reply:
     opens: Key | None  # the conversation that begins with it
 
 
-class Life:
-    """From the start of a process to its end. `live` and `fail` belong to one thread; the rest to anyone."""
+class EngineProcess:
+    """From the start of a process to its end. `run` and `fail` belong to one thread; the rest to anyone."""
 
     def __init__(self) -> None:
         self.loaded: Future[None] = Future()
@@ -45,8 +45,8 @@ class Life:
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._replies: dict[int, _Reply] = {}
-        self._listeners: dict[Key, _Listener] = {}
-        self._worker: Worker | None = None
+        self._subscribers: dict[Key, _Subscriber] = {}
+        self._handle: ProcessHandle | None = None
         self._is_unwanted = False
         self._over: EngineUnhealthy | None = None
 
@@ -57,45 +57,45 @@ class Life:
     @property
     def sessions(self) -> int:
         """Conversations that have not been told their end."""
-        return len(self._listeners)
+        return len(self._subscribers)
 
     @property
     def pid(self) -> int | None:
         """Of the process, while there is one."""
-        return None if self._worker is None else self._worker.pid
+        return None if self._handle is None else self._handle.pid
 
-    def live(self, config: EngineConfig) -> str:
+    def run(self, config: EngineConfig) -> str:
         """Starts the process and hears it until its end. Returns how it ended, in words."""
         try:
-            worker = Worker(config)
+            handle = ProcessHandle(config)
         except Exception as error:
             return f"could not be started: {error}"
         with self._lock:
-            self._worker = worker
+            self._handle = handle
             if self._is_unwanted:
-                worker.kill()
+                handle.kill()
         try:
-            for message in worker.messages():
+            for message in handle.messages():
                 self._take(message)
         except Exception:
             _log.exception("the engine's process cannot be understood")
             self.kill()
         with self._lock:
-            self._worker = None
-        return worker.end()
+            self._handle = None
+        return handle.end()
 
     def kill(self) -> None:
         """Ends the process at once, or as soon as it begins."""
         with self._lock:
             self._is_unwanted = True
-            if self._worker is not None:
-                self._worker.kill()
+            if self._handle is not None:
+                self._handle.kill()
 
     def send(self, command: Command) -> None:
         """Hands over a command that needs no answer. Takes no lock: a finalizer may call it at any time."""
-        worker = self._worker
-        if worker is not None:
-            worker.channel.send(command)
+        handle = self._handle
+        if handle is not None:
+            handle.channel.send(command)
 
     def ask(self, question: Question, outlet: Outlet | None = None) -> Future[Any]:
         """Hands over a question and returns its answer to come.
@@ -105,17 +105,17 @@ class Life:
         """
         future: Future[Any] = Future()
         with self._lock:
-            worker = self._worker
-            if worker is None or not self.is_loaded:
+            handle = self._handle
+            if handle is None or not self.is_loaded:
                 future.set_exception(self._over or EngineUnhealthy("the engine's process is not ready"))
                 return future
             number = next(self._numbers)
             opens = None
             if isinstance(question, Open) and outlet is not None:
                 opens = question.key
-                self._listeners[opens] = _Listener(outlet)
+                self._subscribers[opens] = _Subscriber(outlet)
             self._replies[number] = _Reply(future, opens)
-        worker.channel.send(Ask(number, question), unsent=partial(self._not_asked, number))
+        handle.channel.send(Ask(number, question), unsent=partial(self._not_asked, number))
         return future
 
     def fail(self, error: EngineUnhealthy) -> None:
@@ -124,11 +124,11 @@ class Life:
         with self._lock:
             self._over = error
             replies, self._replies = self._replies, {}
-            listeners, self._listeners = self._listeners, {}
+            subscribers, self._subscribers = self._subscribers, {}
         if not self.loaded.done():
             self.loaded.set_exception(error)
-        for listener in listeners.values():
-            _deliver(listener, Delivery([_lost(listener.last, error)]))
+        for subscriber in subscribers.values():
+            _deliver(subscriber, Delivery([_lost(subscriber.last, error)]))
         for reply in replies.values():
             _resolve(reply.future, Answer(0, error=error))
 
@@ -150,15 +150,15 @@ class Life:
                 raise TypeError(f"a message of type {type(message).__name__}")
 
     def _hand_out(self, key: Key, delivery: Delivery) -> None:
-        listener = self._listeners.get(key)
-        if listener is None:
+        subscriber = self._subscribers.get(key)
+        if subscriber is None:
             return
         if delivery.events:
-            listener.last = delivery.events[-1]
-        if isinstance(listener.last, Ended):
+            subscriber.last = delivery.events[-1]
+        if isinstance(subscriber.last, Ended):
             with self._lock:
-                del self._listeners[key]
-        _deliver(listener, delivery)
+                del self._subscribers[key]
+        _deliver(subscriber, delivery)
 
     def _answer(self, number: int, answer: Answer) -> None:
         with self._lock:
@@ -166,7 +166,7 @@ class Life:
             if reply is None:
                 return
             if answer.error is not None and reply.opens is not None:
-                self._listeners.pop(reply.opens, None)
+                self._subscribers.pop(reply.opens, None)
         _resolve(reply.future, answer)
 
     def _not_asked(self, number: int, error: Exception) -> None:
@@ -182,9 +182,9 @@ def _resolve(future: Future[Any], answer: Answer) -> None:
         future.set_exception(answer.error)
 
 
-def _deliver(listener: _Listener, delivery: Delivery) -> None:
+def _deliver(subscriber: _Subscriber, delivery: Delivery) -> None:
     try:
-        listener.outlet(delivery)
+        subscriber.outlet(delivery)
     except Exception:
         _log.exception("events could not be handed out; the others go on")
 

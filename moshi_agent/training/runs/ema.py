@@ -7,7 +7,7 @@ from torch import nn
 
 
 @torch.no_grad()
-def follow(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+def update(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
     """Moves the parameters of `average` towards those of `model`, faster at first. Buffers are copied."""
     decay = min(decay, (1 + step) / (10 + step))
     for mine, its in zip(average.parameters(), model.parameters(), strict=True):

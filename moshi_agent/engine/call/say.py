@@ -16,7 +16,7 @@ from moshi_agent.text.pieces import Tokenizer, is_text, word_pieces
 _LONGEST_WORD_PIECES = 8  # of the model's own: more without a pause are not waited for
 
 
-class Script:
+class GuidedText:
     """One sentence, piece by piece.
 
     Its pieces are those of its words one by one, as in the text that the model was trained on, where the
@@ -72,7 +72,7 @@ class Script:
         """Whether the model has let so many frames pass that the next piece is to be forced."""
         return not self.done and self._waited >= self._patience[self._taken]
 
-    def take(self, token: int) -> None:
+    def advance(self, token: int) -> None:
         """Takes the text token of a frame, forced or not: the next piece, or one more frame of waiting."""
         if self.done:
             return
@@ -87,22 +87,22 @@ class Script:
         return {"text": self.text, "taken": self._taken, "waited": self._waited}
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Takes what `save` gave, of a script of the same text."""
+        """Takes what `save` gave, of a guided of the same text."""
         self._taken, self._waited = saved["taken"], saved["waited"]
 
 
-class Scripts:
+class SayQueue:
     """The sentences of a conversation, one after the other.
 
     Args:
-        tokenizer: as for `Script`.
+        tokenizer: as for `GuidedText`.
         most_pieces: how many pieces may wait, of all sentences together; a piece takes a frame or more.
     """
 
     def __init__(self, tokenizer: Tokenizer | None, most_pieces: int = 3000) -> None:
         self._tokenizer = tokenizer
         self._most_pieces = most_pieces
-        self._queue: deque[Script] = deque()
+        self._queue: deque[GuidedText] = deque()
         self._own_pieces = 0  # that the model has just said of its own accord, without a pause
 
     def __len__(self) -> int:
@@ -110,7 +110,7 @@ class Scripts:
         return len(self._queue)
 
     @property
-    def current(self) -> Script | None:
+    def current(self) -> GuidedText | None:
         """The sentence that the next piece is to be of; None where there is none, or a word ends first."""
         if not self._queue or 0 < self._own_pieces < _LONGEST_WORD_PIECES:
             return None
@@ -120,37 +120,37 @@ class Scripts:
         """Queues a sentence.
 
         Raises:
-            InputError: as for `Script`.
+            InputError: as for `GuidedText`.
             BacklogFull: too many pieces would wait; the sentence is not taken.
         """
-        script = Script(self._tokenizer, text)
+        guided = GuidedText(self._tokenizer, text)
         waiting = sum(map(len, self._queue))
-        if waiting + len(script) > self._most_pieces:
+        if waiting + len(guided) > self._most_pieces:
             raise BacklogFull(
-                f"{len(script)} pieces of text to say, and {waiting} wait already; at most "
+                f"{len(guided)} pieces of text to say, and {waiting} wait already; at most "
                 f"{self._most_pieces} may: say less, or wait for what was asked to be said"
             )
-        self._queue.append(script)
+        self._queue.append(guided)
 
-    def take(self, token: int) -> str | None:
+    def advance(self, token: int) -> str | None:
         """Takes the text token of a frame, forced or not. Returns the sentence it completes, if any."""
-        script = self.current
-        if script is None:
+        guided = self.current
+        if guided is None:
             is_piece = self._tokenizer is not None and is_text(self._tokenizer, token)
             self._own_pieces = self._own_pieces + 1 if is_piece else 0
             return None
         self._own_pieces = 0
-        script.take(token)
-        return self._queue.popleft().text if script.done else None
+        guided.advance(token)
+        return self._queue.popleft().text if guided.done else None
 
     def save(self) -> dict[str, Any]:
         """All sentences that are not done, fit for JSON."""
-        return {"own_pieces": self._own_pieces, "queue": [script.save() for script in self._queue]}
+        return {"own_pieces": self._own_pieces, "queue": [guided.save() for guided in self._queue]}
 
     def load(self, saved: dict[str, Any]) -> None:
         """Takes what `save` gave."""
         self._own_pieces = saved["own_pieces"]
         self._queue.clear()
-        for script in saved["queue"]:
-            self._queue.append(Script(self._tokenizer, script["text"]))
-            self._queue[-1].load(script)
+        for guided in saved["queue"]:
+            self._queue.append(GuidedText(self._tokenizer, guided["text"]))
+            self._queue[-1].load(guided)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from moshi_agent.audio.framing import FRAME_S
-from moshi_agent.engine.line.stamp import Stamp
+from moshi_agent.engine.call.stamp import Stamp
 from moshi_agent.engine.step.step_tensors import RowOutput
 from moshi_agent.events import Event, UserPaused, UserSaid, UserText, UserWord
 from moshi_agent.text.timed_reader import Heard, Hearing, TimedReader
@@ -31,7 +31,7 @@ class UserWords:
         self._delay_frames = math.ceil(hearing.delay_s / FRAME_S)
         self._state = _State()
 
-    def take(self, output: RowOutput, user_speaks: bool, stamp: Stamp) -> list[Event]:
+    def follow(self, output: RowOutput, user_speaks: bool, stamp: Stamp) -> list[Event]:
         """What the recogniser's output for the frame of `stamp` tells.
 
         Args:
