@@ -172,6 +172,7 @@ def test_a_conversation_whose_context_is_full_is_where_callers_begin() -> None:
     assert frames == first >= 128  # the context of `tiny`
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize("process", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_callers_of_the_built_in_model_are_timed(process: bool, tmp_path: Path) -> None:
     out = tmp_path / "metrics.json"

@@ -304,6 +304,7 @@ def test_no_more_prompts_are_made_than_conversations_could_be_let_in(personaplex
     assert sorted(command.key for command in opened) == [0, 1]
 
 
+@pytest.mark.real_time
 def test_the_second_call_begins_within_a_frame(engine: Engine) -> None:
     role = "You are a patient teacher. " * 2
     times_s: list[float] = []

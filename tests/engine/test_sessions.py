@@ -184,6 +184,7 @@ def test_words_lie_where_the_bot_is_heard(heard: dict[str, list[Event]]) -> None
     assert all(isinstance(w, Word) and w.start >= started - 0.16 for w in words)
 
 
+@pytest.mark.real_time
 def test_a_question_in_real_time_with_jitter_is_answered(engine: Engine, thanks: Samples) -> None:
     config = SessionConfig(seed=1, tail_ms=1600)
     draw = np.random.default_rng(0)

@@ -95,6 +95,7 @@ def test_one_that_does_not_end_is_cut_off(translating: Engine, speech: Samples) 
     assert events[-1].frame == 5 + 2
 
 
+@pytest.mark.real_time
 def test_live_it_is_told_of_the_end_by_the_clock(folder: Path, speech: Samples) -> None:
     """Nobody pushes silence after the end: the conversation goes on by itself."""
     with Engine.load(str(folder), capacity=1, admit_by_time=False, cfg_coef=1.0) as engine:

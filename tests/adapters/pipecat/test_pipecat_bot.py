@@ -25,6 +25,8 @@ from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
 from moshi_agent import Engine
 from tests.adapters.pipecat.pipecat_calls import question, until
 
+pytestmark = pytest.mark.real_time
+
 EXAMPLE = Path(__file__).parents[3] / "examples" / "pipecat_bot.py"
 
 

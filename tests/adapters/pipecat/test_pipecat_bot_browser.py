@@ -18,7 +18,7 @@ pytest.importorskip("pipecat", reason="needs the extra `pipecat`: pip install mo
 from tests.adapters.pipecat.pipecat_bot_process import running_bot
 from tests.adapters.server.browser import ENERGY, KEEP_PEERS, chromium, find_chromium
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real_time, pytest.mark.slow, pytest.mark.timeout(300)]
 
 MICROPHONE = Path(__file__).with_name("pipecat_microphone.js")
 PATIENCE_MS = 90_000

@@ -25,7 +25,7 @@ from tests.adapters.pipecat.pipecat_bot_process import running_bot
 from tests.adapters.pipecat.pipecat_calls import question, until
 from tests.adapters.telephone.twilio_caller import twilio
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real_time, pytest.mark.slow, pytest.mark.timeout(300)]
 
 HOST = "bot.example.com"
 CALLS: dict[str, tuple[str, Provider]] = {  # what the bot is started for, and who calls

@@ -44,6 +44,7 @@ def test_role_and_voice_come_from_settings_session_or_context(
     assert (config.role, config.voice) == (role, voice)
 
 
+@pytest.mark.real_time
 def test_a_role_that_comes_with_a_late_context_begins_the_conversation_anew(personaplex: Engine) -> None:
     llm = MoshiLLMService(engine=personaplex, settings=Settings(voice="NATF0"))
     pirate, cat = (LLMContext([{"role": "system", "content": text}]) for text in ("A pirate.", "A cat."))

@@ -54,6 +54,8 @@ from moshi_agent.engine.snapshot import unpack_snapshot
 from moshi_agent_adapters.pipecat import MoshiLLMService, MoshiMetricsData
 from tests.adapters.pipecat.pipecat_calls import Caller, Loudspeaker, Notes, call_pipeline, until
 
+pytestmark = pytest.mark.real_time
+
 RATE_HZ = 16_000
 PARAMS = PipelineParams(
     audio_in_sample_rate=RATE_HZ,

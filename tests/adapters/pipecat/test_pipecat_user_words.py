@@ -21,6 +21,8 @@ from moshi_agent_adapters.pipecat import MoshiLLMService, TranscriptFile
 from tests.adapters.pipecat.pipecat_calls import Caller, Loudspeaker, call_pipeline, until
 from tests.recogniser_model import write_sparing_checkpoint
 
+pytestmark = pytest.mark.real_time
+
 RATE_HZ = 16_000
 PARAMS = PipelineParams(audio_in_sample_rate=RATE_HZ, audio_out_sample_rate=RATE_HZ)
 

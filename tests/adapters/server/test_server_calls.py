@@ -20,6 +20,8 @@ from moshi_agent_adapters.server import create_app
 from tests.adapters.server.server_calls import Running, wait_for
 from tests.adapters.server.server_clients import ask_kyutai, ask_live, question, rest
 
+pytestmark = pytest.mark.real_time
+
 ANSWER = "My name is Moshi, and I am a tiny talking model."
 
 

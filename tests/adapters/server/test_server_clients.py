@@ -18,6 +18,8 @@ pytest.importorskip("aiortc", reason="needs the extra `server`: pip install mosh
 from tests.adapters.server.server_calls import Running, wait_for
 from tests.adapters.server.server_clients import PATIENCE_S, paced, question
 
+pytestmark = pytest.mark.real_time
+
 ANSWER = "My name is Moshi, and I am a tiny talking model."
 CLIENTS = Path(__file__).parent / "clients"
 

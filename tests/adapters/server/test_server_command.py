@@ -70,6 +70,7 @@ def test_a_token_file_has_to_hold_tokens(tmp_path: Path) -> None:
     assert "holds no token" in _invoke("serve", "--token-file", str(file)).output
 
 
+@pytest.mark.real_time
 def test_the_first_sigterm_lets_calls_go_on_and_then_ends_them_with_a_reason() -> None:
     with serving("--drain-seconds", "3", "--capacity", "2") as server:
         with connect(f"{server.websocket}/api/chat") as call:
@@ -134,6 +135,7 @@ def _status(connection: http.client.HTTPConnection, headers: dict[str, str], pat
     return response.status
 
 
+@pytest.mark.real_time
 def test_talk_asks_with_a_file_and_shows_what_it_hears(server: Running, tmp_path: Path) -> None:
     out = tmp_path / "answer.wav"
     command = [sys.executable, "-m", "moshi_agent", "talk", "--url", server.http, "--in", QUESTION]
@@ -165,6 +167,7 @@ def test_talk_gives_up_on_a_server_that_is_not_there(url: str, monkeypatch: pyte
     assert "error:" in result.output
 
 
+@pytest.mark.real_time
 def test_talk_takes_up_a_lost_connection_again(server: Running) -> None:
     """A relay breaks the first connection off; the second one reaches the server."""
 
@@ -219,6 +222,7 @@ def test_ice_servers_are_told_to_the_page() -> None:
     assert told == [{"urls": ["stun:127.0.0.1:9"]}, turn]
 
 
+@pytest.mark.real_time
 def test_a_page_may_come_from_a_known_origin_only() -> None:
     options = ("--allow-origin", "https://example.org", "--no-process", "--capacity", "1")
     with serving(*options) as server:

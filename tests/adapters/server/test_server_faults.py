@@ -27,6 +27,8 @@ from tests.adapters.server.server_clients import ask_kyutai, question, rest
 from tests.adapters.webrtc.webrtc_asking import refused_offer, request
 from tests.adapters.webrtc.webrtc_peer import Caller
 
+pytestmark = pytest.mark.real_time
+
 
 @pytest.fixture(scope="module")
 def impatient() -> Iterator[Running]:

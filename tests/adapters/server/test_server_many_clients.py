@@ -25,6 +25,8 @@ from tests.adapters.server.server_clients import rest
 from tests.adapters.server.server_process import ServeProcess, serving
 from tests.adapters.webrtc.webrtc_asking import refused_offer
 
+pytestmark = pytest.mark.real_time
+
 ROOT = Path(__file__).parents[3]
 # Each protocol gets every question, as far as it has clients enough.
 PROTOCOLS = (

@@ -65,6 +65,7 @@ def test_the_page_learns_what_it_can_choose(personaplex: Engine) -> None:
         asyncio.run(calls.session_config({"role": "A cat.", "greet": True}))
 
 
+@pytest.mark.real_time
 def test_the_calls_of_personaplexs_own_page_are_held(personaplex: Engine) -> None:
     # The server closes its engine when it ends: this one is its own, in a process as served.
     source = personaplex.config.source

@@ -186,6 +186,7 @@ def test_behind_a_proxy_with_tls_it_is_alone_too() -> None:
         assert headers["cross-origin-opener-policy"] == "same-origin"
 
 
+@pytest.mark.real_time
 def test_wrong_tokens_take_as_long_wherever_they_differ() -> None:
     """The digests of all tokens are compared to their ends: no early difference ends the comparison."""
     guard = Guard(Starlette(), ServerConfig(tokens=(TOKEN, "another-token")))

@@ -31,7 +31,7 @@ from tests.adapters.server.browser import (
     serving,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real_time, pytest.mark.slow, pytest.mark.timeout(600)]
 ANSWER = "My name is Moshi, and I am a tiny talking model."
 PATIENCE_MS = 90_000
 CHECKOUT = Path(__file__).parents[3]

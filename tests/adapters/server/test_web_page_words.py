@@ -16,7 +16,7 @@ from tests.adapters.server.browser import chromium, find_chromium, serving
 from tests.adapters.server.test_web_page import connect, keep_picture, open_page
 from tests.recogniser_model import write_sparing_checkpoint
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real_time, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

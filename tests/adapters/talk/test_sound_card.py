@@ -120,6 +120,7 @@ def example(card: SoundCard, folder: Path, *options: str) -> Iterator[Program]:
         yield program
 
 
+@pytest.mark.real_time
 @pytest.mark.slow
 def test_who_speaks_into_the_microphone_hears_the_answer(
     card: SoundCard, matcher: Matcher, tmp_path: Path
@@ -131,6 +132,7 @@ def test_who_speaks_into_the_microphone_hears_the_answer(
         assert "Traceback" not in program.text
 
 
+@pytest.mark.real_time
 @pytest.mark.slow
 def test_the_bot_goes_on_when_the_loudspeaker_is_heard_by_the_microphone(
     card: SoundCard, matcher: Matcher, tmp_path: Path
@@ -141,6 +143,7 @@ def test_the_bot_goes_on_when_the_loudspeaker_is_heard_by_the_microphone(
             assert matcher.nearest(ask(card, program, question, tmp_path)) == index
 
 
+@pytest.mark.real_time
 @pytest.mark.slow
 def test_what_interrupts_the_loudspeaker_does_not_delay_the_microphone(
     card: SoundCard, tmp_path: Path
@@ -163,6 +166,7 @@ def test_what_interrupts_the_loudspeaker_does_not_delay_the_microphone(
     assert answer_at_s - sf.info(asked).duration < 1.2
 
 
+@pytest.mark.real_time
 @pytest.mark.slow
 def test_talk_shows_and_plays_the_answer_and_takes_the_conversation_up_again(
     card: SoundCard, matcher: Matcher, tmp_path: Path

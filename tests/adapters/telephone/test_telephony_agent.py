@@ -193,6 +193,7 @@ def test_a_stream_that_begins_wrong_is_refused(refuser: Agent, beginning: str) -
     assert refuser.engine.metrics().opened_sessions == 0
 
 
+@pytest.mark.real_time
 class TestCallsThatEndBadly:
     def test_a_wrong_payload_ends_the_call(self, agent: Agent) -> None:
         async def call() -> None:
@@ -239,6 +240,7 @@ class TestCallsThatEndBadly:
         assert asyncio.run(call()) == 1008
 
 
+@pytest.mark.real_time
 class TestLimits:
     def test_more_calls_than_lines_hear_that_the_line_is_busy(
         self, example: ModuleType, tmp_path: Path
@@ -264,6 +266,7 @@ class TestLimits:
             assert 1.0 <= asyncio.run(call(agent)) < 15
 
 
+@pytest.mark.real_time
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_whole_call(agent: Agent) -> None:
@@ -316,6 +319,7 @@ async def interrupted(agent: Agent, sid: str, phone: TwilioCall) -> None:
     await until(lambda: phone.is_quiet(2.0), 60)  # it may have answered that as well
 
 
+@pytest.mark.real_time
 @pytest.mark.load
 @pytest.mark.timeout(900)
 def test_twenty_calls_at_once(example: ModuleType, tmp_path: Path) -> None:

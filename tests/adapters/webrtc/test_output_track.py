@@ -95,6 +95,7 @@ def test_opus_carries_speech_and_its_time() -> None:
     assert 8 * np.argmax(alike) <= 0.0075 * 48_000  # its look-ahead, of 6.5 ms
 
 
+@pytest.mark.real_time
 def test_a_track_gives_packets_in_time_and_ends() -> None:
     async def listen() -> None:
         track = OutputTrack(32_000, 0)

@@ -59,6 +59,7 @@ async def freed_after_s(engine: Engine) -> float:
     return time.monotonic() - started
 
 
+@pytest.mark.real_time
 def test_a_question_is_answered_in_words_and_sound(engine: Engine) -> None:
     async def talk() -> None:
         heard: list[str] = []
@@ -78,6 +79,7 @@ def test_a_question_is_answered_in_words_and_sound(engine: Engine) -> None:
     run(talk())
 
 
+@pytest.mark.real_time
 def test_hanging_up_frees_the_row(engine: Engine) -> None:
     async def talk() -> None:
         connection, caller = await connected(engine)
@@ -89,6 +91,7 @@ def test_hanging_up_frees_the_row(engine: Engine) -> None:
     run(talk())
 
 
+@pytest.mark.real_time
 def test_a_peer_that_vanishes_without_a_word_frees_the_row(engine: Engine) -> None:
     async def talk() -> None:
         connection, caller = await connected(engine)
@@ -102,6 +105,7 @@ def test_a_peer_that_vanishes_without_a_word_frees_the_row(engine: Engine) -> No
     run(talk())
 
 
+@pytest.mark.real_time
 def test_a_quiet_peer_stays(engine: Engine) -> None:
     """No audio comes from a page that has no microphone yet; the data channel shows that it is there."""
 
@@ -116,6 +120,7 @@ def test_a_quiet_peer_stays(engine: Engine) -> None:
     run(talk())
 
 
+@pytest.mark.real_time
 def test_closing_and_the_end_of_the_conversation_end_the_call(engine: Engine) -> None:
     async def talk() -> None:
         connection, caller = await connected(engine)
@@ -136,6 +141,7 @@ def test_closing_and_the_end_of_the_conversation_end_the_call(engine: Engine) ->
     run(talk())
 
 
+@pytest.mark.real_time
 def test_nobody_who_never_connects_keeps_anything(engine: Engine) -> None:
     async def talk() -> None:
         connection, caller = MoshiConnection(engine, CALM, ConnectionConfig(connect_timeout_s=0.5)), Caller()
@@ -147,6 +153,7 @@ def test_nobody_who_never_connects_keeps_anything(engine: Engine) -> None:
     run(talk())
 
 
+@pytest.mark.real_time
 def test_a_renewed_offer_goes_on_with_the_same_conversation(engine: Engine) -> None:
     async def talk() -> None:
         connection, caller = await connected(engine)
@@ -166,6 +173,7 @@ def test_a_renewed_offer_goes_on_with_the_same_conversation(engine: Engine) -> N
     run(talk())
 
 
+@pytest.mark.real_time
 def test_lost_packets_are_concealed_and_delay_nothing(engine: Engine) -> None:
     async def talk() -> None:
         connection, caller = await connected(engine)
@@ -192,6 +200,7 @@ def test_lost_packets_are_concealed_and_delay_nothing(engine: Engine) -> None:
     run(talk())
 
 
+@pytest.mark.real_time
 def test_the_data_channel_takes_wishes_and_refuses_nonsense(engine: Engine) -> None:
     async def talk() -> None:
         connection, caller = await connected(engine)

@@ -35,6 +35,7 @@ def url() -> Iterator[str]:
         yield url
 
 
+@pytest.mark.real_time
 def test_a_call_is_begun_renewed_and_ended_over_http(url: str) -> None:
     async def talk() -> None:
         caller = Caller()
