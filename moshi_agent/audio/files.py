@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import wave
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,17 +16,15 @@ import soundfile as sf
 import soxr
 from numpy.typing import NDArray
 
+from moshi_agent.audio.decoding import Decoder, open_decoder
 from moshi_agent.audio.framing import SAMPLE_RATE_HZ, Samples
+from moshi_agent.audio.levels import FileLevels
 from moshi_agent.errors import AudioError
 from moshi_agent.outputs import naming, whole_file
 
 _BLOCK_SAMPLES = 1 << 17  # of each channel, read at once
 _LOWEST_RATE_HZ = 1_000
 _HIGHEST_RATE_HZ = 768_000
-# Recorders that write to a pipe cannot go back to fill in the length, and put one near these in its place.
-_UNKNOWN_LENGTH = 0x7FFF_0000
-# An mp3 has its length in whole frames, and decoders differ in how much of the last one they give.
-_MP3_FRAME_SAMPLES = 1152
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +38,14 @@ class AudioHeader:
 def read_audio(path: str | os.PathLike[str], sample_rate_hz: int = SAMPLE_RATE_HZ) -> Samples:
     """Reads a wav, flac, ogg, mp3 or other audio file of any rate and channel count.
 
+    A constant offset is taken out, and of two channels that cancel each other one is read; a warning says so.
+
     Returns:
         Its samples [N] at `sample_rate_hz`, float32, full scale 1.0, the mean of its channels.
 
     Raises:
-        AudioError: it is missing, empty, no audio, truncated, damaged, or has NaN or infinity in it.
+        AudioError: it is missing, empty, no audio, truncated, damaged, in another scale than -1 to
+            1, or has NaN or infinity in it.
     """
     source = Path(path)
     with _opened(source) as file:
@@ -77,7 +77,8 @@ def read_channels(path: str | os.PathLike[str], sample_rate_hz: int = SAMPLE_RAT
 def read_header(path: str | os.PathLike[str]) -> AudioHeader:
     """What the file promises. Raises AudioError as `read_audio` does, where the header shows it."""
     with _opened(Path(path)) as file:
-        return AudioHeader(file.channels, file.frames / file.samplerate)
+        frames = _count(file) if file.frames is None else file.frames
+        return AudioHeader(file.channels, frames / file.rate_hz)
 
 
 def read_piece(
@@ -93,39 +94,45 @@ def read_piece(
     """
     source = Path(path)
     with _opened(source) as file:
-        rate_hz = file.samplerate
-        first = min(round(start_s * rate_hz), file.frames)
-        wanted = min(round(duration_s * rate_hz), file.frames - first)
-        file.seek(first)
-        block = cast(NDArray[np.float32], file.read(wanted, dtype="float32", always_2d=True))
-        if len(block) + _MP3_FRAME_SAMPLES * (file.format == "MP3") < wanted:
-            raise AudioError(f"{source} is truncated: it ends before sample {first + wanted}")
-        _check_finite(source, block, first, rate_hz)
-        mono = block.mean(axis=1, dtype=np.float32)
-        return cast(Samples, soxr.resample(mono, rate_hz, sample_rate_hz))
+        first = round(start_s * file.rate_hz)
+        file.skip(first)
+        block = file.read(round(duration_s * file.rate_hz))
+        _check_finite(source, block, first, file.rate_hz)
+        levels = FileLevels(source, file.rate_hz)
+        mono = levels.mono(levels.mend(block))
+        return cast("Samples", soxr.resample(mono, file.rate_hz, sample_rate_hz))
+
+
+def _count(decoder: Decoder) -> int:
+    """Decodes a file to its end and counts the samples of a channel."""
+    frames = 0
+    while length := len(decoder.read(_BLOCK_SAMPLES)):
+        frames += length
+    return frames
 
 
 @contextmanager
-def _opened(source: Path) -> Generator[sf.SoundFile]:
+def _opened(source: Path) -> Generator[Decoder]:
     """The file with its header checked; whatever fails to be read is an AudioError."""
     try:
         _check_readable(source)
-        with sf.SoundFile(source) as file:
-            _check_header(source, file)
-            yield file
+        with closing(open_decoder(source)) as decoder:
+            if not _LOWEST_RATE_HZ <= decoder.rate_hz <= _HIGHEST_RATE_HZ:
+                accepted = f"{_LOWEST_RATE_HZ} to {_HIGHEST_RATE_HZ} Hz"
+                raise AudioError(
+                    f"{source} has a sample rate of {decoder.rate_hz} Hz: {accepted} are accepted"
+                )
+            yield decoder
     except OSError as error:
         raise AudioError(f"{source} cannot be read: {error.strerror or error}") from error
-    except (sf.LibsndfileError, TypeError) as error:
-        # A TypeError is how soundfile says that a .raw file has no header.
-        reason = str(getattr(error, "error_string", "it has no header")).rstrip(".")
-        raise AudioError(
-            f"{source} cannot be read as audio ({reason}); accepted: wav, flac, ogg, mp3"
-        ) from error
+    except sf.LibsndfileError as error:
+        raise AudioError(f"{source} is damaged ({error.error_string.rstrip('.')})") from error
 
 
-def _whole(source: Path, file: sf.SoundFile, sample_rate_hz: int, *, mono: bool) -> Samples:
-    """[N] of the mean of the channels or where there is one, else [N, channels]."""
-    samples = np.concatenate(list(_resampled(source, file, sample_rate_hz, mono or file.channels == 1)))
+def _whole(source: Path, decoder: Decoder, sample_rate_hz: int, *, mono: bool) -> Samples:
+    """[N] of the channels' mean or where there is one, else [N, channels]."""
+    mono = mono or decoder.channels == 1
+    samples = np.concatenate(list(_resampled(source, decoder, sample_rate_hz, mono)))
     if len(samples) == 0:
         raise AudioError(f"{source} has less than one sample of audio at {sample_rate_hz} Hz in it")
     return samples
@@ -142,48 +149,17 @@ def _check_readable(source: Path) -> None:
         raise AudioError(f"{source} cannot be read: no permission")
 
 
-def _check_header(source: Path, file: sf.SoundFile) -> None:
-    if file.frames == 0:
-        raise AudioError(f"{source} has no audio in it")
-    if not _LOWEST_RATE_HZ <= file.samplerate <= _HIGHEST_RATE_HZ:
-        accepted = f"{_LOWEST_RATE_HZ} to {_HIGHEST_RATE_HZ} Hz"
-        raise AudioError(f"{source} has a sample rate of {file.samplerate} Hz: {accepted} are accepted")
-    if _is_cut_off(file.extra_info):
-        raise AudioError(f"{source} is truncated: its header promises more audio than there is")
-
-
-def _is_cut_off(log: str) -> bool:
-    """Whether libsndfile noted, while opening the file, that it ends too early.
-
-    It shortens the length to what is there and says so nowhere else than in its log.
-    """
-    lengths = re.findall(r"^ *(?:data|SSND|Data Size) *: *(\d+) \(should be (\d+)\)", log, re.MULTILINE)
-    if any(int(there) < int(promised) < _UNKNOWN_LENGTH for promised, there in lengths):
-        return True
-    if "does not match value from 'ds64' chunk" in log:
-        return True
-    # The last page of an ogg file says that it is the last, and half a page is "junk".
-    return "lacks an end-of-stream bit" in log or "Junk after the last page" in log
-
-
-def _resampled(source: Path, file: sf.SoundFile, sample_rate_hz: int, mono: bool) -> Iterator[Samples]:
+def _resampled(source: Path, decoder: Decoder, sample_rate_hz: int, mono: bool) -> Iterator[Samples]:
     """The blocks of the file at `sample_rate_hz`: [N] where `mono`, else [N, channels]."""
-    channels = 1 if mono else file.channels
-    resampler = soxr.ResampleStream(file.samplerate, sample_rate_hz, num_channels=channels)
-    allowance = _MP3_FRAME_SAMPLES if file.format == "MP3" else 0
-    position = 0
-    while True:
-        block = cast(NDArray[np.float32], file.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True))
-        if len(block) == 0:
-            break
-        if mono:
-            # The mean over a channel axis of one would be an expensive copy of nothing new.
-            block = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
-        _check_finite(source, block, position, file.samplerate)
+    channels = 1 if mono else decoder.channels
+    resampler = soxr.ResampleStream(decoder.rate_hz, sample_rate_hz, num_channels=channels)
+    levels, position = FileLevels(source, decoder.rate_hz), 0
+    while len(block := decoder.read(_BLOCK_SAMPLES)):
+        _check_finite(source, block, position, decoder.rate_hz)
         position += len(block)
-        yield resampler.resample_chunk(np.ascontiguousarray(block))
-    if position + allowance < file.frames:
-        raise AudioError(f"{source} is truncated: {position} samples where its header promises {file.frames}")
+        mended = levels.mend(block)
+        yield resampler.resample_chunk(np.ascontiguousarray(levels.mono(mended) if mono else mended))
+    levels.finish()
     rest = np.empty(0 if mono else (0, channels), np.float32)
     yield resampler.resample_chunk(rest, last=True)
 

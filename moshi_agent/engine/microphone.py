@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moshi_agent.audio.framing import FRAME_SAMPLES, SAMPLE_RATE_HZ, Framer, Samples
+from moshi_agent.audio.levels import LiveOffset, check_peak
 from moshi_agent.audio.resampling import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, StreamResampler
 from moshi_agent.audio.voice_activity import VoiceActivity
 from moshi_agent.engine.commands import InputFrame, Key
@@ -18,7 +19,6 @@ from moshi_agent.errors import AudioError
 Pcm = NDArray[np.float32] | NDArray[np.int16] | bytes | bytearray | memoryview
 
 _LONGEST_CHUNK_S = 3600.0
-_LOUDEST = 16.0  # a little over 1 is no harm; 32767 is somebody's int16 as float
 
 
 class Microphone:
@@ -34,6 +34,7 @@ class Microphone:
         self._rate_hz = SAMPLE_RATE_HZ
         self._resampler = StreamResampler(SAMPLE_RATE_HZ, SAMPLE_RATE_HZ)
         self._framer = Framer(FRAME_SAMPLES)
+        self._offset = LiveOffset()
         self._activity = VoiceActivity()
         self._chunk = 0
         self._alignment = FrameAlignment() if live else None
@@ -64,6 +65,7 @@ class Microphone:
         return [self._frame(frame) for frame in self._framer.push(samples)]
 
     def _frame(self, pcm: Samples) -> InputFrame:
+        pcm = self._offset.mend(pcm)
         activity = self._activity.hear(pcm)
         return InputFrame(self._key, pcm, activity.speaking, activity.silent, self._clock(), self._chunk)
 
@@ -95,9 +97,7 @@ def to_float32(pcm: object, sample_rate: object) -> Samples:
     if samples.dtype == np.int16:
         return samples.astype(np.float32) / np.float32(32768)
     samples = samples.astype(np.float32, copy=False)
-    peak = float(np.abs(samples).max(initial=0))
-    if not peak <= _LOUDEST:  # nor where it is NaN
-        raise AudioError(f"audio with samples of {peak:g}; accepted: float32 from -1 to 1")
+    check_peak(samples, "the audio")
     return samples
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import unicodedata
 from typing import Any, Protocol
 
 from moshi_agent.errors import InputError
+from moshi_agent.text.folding import fold
 
 _WORD_START = "\u2581"  # how sentencepiece marks the beginning of a word
 
@@ -100,22 +102,38 @@ def pieces_of(tokenizer: Tokenizer | None, text: str) -> list[int]:
 
 
 def word_pieces(tokenizer: Tokenizer, text: str) -> list[list[int]]:
-    """The pieces of each word that has any."""
-    words: list[list[int]] = []
-    for word in text.split():
-        if has_surrogates(word):
-            raise InputError(f"{word!r} is not Unicode text; accepted: no surrogates")
-        pieces: list[int] = tokenizer.encode(word)
-        if not all(is_text(tokenizer, piece) for piece in pieces):
+    """Returns the pieces of each word of a text, which is folded where the tokenizer has none for it.
+
+    Raises:
+        InputError: nothing is left to be said, or a word has letters that the tokenizer does not know.
+    """
+    words = [pieces for word in text.split() for pieces in _pieces_of_word(tokenizer, word)]
+    if not words:
+        raise InputError("an empty sentence cannot be said; accepted: at least one word")
+    return words
+
+
+def _pieces_of_word(tokenizer: Tokenizer, word: str) -> list[list[int]]:
+    """The pieces of a word; folding can make several words of one, or none."""
+    if has_surrogates(word):
+        raise InputError(f"{word!r} is not Unicode text; accepted: no surrogates")
+
+    def is_known(text: str) -> bool:
+        pieces: list[int] = tokenizer.encode(text)
+        # Pieces of single bytes would spell an emoji out, and no model was trained to read one aloud.
+        is_sign = any(unicodedata.category(one) == "So" for one in text)
+        return all(
+            is_text(tokenizer, piece) and not (is_sign and tokenizer.IsByte(piece)) for piece in pieces
+        )
+
+    folded = [word] if is_known(word) else fold(word, is_known).split()
+    for one in folded:
+        if not is_known(one):
             raise InputError(
                 f"{word!r} cannot be said: the model's text has no pieces for it; accepted: words of "
                 "characters that its tokenizer knows"
             )
-        words.append(pieces)
-    words = [pieces for pieces in words if pieces]  # a character without width may have none
-    if not words:
-        raise InputError("an empty sentence cannot be said; accepted: at least one word")
-    return words
+    return [pieces for one in folded if (pieces := tokenizer.encode(one))]
 
 
 def has_surrogates(word: str) -> bool:

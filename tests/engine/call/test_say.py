@@ -50,7 +50,7 @@ def test_an_empty_sentence_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "named"), [("I am na\u00efve today", "'na\u00efve'"), ("one \ud800 two", r"'\\ud800'")]
+    ("text", "named"), [("I say \u4f60\u597d today", "'\u4f60\u597d'"), ("one \ud800 two", r"'\\ud800'")]
 )
 def test_a_word_without_pieces_is_refused_by_name(text: str, named: str) -> None:
     with pytest.raises(InputError, match=named):

@@ -1,0 +1,173 @@
+"""Decodes audio files to their real end, whatever their headers promise.
+
+libsndfile decodes what it can be trusted with; FFmpeg, through PyAV where that is installed, the rest:
+formats that phones and browsers record, and files whose header does not say how long they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+import soundfile as sf
+from numpy.typing import NDArray
+
+from moshi_agent.audio.mp3_header import Mp3Length, mp3_length
+from moshi_agent.audio.ogg_pages import is_chained
+from moshi_agent.errors import AudioError
+
+_log = logging.getLogger("moshi_agent.audio")
+
+# Recorders that write to a pipe cannot go back to fill in the length, and put one near these in its place.
+_UNKNOWN_LENGTH = 0x7FFF_0000
+# An mp3 has its length in whole frames, and decoders differ in how much of the last one they give.
+_MP3_FRAME_SAMPLES = 1152
+_HEADER_BYTES = 4096  # of a file that says it has no audio in it
+MEDIA_HINT = "pip install 'moshi-agent[media]'"
+LIBSNDFILE_READS = "wav, flac, ogg, mp3"
+
+
+class Decoder(Protocol):
+    """A file that is being decoded, from its beginning to its end."""
+
+    channels: int
+    rate_hz: int
+    frames: int | None  # samples of each channel; None where only decoding tells
+
+    def read(self, frames: int) -> NDArray[np.float32]:
+        """Returns the next samples, [n, channels], n at most `frames`, 0 at the end.
+
+        Raises:
+            AudioError: the file ends before it should.
+        """
+        ...
+
+    def skip(self, frames: int) -> None:
+        """Leaves out so many samples of each channel, from the beginning."""
+        ...
+
+    def close(self) -> None:
+        """Closes the file."""
+        ...
+
+
+def open_decoder(source: Path) -> Decoder:
+    """Opens a file with the decoder that reads all of it.
+
+    Raises:
+        AudioError: no decoder knows the format, the file is known to be cut off, or has no audio in it.
+    """
+    try:
+        file = sf.SoundFile(source)
+    except (sf.LibsndfileError, TypeError) as error:
+        # A TypeError is how soundfile says that a .raw file has no header.
+        reason = str(getattr(error, "error_string", "it has no header")).rstrip(".")
+        return _open_media(source, reason)
+    try:
+        return _checked(source, file)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _checked(source: Path, file: sf.SoundFile) -> Decoder:
+    """The decoder for a file that libsndfile can open."""
+    if file.format == "OGG" and is_chained(source):
+        file.close()
+        return _open_media(source, "it is several recordings, one behind the other")
+    if _is_cut_off(file.extra_info):
+        raise AudioError(f"{source} is truncated: its header promises more audio than there is")
+    if _says_nothing_of_its_length(source, file):
+        file.close()
+        return _open_media(source, "its header does not say how long it is")
+    if file.frames == 0:
+        raise AudioError(f"{source} has no audio in it")
+    if file.format == "MP3":
+        return _checked_mp3(source, file)
+    return LibsndfileDecoder(source, file, file.frames)
+
+
+def _checked_mp3(source: Path, file: sf.SoundFile) -> Decoder:
+    length = mp3_length(source)
+    if length is Mp3Length.CUT_OFF:
+        raise AudioError(f"{source} is truncated: its header promises more audio than there is")
+    if length is Mp3Length.KNOWN:
+        return LibsndfileDecoder(source, file, file.frames, allowance=_MP3_FRAME_SAMPLES)
+    try:
+        decoder = _open_media(source, "its length is not known")
+    except AudioError as error:
+        _log.warning("%s; what libsndfile finds of it is read", error)
+        return LibsndfileDecoder(source, file, file.frames, allowance=file.frames)
+    file.close()
+    return decoder
+
+
+def _says_nothing_of_its_length(source: Path, file: sf.SoundFile) -> bool:
+    """Whether a recorder never came to fill in the length."""
+    is_empty = file.frames == 0 and source.stat().st_size > _HEADER_BYTES
+    return is_empty or (file.format == "FLAC" and file.frames > source.stat().st_size * 1000)
+
+
+def _is_cut_off(log: str) -> bool:
+    """Whether libsndfile noted, while opening the file, that it ends too early.
+
+    It shortens the length to what is there and says so nowhere else than in its log. An Ogg stream without a
+    last page is no sign of it: live streams never have one.
+    """
+    lengths = re.findall(r"^ *(?:data|SSND|Data Size) *: *(\d+) \(should be (\d+)\)", log, re.MULTILINE)
+    if any(int(there) < int(promised) < _UNKNOWN_LENGTH for promised, there in lengths if int(promised)):
+        return True
+    # Half a page of Ogg is "junk".
+    return "does not match value from 'ds64' chunk" in log or "Junk after the last page" in log
+
+
+def _open_media(source: Path, reason: str) -> Decoder:
+    """Opens the file with FFmpeg. Raises AudioError with `reason` where PyAV is not installed."""
+    try:
+        from moshi_agent.audio.media_decoder import MediaDecoder
+    except ModuleNotFoundError as error:
+        if error.name != "av":
+            raise
+        raise AudioError(
+            f"{source} cannot be read as audio ({reason}); accepted: {LIBSNDFILE_READS}, and with "
+            f"{MEDIA_HINT} m4a, mp4, webm, aac and others"
+        ) from error
+    return MediaDecoder(source, reason)
+
+
+class LibsndfileDecoder:
+    """Decodes with libsndfile.
+
+    Args:
+        frames: samples of each channel that the file promises.
+        allowance: how many of them may be missing.
+    """
+
+    def __init__(self, source: Path, file: sf.SoundFile, frames: int, allowance: int = 0) -> None:
+        self.channels: int = file.channels
+        self.rate_hz: int = file.samplerate
+        self.frames: int | None = frames
+        self._source, self._file = source, file
+        self._least = frames - allowance
+        self._position = 0
+
+    def read(self, frames: int) -> NDArray[np.float32]:
+        """Returns [n, channels]; see `Decoder.read`."""
+        block = cast("NDArray[np.float32]", self._file.read(frames, dtype="float32", always_2d=True))
+        self._position += len(block)
+        if len(block) < frames and self._position < self._least:
+            raise AudioError(
+                f"{self._source} is truncated: {self._position} samples, its header promises {self.frames}"
+            )
+        return block
+
+    def skip(self, frames: int) -> None:
+        """See `Decoder.skip`."""
+        self._position = self._file.seek(min(frames, self.frames or 0))
+
+    def close(self) -> None:
+        """See `Decoder.close`."""
+        self._file.close()
