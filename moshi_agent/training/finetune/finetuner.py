@@ -1,4 +1,4 @@
-"""One fine-tuning, step by step.
+"""Makes the steps of one fine-tuning.
 
 All that is random in a step follows from the seed and the step's number, and `content` has everything that a
 step changes: a run that was stopped goes on to the very same weights.
@@ -24,20 +24,21 @@ from moshi_agent.training.runs.distributed import (
     rank,
     sum_over_processes,
 )
+from moshi_agent.training.runs.trainer import Trainer
 from moshi_agent.training.stereo.dataset import Batch
 
 Metrics = dict[str, float]
 
 
-class FineTuner:
-    """A model in training, and the number of steps made."""
+class FineTuner(Trainer):
+    """Fine-tunes a language model, or this process's part of it, on crops of conversations."""
 
     def __init__(self, objective: Objective, config: FineTuneConfig, crops: CropSource) -> None:
-        """`objective` is on its device already, or this process's part of it."""
+        """Takes an `objective` that is on its device already, or this process's part of it."""
+        super().__init__()
         self.objective = objective
         self.config = config
         self.crops = crops
-        self.step = 0
         self._weights = [weight for weight in objective.parameters() if weight.requires_grad]
         optim = config.optim
         self._optimizer = torch.optim.AdamW(
@@ -49,11 +50,11 @@ class FineTuner:
 
     @property
     def trained(self) -> int:
-        """How many numbers are trained."""
+        """Counts the numbers that are trained."""
         return sum(weight.numel() for weight in self._weights)
 
     def train_step(self) -> Metrics:
-        """One step: its losses, the norm of the gradient before clipping, and the learning rate."""
+        """Makes one step. Returns losses, the gradient's norm before clipping, and the learning rate."""
         config, count = self.config, self.config.num_microbatches
         self.objective.train()
         losses: list[Tensor] = []
@@ -79,7 +80,7 @@ class FineTuner:
 
     @torch.no_grad()
     def evaluate(self, batches: Sequence[Batch]) -> Metrics:
-        """Mean losses over the batches, which every process has alike, and shares with the others."""
+        """Computes the mean losses over the batches, which every process has and shares with the others."""
         self.objective.eval()
         ranks, device = process_count(), self.objective.lm.device
         sums = torch.zeros(2, device=device)
@@ -92,7 +93,7 @@ class FineTuner:
         return {"loss": text + audio, "text": text, "audio": audio}
 
     def content(self) -> dict[str, Any]:
-        """Everything that a step depends on, on the first process."""
+        """See `Trainer.content`. The first process gets the whole."""
         return {
             "step": self.step,
             "weights": sharding.trained_weights(self.objective),
@@ -101,7 +102,7 @@ class FineTuner:
         }
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Takes what `content` gave. Every process gives the whole."""
+        """See `Trainer.restore`. Only the first process need have the tensors."""
         self.step = content["step"]
         sharding.set_trained_weights(self.objective, content["weights"])
         sharding.set_optimizer_state(self.objective, self._optimizer, content["optimizer"])

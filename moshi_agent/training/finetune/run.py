@@ -1,4 +1,4 @@
-"""A whole fine-tuning: from a configuration to checkpoints, metrics and sound in its folder."""
+"""Fine-tunes from a configuration to checkpoints, metrics and sound in one folder."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any
 
 import torch
 from torch import distributed
-from tqdm import tqdm
 
-from moshi_agent.audio.files import write_audio
-from moshi_agent.checkpoint.write import make_folder, write_json
+from moshi_agent.checkpoint.write import write_json
 from moshi_agent.errors import ConfigError
 from moshi_agent.models.lm import LMModel
 from moshi_agent.training.finetune import sharding
@@ -25,9 +23,10 @@ from moshi_agent.training.finetune.losses import Objective, ObjectiveConfig
 from moshi_agent.training.finetune.resume import lasting_settings
 from moshi_agent.training.finetune.samples import sample_reply
 from moshi_agent.training.runs.distributed import process_count, process_group, rank, wait_for_all
-from moshi_agent.training.runs.run_checkpoints import RunCheckpoints, read_state
+from moshi_agent.training.runs.run_checkpoints import RunCheckpoints
 from moshi_agent.training.runs.run_metrics import RunMetrics
-from moshi_agent.training.runs.settings import as_values, refuse_changes
+from moshi_agent.training.runs.settings import refuse_changes
+from moshi_agent.training.runs.training_run import Periodic, TrainingRun
 from moshi_agent.training.stereo.dataset import Batch, StereoConfig, StereoDataset
 
 _log = logging.getLogger("moshi_agent.training")
@@ -58,14 +57,14 @@ def finetune(
         OutputError: something cannot be written; the checkpoint before it stays.
     """
     with process_group(device) as own:
-        run = _Run(config, own, train, evaluation)
+        training = _Training(config, own, train, evaluation)
         try:
-            return run.go()
+            return training.go()
         finally:
-            run.close()
+            training.close()
 
 
-class _Run:
+class _Training:
     """One process's part."""
 
     def __init__(
@@ -76,12 +75,12 @@ class _Run:
         evaluation: CropSource | None,
     ) -> None:
         self.config = config
-        self.checkpoints = RunCheckpoints(config.run_dir, config.num_ckpt_keep)
-        state = _shared_state(self.checkpoints)
+        checkpoints = RunCheckpoints(config.run_dir, config.num_ckpt_keep)
+        state = _shared_state(checkpoints)
         self.dtype = _dtype(config, device, state)
-        self.settings = lasting_settings(config, self.dtype, process_count())
+        settings = lasting_settings(config, self.dtype, process_count())
         if state is not None:
-            refuse_changes(state["settings"], self.settings, config.run_dir)
+            refuse_changes(state["settings"], settings, config.run_dir)
         self.base = load_base(config, self.dtype)
         self.base.checkpoint.mimi.to(device)
         train = train or self._open(config.data.train_data, "data.train_data")
@@ -89,60 +88,38 @@ class _Run:
         objective = Objective(self.base.lm, _objective_config(config, self.dtype))
         sharding.shard(objective, device, self.dtype)
         self.tuner = FineTuner(objective, config, train)
-        if state is not None:
-            self.tuner.restore(state)
-        self.metrics = RunMetrics(config.run_dir, self.tuner.step) if rank() == 0 else None
+        self.run = TrainingRun(
+            self.tuner, checkpoints, name="train lm", state=state, lasting_settings=settings
+        )
 
     def go(self) -> Path | None:
-        config, tuner = self.config, self.tuner
-        if self.metrics is not None:
-            make_folder(config.run_dir)
-            write_json(config.run_dir / "settings.json", as_values(config))
-        hidden = True if rank() else None  # None shows it on a terminal only
-        with tqdm(
-            total=config.max_steps, initial=tuner.step, desc="train lm", unit="step", disable=hidden
-        ) as bar:
-            while tuner.step < config.max_steps:
-                metrics = tuner.train_step()
-                bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
-                bar.update()
-                self._after_step(metrics)
-        return self.checkpoints.newest()
+        """See `finetune`."""
+        config = self.config
+        self.run.write_settings(config)
+        wanted = [
+            (config.do_eval, Periodic(config.eval_freq, self._evaluate)),
+            (config.sample_freq > 0, Periodic(config.sample_freq, self._sample)),
+            (config.do_ckpt, Periodic(config.ckpt_freq, self._save)),
+        ]
+        due = [periodic for is_wanted, periodic in wanted if is_wanted]
+        return self.run.train(config.max_steps, due, log_every=config.log_freq)
 
     def close(self) -> None:
         """Writes what waits."""
-        if self.metrics is not None:
-            self.metrics.close()
-
-    def _after_step(self, metrics: dict[str, float]) -> None:
-        config, step = self.config, self.tuner.step
-        if self._is_due(config.log_freq) and self.metrics is not None:
-            self.metrics.add(step, "train", metrics)
-        if config.do_eval and self._is_due(config.eval_freq):
-            self._evaluate()
-        if config.sample_freq and self._is_due(config.sample_freq):
-            self._sample()
-        if config.do_ckpt and self._is_due(config.ckpt_freq):
-            self._save()
-
-    def _is_due(self, every: int) -> bool:
-        step = self.tuner.step
-        return step == self.config.max_steps or (every > 0 and step % every == 0)
+        self.run.close()
 
     def _evaluate(self) -> None:
-        metrics = self.tuner.evaluate(self.evaluation)
-        if self.metrics is not None:
-            self.metrics.add(self.tuner.step, "eval", metrics)
+        self.run.add_metrics("eval", self.tuner.evaluate(self.evaluation))
 
     def _sample(self) -> None:
-        """The first crops of the evaluation set, answered by the model as it is now."""
+        """Has the first crops of the evaluation set answered by the model as it is now."""
         lm = self.base.lm.eval()
         with sharding.whole_weights(self.tuner.objective):
-            if self.metrics is not None:
+            if self.run.metrics is not None:
                 for number in range(min(self.config.num_samples, _rows(self.evaluation))):
-                    self._write_sample(lm, number)
+                    self._write_sample(lm, number, self.run.metrics)
 
-    def _write_sample(self, lm: LMModel, number: int) -> None:
+    def _write_sample(self, lm: LMModel, number: int, metrics: RunMetrics) -> None:
         config, step = self.config, self.tuner.step
         batch, row = _row(self.evaluation, number)
         least = 2 + lm.config.max_delay  # before, nothing comes out
@@ -152,25 +129,18 @@ class _Run:
         reply = sample_reply(
             self.base.checkpoint, lm, batch, row, frames, dtype=self.dtype, seed=config.seed + number
         )
-        folder = config.run_dir / "samples"
-        make_folder(folder)
-        write_audio(folder / f"step_{step:06d}_{number}.wav", reply.sound, reply.sample_rate_hz)
-        write_json(folder / f"step_{step:06d}_{number}.json", {"text": reply.text})
-        assert self.metrics is not None
-        self.metrics.add_sample(step, str(number), reply.sound.mean(1), reply.sample_rate_hz, reply.text)
+        metrics.add_sample(step, str(number), reply.sound, reply.sample_rate_hz, reply.text)
+        write_json(metrics.samples / f"step_{step:06d}_{number}.json", {"text": reply.text})
 
     def _save(self) -> None:
-        content = {**self.tuner.content(), "settings": self.settings}
-        adapters = self.config.lora.enable and self.config.save_adapters
-        objective = self.tuner.objective
-        weights = content["weights"] if adapters else sharding.all_weights(objective)
-        if rank() == 0:
-            self.checkpoints.save(
-                self.tuner.step, content, lambda folder: self._export(folder, _unprefixed(weights))
-            )
-        wait_for_all()
+        if self.config.lora.enable and self.config.save_adapters:
+            self.run.save(lambda folder, content: self._export(folder, content["weights"]))
+        else:
+            weights = sharding.all_weights(self.tuner.objective)
+            self.run.save(lambda folder, _: self._export(folder, weights))
 
-    def _export(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    def _export(self, folder: Path, trained: dict[str, torch.Tensor]) -> None:
+        weights = _unprefixed(trained)
         lora, files = self.config.lora, self.base.files
         if lora.enable and self.config.save_adapters:
             write_lora(folder, files, weights, lora, self.dtype)
@@ -212,8 +182,7 @@ class _Run:
 
 def _shared_state(checkpoints: RunCheckpoints) -> dict[str, Any] | None:
     """What the run goes on from. The tensors are the first process's, which alone need read them."""
-    newest = checkpoints.newest() if rank() == 0 else None
-    state = None if newest is None else read_state(newest)
+    state = checkpoints.newest_state() if rank() == 0 else None
     if process_count() == 1:
         return state
     empty = {"weights": {}, "optimizer": {}}

@@ -1,4 +1,4 @@
-"""One step of a codec's training: codec, codebooks and discriminator, on the same pieces."""
+"""Makes the steps of a codec's training: codec, codebooks and discriminator, on the same pieces."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from moshi_agent.training.mimi.spectral import SpectralLoss, waveform_loss
 from moshi_agent.training.mimi.teacher import Teacher
 from moshi_agent.training.runs import ema
 from moshi_agent.training.runs.distributed import average_gradients, rank
-from moshi_agent.training.runs.trainer import Trainer
+from moshi_agent.training.runs.trainer import AveragedTrainer
 
 _VECTORS_PER_CODE = 8  # that the first codebooks of a new codec are made from
 
 
-class MimiTrainer(Trainer[MimiModel]):
+class MimiTrainer(AveragedTrainer[MimiModel]):
     """Trains a codec, or its decoder alone.
 
     A step draws from seeds of its own: stopped and gone on with from `content`, it comes to the same weights.
@@ -39,7 +39,7 @@ class MimiTrainer(Trainer[MimiModel]):
     def __init__(
         self, config: MimiTraining, model: MimiModel, reader: BatchReader, teacher: Teacher | None = None
     ) -> None:
-        """`model` is on its device. Raises ConfigError for a codec that cannot be trained as is asked."""
+        """Takes a model on its device. Raises ConfigError where it cannot be trained as is asked."""
         _check_codebooks(config, model)
         device = model.device
         self.config = config

@@ -1,1 +1,1 @@
-"""What every training run needs: settings, optimizer steps, averages, checkpoints, metrics."""
+"""What every training run shares: the loop, trainers, settings, averages, checkpoints, metrics."""

@@ -1,4 +1,4 @@
-"""Several processes, each with a device of its own, that train one model: started by `torchrun`."""
+"""Lets several processes, each with a device of its own, train one model: started by `torchrun`."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ def process_group(device: str) -> Generator[torch.device]:
 
 
 def rank() -> int:
-    """Which of the processes this is, from 0."""
+    """Tells which of the processes this is, from 0."""
     return distributed.get_rank() if _together() else 0
 
 
 def process_count() -> int:
-    """How many train together."""
+    """Tells how many processes train together."""
     return distributed.get_world_size() if _together() else 1
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:
-    """The sum of what each has, in place."""
+    """Sums what each process has, in place."""
     if _together():
         distributed.all_reduce(tensor)
     return tensor
 
 
 def average_over_processes(tensor: Tensor) -> Tensor:
-    """The mean of what each has, in place."""
+    """Averages what each process has, in place."""
     return sum_over_processes(tensor).div_(process_count()) if _together() else tensor
 
 
@@ -69,7 +69,7 @@ def take_from_first(tensors: Iterable[Tensor]) -> None:
 
 
 def wait_for_all() -> None:
-    """Returns when every process has come here."""
+    """Waits until every process has come here."""
     if _together():
         distributed.barrier()
 

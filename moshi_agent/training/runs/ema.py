@@ -1,4 +1,4 @@
-"""Running averages of weights: what a training hands over is steadier than its last step."""
+"""Keeps running averages of weights: they are steadier than the weights after the last step."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class LRSchedule:
-    """Linear warm-up, then a cosine down to `final_share` of the highest rate."""
+    """Warms up in a line, then falls as a cosine to `final_share` of the highest rate."""
 
     steps: int
     learning_rate: float
@@ -16,7 +16,7 @@ class LRSchedule:
     final_share: float = 0.02
 
     def at(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
+        """Gives the learning rate of a step, counted from 0."""
         if step < self.warm_up:
             return self.learning_rate * (step + 1) / self.warm_up
         done = (step - self.warm_up) / max(self.steps - self.warm_up, 1)

@@ -1,7 +1,7 @@
 """The checkpoints of a run: each appears whole or not at all, and the newest can be gone on from.
 
 run_dir/checkpoints/checkpoint_000100/
-    consolidated/   what others load, see `export`
+    consolidated/   what others load, where the run exports it on the way
     training.pt     what the run goes on from; in the newest only
 """
 
@@ -25,31 +25,40 @@ _STATE = "training.pt"
 
 
 class RunCheckpoints:
-    """The checkpoints in a run's folder.
+    """Writes the checkpoints of a run, and finds the one to go on from.
 
     Args:
-        keep: how many of the newest; 0 is all.
+        run_dir: the run's folder.
+        keep: how many of the newest stay; 0 is all.
     """
 
     def __init__(self, run_dir: Path, keep: int) -> None:
+        self.run_dir = run_dir
         self.folder = run_dir / "checkpoints"
         self._keep = keep
 
     def all(self) -> list[Path]:
-        """The whole ones, oldest first."""
+        """Lists the whole ones, oldest first."""
         found = [(_NAME.fullmatch(path.name), path) for path in self.folder.glob("checkpoint_*")]
         return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
 
     def newest(self) -> Path | None:
-        """The one to go on from."""
+        """Finds the one to go on from; None before the first."""
         return next((path for path in reversed(self.all()) if (path / _STATE).is_file()), None)
 
-    def save(self, step: int, content: Mapping[str, Any], export: Callable[[Path], None]) -> Path:
+    def newest_state(self) -> dict[str, Any] | None:
+        """Reads what the run goes on from; None before the first. Raises CheckpointError as `read_state`."""
+        newest = self.newest()
+        return None if newest is None else read_state(newest)
+
+    def save(
+        self, step: int, content: Mapping[str, Any], export: Callable[[Path], None] | None = None
+    ) -> Path:
         """Writes a checkpoint, then lets older ones go.
 
         Args:
             content: what the run goes on from.
-            export: writes what others load into a folder.
+            export: writes what others load into a folder; None where nobody loads it before the end.
 
         Raises:
             OutputError: the disk is full, or the folder cannot be written; the checkpoints before it stay.
@@ -57,8 +66,9 @@ class RunCheckpoints:
         path = self.folder / f"checkpoint_{step:06d}"
         self._clear()
         with whole_folder(path) as part:
-            (part / "consolidated").mkdir()
-            export(part / "consolidated")
+            if export is not None:
+                (part / "consolidated").mkdir()
+                export(part / "consolidated")
             _write_state(part / _STATE, content)
         self._let_go(path)
         return path
@@ -81,7 +91,7 @@ class RunCheckpoints:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What a run goes on from, of one checkpoint. Raises CheckpointError where it cannot be read."""
+    """Reads what a run goes on from, of one checkpoint. Raises CheckpointError where it cannot be read."""
     file = path / _STATE
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)

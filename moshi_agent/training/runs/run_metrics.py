@@ -1,8 +1,9 @@
-"""The metrics of a run, for people: TensorBoard, and a line of JSON for each."""
+"""The metrics and sounds of a run, for people: TensorBoard, lines of JSON, and wav files."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,17 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
+from moshi_agent.audio.files import write_audio
+from moshi_agent.checkpoint.write import make_folder
 from moshi_agent.outputs import naming, whole_file
 
 
 class RunMetrics:
-    """Writes `metrics.jsonl` and `tensorboard/` into a run's folder.
+    """Writes `metrics.jsonl`, `tensorboard/` and `samples/` into a run's folder.
 
     Args:
-        step: that the run goes on from; what was written of later ones is taken back.
+        step: the one that the run goes on from; the metrics of later ones are taken back.
     """
 
     def __init__(self, run_dir: Path, step: int) -> None:
+        self.samples = run_dir / "samples"
         self._path = run_dir / "metrics.jsonl"
         self._folder = run_dir / "tensorboard"
         with naming(run_dir):
@@ -29,17 +33,24 @@ class RunMetrics:
             self._board = SummaryWriter(str(self._folder), purge_step=step + 1 if step else None)
 
     def add(self, step: int, group: str, metrics: Mapping[str, float]) -> None:
-        """Metrics of one kind, such as `train`, after so many steps. Raises OutputError."""
+        """Writes metrics of one kind, such as `train`, after so many steps. Raises OutputError.
+
+        A value that is not finite is left out: JSON has no word for it.
+        """
+        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         with naming(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "kind": group, **metrics}) + "\n")
         with naming(self._folder):
             for name, value in metrics.items():
                 self._board.add_scalar(f"{group}/{name}", value, step)
 
-    def add_sample(self, step: int, name: str, samples: NDArray[np.float32], rate_hz: int, text: str) -> None:
-        """Sound, [N] from -1 to 1, and what is said in it. Raises OutputError."""
+    def add_sample(self, step: int, name: str, sound: NDArray[np.float32], rate_hz: int, text: str) -> None:
+        """Writes sound, [N] or [N, 2] from -1 to 1, and what is said in it. Raises OutputError."""
+        make_folder(self.samples)
+        write_audio(self.samples / f"step_{step:06d}_{name}.wav", sound, rate_hz)
+        mono = sound if sound.ndim == 1 else sound.mean(1)
         with naming(self._folder):
-            self._board.add_audio(f"sample/{name}", samples[None], step, sample_rate=rate_hz)
+            self._board.add_audio(f"sample/{name}", mono[None], step, sample_rate=rate_hz)
             self._board.add_text(f"sample/{name}", text, step)
 
     def close(self) -> None:

@@ -1,4 +1,8 @@
-"""The settings of a training: a TOML file becomes a frozen dataclass, or an error that names the key."""
+"""Reads the settings of a training: a TOML file becomes a frozen dataclass, or an error that names the key.
+
+msgspec and cattrs do most of it. It is written here because every error names the key as the file has it and
+says what is accepted, and because a table changes only the defaults that its field has, not its class's.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,12 @@ _SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str
 
 
 def named(key: str, **field: Any) -> Any:
-    """A field whose key in a file is no name in Python, such as `from`."""
+    """Makes a field whose key in a file is no name in Python, such as `from`."""
     return dataclasses.field(metadata={"key": key}, **field)
 
 
 def read_settings(path: Path, kind: type[Settings]) -> Settings:
-    """The settings in a TOML file. A table is a nested dataclass; what is not given keeps its default.
+    """Reads settings from a TOML file. A table is a nested dataclass; what is not given keeps its default.
 
     Raises:
         ConfigError: the file cannot be read, has an unknown key, lacks one that is needed, or a value of
@@ -37,7 +41,7 @@ def read_settings(path: Path, kind: type[Settings]) -> Settings:
 
 
 def read_text(path: Path) -> str:
-    """A file of settings. Raises ConfigError, which does not name it, where it cannot be read."""
+    """Reads a file of settings. Raises ConfigError, which does not name it, where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -47,7 +51,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Raises ConfigError for a text that is no TOML."""
+    """Parses a TOML text. Raises ConfigError where it is none."""
     try:
         return tomllib.loads(text)
     except ValueError as error:
@@ -55,7 +59,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def build_settings(values: Mapping[str, Any], kind: type[Settings], table: str = "") -> Settings:
-    """The same from what a TOML file holds. Raises ConfigError as `read_settings` does."""
+    """Builds settings from what a TOML file holds. Raises ConfigError as `read_settings` does."""
     given = _given(values, kind, table, {})
     missing = [key for key, field in _fields(kind).items() if _is_needed(field) and field.name not in given]
     if missing:
@@ -138,14 +142,14 @@ def _is_needed(field: dataclasses.Field[Any]) -> bool:
 
 
 def require_range(name: str, value: float, least: float, most: float = float("inf")) -> None:
-    """Raises ConfigError naming the value unless it is at least `least` and at most `most`."""
+    """Raises ConfigError, naming the value, unless it is at least `least` and at most `most`."""
     if not least <= value <= most:
         accepted = f"{least:g} or more" if most == float("inf") else f"{least:g} to {most:g}"
         raise ConfigError(f"{name}={value!r}; accepted: {accepted}")
 
 
 def as_values(settings: Any) -> dict[str, Any]:
-    """The settings as JSON takes them, by the keys of the file."""
+    """Writes settings as JSON takes them, by the keys of the file."""
     values: dict[str, Any] = {}
     for key, field in _fields(type(settings)).items():
         value = getattr(settings, field.name)
@@ -158,7 +162,7 @@ def as_values(settings: Any) -> dict[str, Any]:
 
 
 def flat_values(settings: Any) -> dict[str, Any]:
-    """The same without tables: `table.key` for each."""
+    """Writes settings without tables: `table.key` for each."""
 
     def pairs(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         for key, value in values.items():

@@ -1,7 +1,7 @@
-"""What every training is: its settings, and a trainer that makes its steps.
+"""A trainer makes the steps of one training: Mimi's, a language model's, or a stage of the tiny recipe.
 
-Every step draws from seeds of its own, and `content` holds everything that a step changes: a training that
-was stopped goes on to the very same weights.
+Every step draws from seeds of its own, and `content` holds everything that a step changes. So a training that
+was stopped goes on to the very same weights. `TrainingRun` calls the steps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """The settings that all trainings have."""
+    """Holds what Mimi's training and the stages of the tiny recipe are set by.
+
+    Fine-tuning has the names of moshi-finetune instead, see `FineTuneConfig`.
+    """
 
     name: ClassVar[str]  # of its files
     steps: int
@@ -36,48 +39,63 @@ class Training:
 
     @property
     def schedule(self) -> LRSchedule:
-        """The learning rate of each step."""
+        """Gives the learning rate of each step."""
         return LRSchedule(steps=self.steps, learning_rate=self.learning_rate)
 
 
-class Trainer(ABC, Generic[Model]):
-    """A model in training, its running average, and the number of steps made."""
+class Trainer(ABC):
+    """Makes the steps of one training, and counts them in `step`."""
+
+    def __init__(self) -> None:
+        self.step = 0
+
+    @abstractmethod
+    def train_step(self) -> dict[str, float]:
+        """Makes one step, and returns its metrics."""
+
+    @abstractmethod
+    def content(self) -> dict[str, Any]:
+        """Returns everything that a step depends on. The processes that train together call it together."""
+
+    @abstractmethod
+    def restore(self, content: dict[str, Any]) -> None:
+        """Takes what `content` returned: the next step is the one that would have followed."""
+
+
+class AveragedTrainer(Trainer, Generic[Model]):
+    """Trains a model and keeps a running average of its weights, which is what others get."""
 
     def __init__(
         self, training: Training, model: Model, optimizer: torch.optim.Optimizer, **others: nn.Module
     ) -> None:
-        """`others` are trained as well, and needed in training only."""
+        """Takes the model, and in `others` what is trained beside it and needed in training only."""
+        super().__init__()
         self.training = training
-        self.step = 0
         self.model = model
         self.average = copy.deepcopy(model)
         self._optimizer = optimizer
         self._parts = {"model": model, "average": self.average, "optimizer": optimizer, **others}
 
-    @abstractmethod
-    def train_step(self) -> dict[str, float]:
-        """One step; its metrics."""
-
     def content(self) -> dict[str, Any]:
-        """Everything that a step depends on."""
+        """See `Trainer.content`."""
         return {"step": self.step, **{name: part.state_dict() for name, part in self._parts.items()}}
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Takes what `content` gave."""
+        """See `Trainer.restore`."""
         self.step = content["step"]
         for name, part in self._parts.items():
             part.load_state_dict(content[name])
 
 
-class LossTrainer(Trainer[Model]):
-    """A trainer whose step makes a sum of losses smaller.
+class LossTrainer(AveragedTrainer[Model]):
+    """Makes a sum of losses smaller with every step.
 
     A group of the optimizer's parameters may have a "share" of the learning rate.
     """
 
     @abstractmethod
     def losses(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
-        """The weighted terms of this step's loss, which is their sum, on data drawn with `rng`."""
+        """Computes the weighted terms of this step's loss, which is their sum, on data drawn with `rng`."""
 
     def train_step(self) -> dict[str, float]:
         """See `Trainer.train_step`."""

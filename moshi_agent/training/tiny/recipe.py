@@ -36,8 +36,8 @@ from moshi_agent.training.tiny.encoding import CallEncoder
 from moshi_agent.training.tiny.freeze import frozen, load_codec, load_weights, save_weights
 from moshi_agent.training.tiny.lm import LMTrainer, LMTraining, new_lm
 from moshi_agent.training.tiny.lm_data import LMData, LMDataPlan, build_lm_data
-from moshi_agent.training.tiny.loop import run_training
 from moshi_agent.training.tiny.phrases import load_phrases
+from moshi_agent.training.tiny.stage import run_training
 
 
 def tiny_codec() -> MimiConfig:

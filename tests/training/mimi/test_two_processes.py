@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from moshi_agent.training.mimi import run
 from moshi_agent.training.mimi.config import MimiTraining
-from moshi_agent.training.settings import read_settings
+from moshi_agent.training.runs.settings import read_settings
 
 torch.set_num_threads(1)
 made = []

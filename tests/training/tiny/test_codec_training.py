@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from moshi_agent.training.mimi.codec_losses import CodecLoss
 from moshi_agent.training.tiny.decoder import DecoderTrainer, DecoderTraining
 from moshi_agent.training.tiny.encoder import EncoderTrainer, EncoderTraining
 from moshi_agent.training.tiny.freeze import frozen, load_codec, save_weights
-from moshi_agent.training.tiny.loop import run_training
 from moshi_agent.training.tiny.probe import ProbeConfig, Spectrum
+from moshi_agent.training.tiny.stage import run_training
 from tests.small_models import small_mimi_config
 from tests.training.tiny.training_material import tones
 
@@ -84,6 +85,24 @@ def test_a_stopped_encoder_training_goes_on_to_the_same_weights(tmp_path: Path) 
         run_training(part, tmp_path / "parts", until=steps)
     for ours, theirs in zip(
         part.average.state_dict().values(), whole.average.state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_stage_goes_on_from_the_single_file_that_it_used_to_keep(tmp_path: Path) -> None:
+    """A stage that was begun before stages had folders comes to the same weights."""
+    config = replace(ENCODER, steps=8)
+    whole, begun, again = (EncoderTrainer(small_mimi_config(), config, tones) for _ in range(3))
+    run_training(whole, tmp_path / "whole")
+    for _ in range(5):
+        begun.train_step()
+    (tmp_path / "old").mkdir()
+    torch.save(begun.content(), tmp_path / "old" / "encoder_checkpoint.pt")
+    run_training(again, tmp_path / "old")
+    metrics = (tmp_path / "old" / "encoder" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in metrics] == [6, 7, 8]
+    for ours, theirs in zip(
+        again.average.state_dict().values(), whole.average.state_dict().values(), strict=True
     ):
         assert torch.equal(ours, theirs)
 

@@ -14,7 +14,7 @@ from moshi_agent.training.tiny.conversations import ANSWER_DELAY_FRAMES
 from moshi_agent.training.tiny.lm import LMTrainer, LMTraining
 from moshi_agent.training.tiny.lm_data import LMData
 from moshi_agent.training.tiny.lm_losses import LMLossConfig
-from moshi_agent.training.tiny.loop import run_training
+from moshi_agent.training.tiny.stage import run_training
 from tests.small_models import small_lm
 from tests.training.tiny.training_material import CODEBOOKS, QUIET, echoing_calls
 
