@@ -1,7 +1,8 @@
 """Loudness of speech in LUFS, by ITU-R BS.1770-4 for one channel.
 
 Its two filters are the standard's, which gives them at 48 kHz, from their analog forms: so they hold at any
-rate. `pyloudnorm`, which NVIDIA uses, does nearly the same, is within 0.1 LU for speech, and brings scipy.
+rate. `pyloudnorm`, which NVIDIA uses, is within 0.1 LU of it for speech. It is not used here because it
+brings scipy, which nothing else in the core needs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _SETTLED_S = 1.0  # after which nothing is left of what the filters have heard
 
 
 def at_loudness(audio: Samples, wanted_lufs: float, sample_rate_hz: int) -> Samples:
-    """The same audio, [N], so much louder or softer that its loudness is as wanted.
+    """Makes audio, [N], louder or softer until its loudness is as wanted.
 
     Raises:
         AudioError: as `loudness_lufs`.
@@ -33,7 +34,7 @@ def at_loudness(audio: Samples, wanted_lufs: float, sample_rate_hz: int) -> Samp
 
 
 def loudness_lufs(audio: Samples, sample_rate_hz: int) -> float:
-    """The integrated loudness of [N] samples.
+    """Measures the integrated loudness of [N] samples.
 
     Raises:
         AudioError: less than 0.4 s, or silence.

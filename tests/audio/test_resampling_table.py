@@ -1,4 +1,4 @@
-"""The table of delay, passband and stopband in the docstring of `resampling`, measured.
+"""The tables in the docstring of `resampling`, measured: soxr's delays, and the filter's delay and bands.
 
 Impulses at every place that an input can have among the outputs give the whole filter, at the rate of which
 both rates are divisors. Its spectrum is what tones, mirror images and folded tones of all frequencies obey.
@@ -11,6 +11,7 @@ import re
 
 import numpy as np
 import pytest
+import soxr
 
 from moshi_agent.audio import resampling
 from moshi_agent.audio.resampling import StreamResampler
@@ -71,3 +72,24 @@ def test_the_table_says_what_is_measured_and_that_is_enough(low: float, high: fl
     assert max(up_ms, down_ms) <= 2
     assert measured[2] <= 1
     assert measured[3] <= -60
+
+
+def _held_back_ms(in_rate: int, out_rate: int, quality: str) -> float:
+    """The most that a stream of soxr holds back of 5 s, fed with 10 ms at a time."""
+    stream = soxr.ResampleStream(in_rate, out_rate, 1, dtype="float32", quality=quality)
+    chunk, given, most_s = np.zeros(in_rate // 100, np.float32), 0, 0.0
+    for number in range(1, 501):
+        given += len(stream.resample_chunk(chunk))
+        most_s = max(most_s, number * 0.01 - given / out_rate)
+    return 1000 * most_s
+
+
+def test_what_soxr_holds_back_is_in_the_other_table() -> None:
+    """At every quality; of both directions, the worse one."""
+    rows = re.findall(r"\| +(\d+) - (\d+) \|(.*)\|", resampling.__doc__ or "")
+    assert [(low, high) for low, high, _ in rows] == [("24", "48"), ("8", "24")]
+    for low, high, columns in rows:
+        rates = int(low) * 1000, int(high) * 1000
+        for quality, documented_ms in zip(("QQ", "LQ", "MQ", "HQ", "VHQ"), columns.split("|"), strict=True):
+            held_back_ms = max(_held_back_ms(*pair, quality) for pair in (rates, rates[::-1]))
+            assert float(documented_ms) == pytest.approx(held_back_ms, abs=0.051), (rates, quality)

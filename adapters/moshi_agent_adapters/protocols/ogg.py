@@ -2,6 +2,7 @@
 
 A page is `OggS`, version, flags, granule position, serial number, sequence number, checksum, and a table of
 segment lengths: a packet is cut into segments of 255 bytes and ends with the first one that is shorter.
+`opus` says why the stream is not left to a library.
 """
 
 from __future__ import annotations

@@ -2,6 +2,10 @@
 """One continuous Ogg/Opus stream (RFC 7845) each way, with libopus as PyAV has it.
 
 Nothing waits: what is pushed comes out on whole pages, but for less than one packet of 20 ms.
+
+Kyutai's `sphn` reads and writes such streams with no delay either. It is not used here because it refuses
+packets of 60 ms, which the format allows, and decodes all that is pushed at once: nothing could bound what a
+few bytes decode to.
 """
 
 from __future__ import annotations

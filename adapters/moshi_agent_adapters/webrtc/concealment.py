@@ -3,6 +3,9 @@
 A model that hears a hole of 20 ms in a word hears a click or another word. As in ITU-T G.711 Appendix I the
 last pitch period goes on, falling to silence within 60 ms, and the first samples after the hole are faded in
 over its continuation.
+
+libopus conceals losses itself, but aiortc never asks it to, and PyAV, with which aiortc decodes, has no call
+that asks. The rule here works on the decoded samples, so it serves every codec of a call.
 """
 
 from __future__ import annotations
