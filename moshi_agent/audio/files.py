@@ -29,7 +29,7 @@ _HIGHEST_RATE_HZ = 768_000
 
 @dataclass(frozen=True, slots=True)
 class AudioHeader:
-    """What a file says about itself before any of it is decoded."""
+    """Holds what a file says about itself before any of it is decoded."""
 
     channels: int
     duration_s: float
@@ -53,7 +53,7 @@ def read_audio(path: str | os.PathLike[str], sample_rate_hz: int = SAMPLE_RATE_H
 
 
 def audio_blocks(path: str | os.PathLike[str], sample_rate_hz: int = SAMPLE_RATE_HZ) -> Iterator[Samples]:
-    """What `read_audio` returns, block by block [N], for files that are too long for the memory.
+    """Reads a file as `read_audio` does, but block by block, [N], where it is too long for the memory.
 
     Raises AudioError as it does; where the damage is in the middle, after the blocks before it.
     """
@@ -67,7 +67,7 @@ def audio_blocks(path: str | os.PathLike[str], sample_rate_hz: int = SAMPLE_RATE
 
 
 def read_channels(path: str | os.PathLike[str], sample_rate_hz: int = SAMPLE_RATE_HZ) -> Samples:
-    """Its samples [N, channels], otherwise as `read_audio`, and with the same errors."""
+    """Reads all channels, [N, channels], otherwise as `read_audio`, and with the same errors."""
     source = Path(path)
     with _opened(source) as file:
         samples = _whole(source, file, sample_rate_hz, mono=False)
@@ -75,7 +75,7 @@ def read_channels(path: str | os.PathLike[str], sample_rate_hz: int = SAMPLE_RAT
 
 
 def read_header(path: str | os.PathLike[str]) -> AudioHeader:
-    """What the file promises. Raises AudioError as `read_audio` does, where the header shows it."""
+    """Reads what the file says about itself. Raises AudioError as `read_audio`, where the header shows it."""
     with _opened(Path(path)) as file:
         frames = _count(file) if file.frames is None else file.frames
         return AudioHeader(file.channels, frames / file.rate_hz)
@@ -87,7 +87,7 @@ def read_piece(
     duration_s: float,
     sample_rate_hz: int = SAMPLE_RATE_HZ,
 ) -> Samples:
-    """So much of a file from `start_s` on, otherwise as `read_audio`; less, or nothing, where the file ends.
+    """Reads a piece from `start_s` on, otherwise as `read_audio`; a file that ends sooner gives less.
 
     Raises:
         AudioError: as `read_audio`, as far as the header and this piece show it.
@@ -172,7 +172,7 @@ def _check_finite(source: Path, block: Samples, position: int, sample_rate_hz: i
 
 
 class AudioWriter:
-    """A 16-bit wav file, written piece by piece: `with AudioWriter(path) as writer: writer.write(frame)`.
+    """Writes a 16-bit wav file piece by piece: `with AudioWriter(path) as writer: writer.write(frame)`.
 
     The file appears when the block ends; after an error there is none. Samples beyond full scale are clipped.
 
@@ -225,7 +225,7 @@ class AudioWriter:
 
 
 def write_audio(path: str | os.PathLike[str], samples: Samples, sample_rate_hz: int = SAMPLE_RATE_HZ) -> None:
-    """Writes samples, [N] or [N, 2], as a 16-bit wav file. Raises as AudioWriter does."""
+    """Writes samples, [N] or [N, 2], as a 16-bit wav file. Raises the errors of `AudioWriter`."""
     with AudioWriter(path, channels=samples.ndim, sample_rate_hz=sample_rate_hz) as writer:
         writer.write(samples)
 

@@ -31,7 +31,7 @@ class Framer:
 
     @property
     def pending(self) -> int:
-        """Samples waiting for their frame to fill: always less than `frame_samples`."""
+        """Counts the samples that wait for their frame to fill: always less than `frame_samples`."""
         return len(self._rest)
 
     def push(self, chunk: Samples) -> list[Samples]:
@@ -48,7 +48,7 @@ class Framer:
         return list(samples[:whole].reshape(-1, self.frame_samples))
 
     def flush(self) -> Samples | None:
-        """The started frame, filled up with zeros, or None if none was started. Empties the framer."""
+        """Returns the started frame, filled up with zeros, or None if there is none. Empties the framer."""
         if not self.pending:
             return None
         frame = np.zeros(self.frame_samples, np.float32)
@@ -58,7 +58,7 @@ class Framer:
 
 
 def frames_of(samples: Samples, tail_s: float = 0.0) -> Iterator[Samples]:
-    """The frames [1920] of samples [N] at 24 kHz and of `tail_s` seconds of silence after them."""
+    """Cuts samples [N] at 24 kHz, and `tail_s` seconds of silence after them, into frames [1920]."""
     framer = Framer()
     silence = np.zeros(round(tail_s * SAMPLE_RATE_HZ), np.float32)
     for chunk in (samples, silence):

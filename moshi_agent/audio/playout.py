@@ -13,7 +13,7 @@ _SHORTEST_SILENCE_MS = 10  # zeros that are fewer may be part of a word: a wave 
 
 
 class PlayoutClock:
-    """Knows how much a player in real time has still to play, and leaves out silence where it is too much.
+    """Tracks how much a real-time player has still to play, and leaves out silence when it is too much.
 
     After a stall the late frames come in a burst, and a player that plays all it gets is late from then on,
     for the rest of the call. A leaky bucket shows it: its level rises by what is handed out and falls with
@@ -46,7 +46,7 @@ class PlayoutClock:
 
     @property
     def ahead_ms(self) -> float:
-        """What the player had still to play after the last chunk."""
+        """Tells how much the player had still to play after the last chunk."""
         return 1000 * self._level / self.sample_rate_hz
 
     def admit(self, pcm: Samples, now_s: float) -> Samples:
@@ -68,7 +68,7 @@ class PlayoutClock:
         return kept
 
     def save(self) -> dict[str, Any]:
-        """The state, as plain numbers."""
+        """Returns the state, as plain numbers."""
         return {"level": self._level, "dropped_samples": self.dropped_samples}
 
     def load(self, state: dict[str, Any]) -> None:

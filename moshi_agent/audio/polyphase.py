@@ -32,16 +32,16 @@ _MOST_PHASES = 1_000  # beyond it the matrix would not stay in the processor's c
 
 
 class Filter(Protocol):
-    """Between two rates whose ratio in lowest terms is up / down."""
+    """Filters between two rates, whose ratio in lowest terms is up / down."""
 
     reach: int  # inputs on each side of an output that it depends on
 
     def first_input(self, output: int) -> int:
-        """The first input that has to be kept for this output and those after it."""
+        """Returns the first input that has to be kept for this output and those after it."""
         ...
 
     def outputs(self, samples: Samples, first: int, end: int) -> Samples:
-        """Outputs `first` to `end` - 1, from the inputs [N] that begin with `first_input(first)`.
+        """Computes outputs `first` to `end` - 1, from inputs [N] that begin with `first_input(first)`.
 
         Every input that these depend on has to be there.
         """
@@ -49,7 +49,7 @@ class Filter(Protocol):
 
 
 class BlockFilter:
-    """Outputs in groups of `up` or a multiple, a group for a row of a matrix product.
+    """Computes outputs in groups of `up` or a multiple: a group is a row of a matrix product.
 
         [rows, down + 2 reach] windows on the inputs  @  [down + 2 reach, up] weights  ->  [rows, up]
 
@@ -66,11 +66,11 @@ class BlockFilter:
         self._weights = _group_weights(up, down, reach, repeats)
 
     def first_input(self, output: int) -> int:
-        """The first input of the block that the output is part of."""
+        """Returns the first input of the block that the output is part of."""
         return output // (self._rows * self._group_out) * self._rows * self._group_in - self.reach
 
     def outputs(self, samples: Samples, first: int, end: int) -> Samples:
-        """Outputs `first` to `end` - 1, from the inputs [N] that begin with `first_input(first)`."""
+        """See `Filter.outputs`."""
         block_out = self._rows * self._group_out
         start = first // block_out * block_out
         blocks = -(-(end - start) // block_out)
@@ -91,7 +91,7 @@ class BlockFilter:
 
 
 class SampleFilter:
-    """Each output by itself, with the weights of its phase."""
+    """Computes each output by itself, with the weights of its phase."""
 
     def __init__(self, up: int, down: int, reach: int) -> None:
         self.reach = reach
@@ -99,11 +99,11 @@ class SampleFilter:
         self._taps = _taps(up, down, reach)
 
     def first_input(self, output: int) -> int:
-        """The first input that the output depends on."""
+        """Returns the first input that the output depends on."""
         return output * self._down // self._up - self.reach
 
     def outputs(self, samples: Samples, first: int, end: int) -> Samples:
-        """Outputs `first` to `end` - 1, from the inputs [N] that begin with `first_input(first)`."""
+        """See `Filter.outputs`."""
         position = np.arange(first, end) * self._down
         start = position // self._up - self.reach - self.first_input(first)
         windows = sliding_window_view(samples, 2 * self.reach + 1)[start]  # [M, 2 reach + 1]
@@ -111,7 +111,7 @@ class SampleFilter:
 
 
 def make_filter(in_rate_hz: int, out_rate_hz: int) -> Filter:
-    """The filter from one rate to another; they must differ."""
+    """Makes the filter from one rate to another; they must differ."""
     divisor = math.gcd(in_rate_hz, out_rate_hz)
     up, down = out_rate_hz // divisor, in_rate_hz // divisor
     reach = math.ceil(_REACH * max(1.0, down / up))

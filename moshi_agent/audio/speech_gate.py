@@ -18,7 +18,7 @@ _FADE_IN = ((1 - np.cos(np.pi * (np.arange(_FADE_SAMPLES) + 0.5) / _FADE_SAMPLES
 
 
 class Gated(NamedTuple):
-    """A frame after the gate."""
+    """Holds a frame after the gate."""
 
     pcm: Samples  # [1920]; the very array that was given where the gate was open all the time
     is_open: bool  # in some part of the frame, fades included
@@ -71,7 +71,7 @@ class SpeechGate:
         return Gated(_faded(windows, was_open, is_open), True)
 
     def save(self) -> dict[str, Any]:
-        """The state, as plain numbers."""
+        """Returns the state, as plain numbers."""
         return {"is_open": self._is_open, "quiet_windows": self._quiet_windows}
 
     def load(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Whether the user speaks, frame by frame."""
+"""Tells whether the user speaks, frame by frame."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ABOVE_BACKGROUND_DB = 6.0
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What was heard in one frame."""
+    """Says what was heard in one frame."""
 
     voiced: bool  # a window of the frame sounds like speech
     speaking: bool  # the user's turn, clicks left out and short pauses bridged, at the end of the frame
@@ -45,8 +45,8 @@ class VoiceActivity:
     `stop_ms` plus that hold after the last sound.
 
     `save` keeps the turn and the background's level. What `webrtcvad` itself has learned of the background
-    cannot be had from it: after `load` it learns anew, within a second, and takes the first 80 to 140 ms of a
-    noisy background for voice.
+    cannot be read from it: after `load` it learns anew, within a second, and takes the first 80 to 140 ms of
+    a noisy background for voice.
 
     Args:
         aggressiveness: the mode of `webrtcvad`: 0 takes most for speech, 3 least.
@@ -84,7 +84,7 @@ class VoiceActivity:
         return Activity(voiced, self._speaking, silent=not (in_turn or loud))
 
     def save(self) -> dict[str, Any]:
-        """The state, as plain numbers."""
+        """Returns the state, as plain numbers."""
         return {"speaking": self._speaking, "run": self._run, "background_dbfs": self._background_dbfs}
 
     def load(self, state: dict[str, Any]) -> None:

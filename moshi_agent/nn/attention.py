@@ -18,7 +18,7 @@ from moshi_agent.nn.positions import Plan, rotate
 
 
 class SelfAttention(nn.Module):
-    """Causal attention. The depth transformer has one pair of projections per weight set."""
+    """Attends to the past only. The depth transformer has one pair of projections per weight set."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class SelfAttention(nn.Module):
         self.out_projs = nn.ModuleList(Linear(config.dim, config.dim) for _ in range(sets))
 
     def forward(self, x: Tensor, plan: Plan, cache: LayerCache | None) -> Tensor:
-        """[B, T, C] -> [B, T, C]; the cache is written where the plan says."""
+        """Computes [B, T, C] -> [B, T, C], and writes the cache where the plan says."""
         config = self.config
         projected = apply_per_step(self.in_projs, config, x, plan.first_step)
         heads = projected.unflatten(-1, (-1, config.head_dim))  # [B, T, H + 2 H_kv, D]
@@ -96,7 +96,7 @@ def _through_cache(cache: LayerCache | None, keys_values: Tensor, plan: Plan) ->
 
 
 class CrossAttention(nn.Module):
-    """Attention to conditions that stay the same through the conversation."""
+    """Attends to conditions that stay the same through the conversation."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class CrossAttention(nn.Module):
         self.out_projs = nn.ModuleList([Linear(config.dim, config.dim)])
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
-        """x: [B, T, C], source: [B or 1, S, C] -> [B, T, C]."""
+        """Computes x: [B, T, C], source: [B or 1, S, C] -> [B, T, C]."""
         config = self.config
         in_proj = self.in_projs[0]
         assert isinstance(in_proj, Linear)

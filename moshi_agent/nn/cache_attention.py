@@ -21,12 +21,12 @@ _HEAD_DIMS = (16, 32, 64, 128, 256)
 
 
 def serves(config: TransformerConfig, device: torch.device) -> bool:
-    """Whether the kernel takes the single steps of such a transformer: on CUDA, where Triton is there."""
+    """Tells whether the kernel takes the single steps of such a transformer: it needs CUDA and Triton."""
     return device.type == "cuda" and config.head_dim in _HEAD_DIMS and fused.has_triton()
 
 
 def choose_chunk(programs: int, length: int) -> tuple[int, int]:
-    """How a cache of `length` positions is split where there are so many rows times heads.
+    """Chooses how a cache of `length` positions is split among so many rows times heads.
 
     Returns:
         The number of splits, and how many positions each has.
@@ -61,7 +61,7 @@ def store(
 
 
 def attend(queries: Tensor, layer: LayerCache, filled: Tensor, length: int) -> Tensor:
-    """What one step of every row sees.
+    """Computes what one step of every row sees.
 
     Args:
         queries: [B, H, D].
@@ -81,7 +81,7 @@ def attend(queries: Tensor, layer: LayerCache, filled: Tensor, length: int) -> T
 
 
 def attend_reference(queries: Tensor, layer: LayerCache, filled: Tensor, length: int) -> Tensor:
-    """The same as `attend` in plain PyTorch, in float32: what the kernel is held to."""
+    """Computes what `attend` does in plain PyTorch, in float32: the kernel is tested against it."""
     keys, values = layer.read(length, torch.float32).float().unbind(1)
     repeat = queries.shape[1] // keys.shape[1]
     keys, values = (part.repeat_interleave(repeat, dim=1) for part in (keys, values))

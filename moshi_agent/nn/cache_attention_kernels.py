@@ -1,5 +1,5 @@
 # pyright: basic, reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false
-"""The Triton kernels of `cache_attention`; to be imported where Triton is there.
+"""The Triton kernels of `cache_attention`; imported only where Triton is installed.
 
 Flash-decoding (Dao et al. 2023): the cache is cut into chunks, each attended to by a program of its
 own, and the partial results are combined. Softmax runs online (Milakov and Gimelshein 2018,
@@ -177,7 +177,7 @@ def _combine_kernel(
 def store(
     heads: Tensor, layer: LayerCache, slots: Tensor, rotation: Tensor | None, interleaved: bool
 ) -> Tensor:
-    """As `cache_attention.store` says."""
+    """Launches the kernel of `cache_attention.store`."""
     batch, num_heads, head_dim = heads.shape
     values, scales = layer.values, layer.scales
     kv_heads = values.shape[2]
@@ -218,7 +218,7 @@ def store(
 def attend_to_chunks(
     queries: Tensor, layer: LayerCache, filled: Tensor, splits: int, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The partial results of every chunk: sums [B, H, splits, D], peaks and weights [B, H, splits]."""
+    """Computes partial results of every chunk: sums [B, H, splits, D], peaks and weights [B, H, splits]."""
     batch, heads, head_dim = queries.shape
     values, scales = layer.values, layer.scales
     assert queries.stride()[1:] == (head_dim, 1) and values.stride(3) == head_dim
@@ -251,7 +251,7 @@ def attend_to_chunks(
 
 
 def combine(sums: Tensor, peaks: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
-    """The partial results of `attend_to_chunks` -> [B, H, D] of that type."""
+    """Combines the partial results of `attend_to_chunks` -> [B, H, D] of that type."""
     batch, heads, splits, head_dim = sums.shape
     output = torch.empty(batch, heads, head_dim, device=sums.device, dtype=dtype)
     _combine_kernel[(batch * heads,)](

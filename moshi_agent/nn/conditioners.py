@@ -17,7 +17,7 @@ from moshi_agent.nn.positions import sine_embedding
 
 
 class ConditionType(NamedTuple):
-    """What a conditioner gives."""
+    """Holds what a conditioner gives."""
 
     condition: Tensor  # [B, T, dim]
     mask: Tensor  # [B, T] bool, True where it is real
@@ -25,20 +25,20 @@ class ConditionType(NamedTuple):
 
 @dataclass(frozen=True)
 class TensorCondition:
-    """A condition given as a tensor."""
+    """Holds a condition given as a tensor."""
 
     tensor: Tensor  # [1, T, dim]
     mask: Tensor  # [1, T] bool
 
     @staticmethod
     def from_tensor(tensor: Tensor) -> TensorCondition:
-        """All of `tensor`, [1, T, dim], is real."""
+        """Makes a condition of which all of `tensor`, [1, T, dim], is real."""
         return TensorCondition(tensor, torch.ones(tensor.shape[:2], dtype=torch.bool, device=tensor.device))
 
 
 @dataclass(frozen=True)
 class ConditionAttributes:
-    """The conditions of one conversation, by the names of the model's conditioners."""
+    """Holds the conditions of one conversation, by the names of the model's conditioners."""
 
     text: dict[str, str | None] = field(default_factory=dict[str, "str | None"])
     tensor: dict[str, TensorCondition] = field(default_factory=dict[str, TensorCondition])
@@ -71,7 +71,7 @@ class Conditioner(nn.Module):
 
 
 class LutConditioner(Conditioner):
-    """A text attribute, looked up among its possible values or by its hash."""
+    """Looks up a text attribute among its possible values, or by its hash."""
 
     def __init__(self, config: ConditionerConfig, output_dim: int) -> None:
         super().__init__(config, output_dim)
@@ -80,7 +80,7 @@ class LutConditioner(Conditioner):
             self.embed.weight *= config.init_scale
 
     def forward(self, values: Sequence[str | None]) -> ConditionType:
-        """Raises InputError for a value that is not among the possible ones."""
+        """Embeds the attribute. Raises InputError for a value that is not among the possible ones."""
         device = self.embed.weight.device
         bins = torch.tensor([[self._bin(value)] for value in values], device=device)  # [B, 1]
         mask = torch.tensor([[value is not None] for value in values], device=device)
@@ -98,7 +98,7 @@ class LutConditioner(Conditioner):
 
 
 class TensorConditioner(Conditioner):
-    """A condition that is a sequence of vectors already."""
+    """Takes a condition that is a sequence of vectors already."""
 
     def forward(self, values: Sequence[TensorCondition]) -> ConditionType:
         device = next(self.parameters()).device
@@ -113,7 +113,7 @@ class TensorConditioner(Conditioner):
 
 
 class ConditionProvider(nn.Module):
-    """All conditioners of a model."""
+    """Holds all conditioners of a model, and applies them."""
 
     def __init__(self, configs: Sequence[ConditionerConfig], output_dim: int) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class ConditionProvider(nn.Module):
         self.conditioners = nn.ModuleDict({one.name: kinds[one.kind](one, output_dim) for one in configs})
 
     def prepare_and_provide(self, attributes: Sequence[ConditionAttributes]) -> ConditionTensors:
-        """The conditions of each conversation, by name.
+        """Computes the conditions of each conversation, by name.
 
         Raises:
             InputError: a condition that the model has is missing.
@@ -147,12 +147,12 @@ class ConditionFuser:
         return (*self.config.sum, *self.config.cross)
 
     def get_sum(self, conditions: ConditionTensors) -> Tensor | None:
-        """[B, 1, dim], added to every input."""
+        """Returns [B, 1, dim], which is added to every input."""
         parts = [conditions[name].condition for name in self.config.sum]
         return torch.stack(parts).sum(0) if parts else None
 
     def get_cross(self, conditions: ConditionTensors) -> Tensor | None:
-        """[B, T, dim], what the cross attention sees."""
+        """Returns [B, T, dim], which the cross attention sees."""
         parts = [conditions[name].condition for name in self.config.cross]
         if not parts:
             return None

@@ -81,7 +81,7 @@ def _initial_std(inputs: float) -> float:
 
 
 class CausalConv1d(_CausalConv):
-    """A convolution that sees the present and the past only. weight: [out, in, kernel]."""
+    """Convolves the present and the past only. weight: [out, in, kernel]."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class CausalConv1d(_CausalConv):
         nn.init.normal_(self.weight, std=_initial_std(in_channels * kernel_size))
 
     def forward(self, x: Tensor, state: ConvState | None = None, exec_mask: Tensor | None = None) -> Tensor:
-        """[B, T, in] -> [B, T / stride, out]; T is a multiple of the stride."""
+        """Computes [B, T, in] -> [B, T / stride, out]; T is a multiple of the stride."""
         padded = self._with_past(x, state, exec_mask)
         if self.product is not None:
             return self.product(_windows(padded, self.kernel_size, self.stride, self.dilation))
@@ -111,13 +111,13 @@ class CausalConv1d(_CausalConv):
         return y.transpose(1, 2)
 
     def pack(self, pack_format: PackFormat) -> None:
-        """Packs the weights for the CPU; the plain ones are released."""
+        """Packs the weights for the CPU, and releases the plain ones."""
         matrix = self.weight.detach().transpose(1, 2).reshape(self.out_channels, -1)
         self._pack(matrix, self.bias, pack_format)
 
 
 class CausalConvTranspose1d(_CausalConv):
-    """An upsampling by `stride`, its output trimmed on the right so that it is causal.
+    """Upsamples by `stride`; the output is trimmed on the right, which makes it causal.
 
     weight: [in, out, kernel]; with `depthwise`, [channels, 1, kernel] and one filter per channel.
     """
@@ -142,7 +142,7 @@ class CausalConvTranspose1d(_CausalConv):
         nn.init.normal_(self.weight, std=_initial_std(inputs))
 
     def forward(self, x: Tensor, state: ConvState | None = None, exec_mask: Tensor | None = None) -> Tensor:
-        """[B, T, in] -> [B, T * stride, out]."""
+        """Computes [B, T, in] -> [B, T * stride, out]."""
         padded = self._with_past(x, state, exec_mask)
         if self.depthwise:
             return self._filter_each_channel(padded)
@@ -170,7 +170,7 @@ class CausalConvTranspose1d(_CausalConv):
         return y if self.bias is None else y + self.bias
 
     def pack(self, pack_format: PackFormat) -> None:
-        """Packs the weights for the CPU; the plain ones are released."""
+        """Packs the weights for the CPU, and releases the plain ones."""
         if self.depthwise:
             return
         matrix = self._taps().permute(1, 3, 0, 2).reshape(self.stride * self.out_channels, -1)

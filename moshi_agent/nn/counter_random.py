@@ -10,7 +10,7 @@ MIX_2 = -7723592293110705685
 
 
 def uniform(bits: Tensor) -> Tensor:
-    """int64 -> numbers strictly between 0 and 1."""
+    """Maps int64 to numbers strictly between 0 and 1."""
     # 23 bits: with one more, a float32 would round the largest number to 1, whose noise is infinite.
     return (((bits >> 41) & 0x7FFFFF).float() + 0.5) / 2**23
 

@@ -14,7 +14,7 @@ UNGENERATED_TOKEN = -2  # stands where a token is still to be generated
 
 
 class TokenEmbedding(nn.Embedding):
-    """A table of embeddings.
+    """Embeds tokens by a table.
 
     Args:
         low_rank: width of the table, followed by a projection to `dim`.
@@ -43,11 +43,11 @@ class TokenEmbedding(nn.Embedding):
 
     @property
     def is_plain(self) -> bool:
-        """Whether the table alone makes the embedding."""
+        """Tells whether the table alone makes the embedding."""
         return self.norm is None and self.low_rank is None and not self.demux
 
     def forward(self, input: Tensor) -> Tensor:
-        """Tokens [*] -> [*, dim]; the zero token gives zeros."""
+        """Embeds tokens [*] -> [*, dim]; the zero token gives zeros."""
         if self._table is not None:
             return F.embedding(input.remainder(len(self._table)), self._table)  # -1 is the last row
         given = (input != ZERO_TOKEN)[..., None]
@@ -61,7 +61,7 @@ class TokenEmbedding(nn.Embedding):
         return y if self.low_rank is None else self.low_rank(y)
 
     def pack(self) -> None:
-        """Makes a look-up all there is to do, where the table alone makes the embedding."""
+        """Reduces the embedding to one look-up, where the table alone makes it."""
         if not self.is_plain:
             return
         self._table = F.pad(self.weight.detach().float(), (0, 0, 0, 1))
@@ -74,13 +74,13 @@ class TokenEmbedding(nn.Embedding):
 
 
 class PackedEmbeddingSum(nn.Module):
-    """The sum of several plain embeddings in one look-up: the tables stand one below the other."""
+    """Sums several plain embeddings in one look-up: the tables stand one below the other."""
 
     table: Tensor  # [sum of tokens + 1, dim]; the last row is zeros
     first: Tensor  # [tables] the row where each table begins
 
     def __init__(self, embeddings: list[TokenEmbedding], dtype: torch.dtype = torch.float32) -> None:
-        """Takes the tables over, in this type: the embeddings are left without."""
+        """Takes the tables over, in this type: the embeddings no longer have them."""
         super().__init__()
         sizes, like = [len(one.weight) for one in embeddings], embeddings[0].weight
         table = torch.zeros(sum(sizes) + 1, like.shape[1], device=like.device, dtype=dtype)
@@ -92,6 +92,6 @@ class PackedEmbeddingSum(nn.Module):
         self.register_buffer("first", first, persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[N, tables] -> [N, dim]."""
+        """Embeds and sums [N, tables] -> [N, dim]."""
         rows = torch.where(tokens == ZERO_TOKEN, len(self.table) - 1, tokens.clamp(min=0) + self.first)
         return F.embedding_bag(rows, self.table, mode="sum")

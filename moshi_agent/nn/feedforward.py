@@ -24,12 +24,12 @@ def _activation(name: str) -> Activation:
 
 
 def gated_width(dim: int, dim_feedforward: int) -> int:
-    """Hidden width of a gated block that has about as many weights as a plain one of `dim_feedforward`."""
+    """Computes the hidden width at which a gated block is as large as a plain `dim_feedforward` one."""
     return 21 * dim // 8 if dim_feedforward == 4 * dim else 2 * dim_feedforward // 3
 
 
 class GatedFeedForward(nn.Module):
-    """W_out (activation(W_1 x) * W_2 x); W_1 and W_2 stand one above the other in `linear_in`."""
+    """Computes W_out (activation(W_1 x) * W_2 x); `linear_in` holds W_1 above W_2."""
 
     def __init__(self, dim: int, dim_feedforward: int, activation: str) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ _log = logging.getLogger("moshi_agent.nn")
 
 @cache
 def has_triton() -> bool:
-    """Whether there are any kernels: Triton, and what it compiles their launching with."""
+    """Tells whether there are any kernels: Triton, and the compiler with which it launches them."""
     if importlib.util.find_spec("triton") is None:
         return False
     if os.name != "posix":
@@ -38,12 +38,12 @@ def has_triton() -> bool:
 
 
 def serves(x: Tensor) -> bool:
-    """Whether the kernels take this tensor: on CUDA, outside training."""
+    """Tells whether the kernels take this tensor: on CUDA, outside training."""
     return x.is_cuda and not torch.is_grad_enabled() and has_triton()
 
 
 def silu_times(x: Tensor) -> Tensor:
-    """silu(a) * b of the halves a and b of each row. [*, 2 N] -> [*, N]."""
+    """Computes silu(a) * b of the halves a and b of each row. [*, 2 N] -> [*, N]."""
     from moshi_agent.nn import fused_kernels as kernels
 
     with torch.cuda.device_of(x):
@@ -51,7 +51,7 @@ def silu_times(x: Tensor) -> Tensor:
 
 
 def add_and_norm(x: Tensor, change: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """x + change, and its root-mean-square norm computed in float32. [*, C], [*, C], [C] -> both [*, C]."""
+    """Computes x + change, and its RMS norm in float32. [*, C], [*, C], [C] -> both [*, C]."""
     from moshi_agent.nn import fused_kernels as kernels
 
     with torch.cuda.device_of(x):
@@ -67,13 +67,13 @@ def noise(key: Tensor, first_stream: int, streams: int, kept: Tensor, candidates
 
 
 def draw(best: Tensor, tokens: Tensor, noise: Tensor, inverse_temp: Tensor, top_p: Tensor) -> Tensor:
-    """The token with the best sum of logit and noise, among those that hold `top_p`.
+    """Draws the token with the best sum of logit and noise, among those that hold `top_p`.
 
     Args:
         best: [B, N] float32 logits, descending.
         tokens: [B, N] int64.
         noise: [B, N] float32, minus infinity for what is not to be drawn.
-        inverse_temp, top_p: [B] float32; a `top_p` of 0 leaves nobody out.
+        inverse_temp, top_p: [B] float32; a `top_p` of 0 drops nothing.
 
     Returns:
         [B] int64.

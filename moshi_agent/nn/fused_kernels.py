@@ -1,5 +1,5 @@
 # pyright: basic, reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false
-"""The Triton kernels of `fused`; to be imported where Triton is there."""
+"""The Triton kernels of `fused`; imported only where Triton is installed."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _draw_kernel(
 
 
 def silu_times(x: Tensor) -> Tensor:
-    """As `fused.silu_times` says."""
+    """Launches the kernel of `fused.silu_times`."""
     x = x.contiguous()
     numbers = x.shape[-1] // 2
     output = torch.empty(*x.shape[:-1], numbers, device=x.device, dtype=x.dtype)
@@ -129,7 +129,7 @@ def silu_times(x: Tensor) -> Tensor:
 
 
 def add_and_norm(x: Tensor, change: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """As `fused.add_and_norm` says."""
+    """Launches the kernel of `fused.add_and_norm`."""
     x, change = x.contiguous(), change.contiguous()
     numbers = x.shape[-1]
     total, normed = torch.empty_like(x), torch.empty_like(x)
@@ -142,7 +142,7 @@ def add_and_norm(x: Tensor, change: Tensor, scale: Tensor, eps: float) -> tuple[
 
 
 def noise(key: Tensor, first_stream: int, streams: int, kept: Tensor, candidates: int) -> Tensor:
-    """As `fused.noise` says."""
+    """Launches the kernel of `fused.noise`."""
     assert key.is_contiguous() and kept.is_contiguous()
     output = torch.empty(len(key), streams, candidates, device=key.device)
     grid = (len(key), streams, triton.cdiv(candidates, _BLOCK))
@@ -151,7 +151,7 @@ def noise(key: Tensor, first_stream: int, streams: int, kept: Tensor, candidates
 
 
 def draw(best: Tensor, tokens: Tensor, noise: Tensor, inverse_temp: Tensor, top_p: Tensor) -> Tensor:
-    """As `fused.draw` says."""
+    """Launches the kernel of `fused.draw`."""
     batch, candidates = best.shape
     best, tokens = best.contiguous(), tokens.contiguous()
     assert noise.stride(1) == 1 and inverse_temp.stride(0) == top_p.stride(0) == 1

@@ -19,13 +19,13 @@ SCALE_DTYPE = torch.float16
 
 @dataclass(frozen=True)
 class LayerCache:
-    """Keys and values of one layer, as views of a state: what is written to them is written there."""
+    """Reads and writes the keys and values of one layer, as views of a state."""
 
     values: Tensor  # [B, 2, H_kv, capacity, D] keys, then values; int8 or a float type
     scales: Tensor | None = None  # [B, 2, H_kv, capacity] float16, where `values` is int8
 
     def read(self, length: int, dtype: torch.dtype) -> Tensor:
-        """The first positions, [B, 2, H_kv, L, D], as numbers of that type where they are quantised."""
+        """Reads the first positions, [B, 2, H_kv, L, D], as numbers of that type if they are quantised."""
         values = self.values.narrow(3, 0, length)
         if self.scales is None:
             # Autograd keeps what was read, and the next layer writes to the same storage.
@@ -33,7 +33,7 @@ class LayerCache:
         return dequantize(values, self.scales[:, :, :, :length]).to(dtype)
 
     def write(self, keys_values: Tensor, rows: Tensor, slots: Tensor) -> None:
-        """A chunk, [B, T, 2, H_kv, D], to these slots, [B, T], of these rows, [B, 1]."""
+        """Writes a chunk, [B, T, 2, H_kv, D], to these slots, [B, T], of these rows, [B, 1]."""
         if self.scales is None:
             if keys_values.requires_grad:
                 # Autograd renews a view of what other layers have written to only when it is asked.
@@ -45,12 +45,12 @@ class LayerCache:
         self.scales[rows, :, :, slots] = scales
 
     def write_lockstep(self, keys_values: Tensor, step: int) -> None:
-        """One step that all rows take together, [B, 2, H_kv, 1, D]."""
+        """Writes one step that all rows take together, [B, 2, H_kv, 1, D]."""
         self.values.narrow(3, step, 1).copy_(keys_values)
 
 
 def quantize(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """[*, D] -> int8 [*, D] and one float16 scale for each vector, [*]."""
+    """Rounds [*, D] to int8 [*, D] and one float16 scale for each vector, [*]."""
     vectors = vectors.float()
     scales = (vectors.abs().amax(dim=-1) / LARGEST).to(SCALE_DTYPE)
     steps = vectors / scales.float().clamp(min=LEAST_SCALE)[..., None]
@@ -59,5 +59,5 @@ def quantize(vectors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dequantize(values: Tensor, scales: Tensor) -> Tensor:
-    """What `quantize` was given, nearly: int8 [*, D] and scales [*] -> float32 [*, D]."""
+    """Restores nearly what `quantize` was given: int8 [*, D] and scales [*] -> float32 [*, D]."""
     return values.float() * scales.float()[..., None]

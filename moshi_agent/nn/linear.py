@@ -12,7 +12,7 @@ from moshi_agent.nn.packing import PackFormat, Product, pack_product
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` that can be packed for the CPU, after which the plain weight is gone."""
+    """Is an `nn.Linear` that can be packed for the CPU, after which the plain weight is gone."""
 
     bias: nn.Parameter | None  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -26,11 +26,11 @@ class Linear(nn.Linear):
         return F.linear(input, self.weight, self.bias)
 
     def whole_weight(self) -> Tensor:
-        """The weight as it acts, [out, in], for uses of a part of it."""
+        """Returns the weight as it acts, [out, in], for uses of a part of it."""
         return self.weight
 
     def dense_weight(self) -> Tensor:
-        """A copy of the weight in float32, [out, in]."""
+        """Copies the weight in float32, [out, in]."""
         return self.weight.detach().to(torch.float32, copy=True)
 
     def pack(
@@ -62,10 +62,10 @@ class Linear(nn.Linear):
 
 
 class JoinedLinears(nn.Module):
-    """Layers without bias that read the same input and are as wide, packed as one product."""
+    """Computes several layers of one width, without bias, on the same input in one product."""
 
     def __init__(self, layers: Sequence[Linear], pack_format: PackFormat) -> None:
-        """Takes the weights over: the layers are left without."""
+        """Takes the weights over: the layers no longer have them."""
         super().__init__()
         self.count = len(layers)
         self.product = pack_product(torch.cat([one.dense_weight() for one in layers]), None, pack_format)
@@ -73,12 +73,12 @@ class JoinedLinears(nn.Module):
             layer.register_parameter("weight", None)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """[*, in] -> [*, out] of each layer."""
+        """Computes [*, in] -> [*, out] of each layer."""
         return self.product(x).chunk(self.count, dim=-1)
 
 
 class Int8Linear(Linear):
-    """A layer stored as int8 rows and one float32 scale per output: W = weight * weight_scb / 127."""
+    """Holds a layer as int8 rows and one float32 scale per output: W = weight * weight_scb / 127."""
 
     weight_scb: Tensor  # [out] float32, the largest magnitude of each row
 
@@ -102,7 +102,7 @@ class Int8Linear(Linear):
 
 
 class LoraLinear(Linear):
-    """A layer with a low-rank update kept apart: W + scaling * B @ A."""
+    """Adds a low-rank update that is kept apart: W + scaling * B @ A."""
 
     def __init__(
         self, in_features: int, out_features: int, rank: int, scaling: float, bias: bool = False

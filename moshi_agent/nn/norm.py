@@ -11,7 +11,7 @@ from moshi_agent.nn import fused
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer norm; with `float32`, computed in that type whatever the input's."""
+    """Normalises by mean and variance; with `float32`, in that type whatever the input's."""
 
     def __init__(self, dim: int, eps: float = 1e-5, float32: bool = False) -> None:
         super().__init__(dim, eps=eps)
@@ -25,7 +25,7 @@ class LayerNorm(nn.LayerNorm):
         return super().forward(input)
 
     def after_adding(self, x: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
-        """x + change, and its norm. [*, C], [*, C] -> both [*, C]."""
+        """Computes x + change, and its norm. [*, C], [*, C] -> both [*, C]."""
         x = x + change
         return x, self(x)
 
@@ -35,7 +35,7 @@ class LayerNorm(nn.LayerNorm):
         return self.weight.float(), self.bias.float()
 
     def release_affine(self) -> tuple[Tensor, Tensor | None]:
-        """The scale and shift, [C] each, which are no longer applied here."""
+        """Gives up the scale and shift, [C] each, for a layer after it to apply."""
         scale, shift = self.weight.detach(), self.bias.detach()
         self.elementwise_affine = False
         self.register_parameter("weight", None)
@@ -44,7 +44,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm (Zhang and Sennrich 2019, arXiv:1910.07467), epsilon inside the root."""
+    """Normalises by the root mean square (Zhang and Sennrich 2019, arXiv:1910.07467)."""
 
     alpha: nn.Parameter | None  # [1, 1, C]; None once it has been taken into the next layer
 
@@ -70,7 +70,7 @@ class RMSNorm(nn.Module):
         return (x * scale).to(dtype)
 
     def after_adding(self, x: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
-        """x + change, and its norm. [*, C], [*, C] -> both [*, C]."""
+        """Computes x + change, and its norm. [*, C], [*, C] -> both [*, C]."""
         alike = x.dtype == change.dtype  # which autocast does not promise
         if self.alpha is not None and self._is_float32(x.dtype) and alike and fused.serves(x):
             return fused.add_and_norm(x, change, self.alpha.flatten(), self.eps)
@@ -81,7 +81,7 @@ class RMSNorm(nn.Module):
         return self.float32 or dtype == torch.float32
 
     def release_affine(self) -> tuple[Tensor, Tensor | None]:
-        """The scale, [C], which is no longer applied here, and no shift."""
+        """Gives up the scale, [C], and no shift, for a layer after it to apply."""
         assert self.alpha is not None, "released once"
         scale = self.alpha.detach().flatten()
         self.register_parameter("alpha", None)
@@ -96,7 +96,7 @@ def _quick_scale(x: Tensor, eps: Tensor) -> Tensor:
 
 
 def make_norm(kind: Norm, dim: int) -> LayerNorm | RMSNorm:
-    """The norms that a configuration can name, with the epsilons of the published models."""
+    """Makes a norm by the name in a configuration, with the epsilon of the published models."""
     float32 = kind.endswith("_f32")
     if kind.startswith("layer_norm"):
         return LayerNorm(dim, eps=1e-8 if float32 else 1e-5, float32=float32)
@@ -104,7 +104,7 @@ def make_norm(kind: Norm, dim: int) -> LayerNorm | RMSNorm:
 
 
 class LayerScale(nn.Module):
-    """A learnt scale per channel (Touvron et al. 2021, arXiv:2103.17239)."""
+    """Scales each channel by a learnt factor (Touvron et al. 2021, arXiv:2103.17239)."""
 
     scale: nn.Parameter | None  # [C]; None once it has been taken into the layer before
 
@@ -116,7 +116,7 @@ class LayerScale(nn.Module):
         return x if self.scale is None else self.scale * x
 
     def release_scale(self) -> Tensor:
-        """The scale, [C], which is no longer applied here."""
+        """Gives up the scale, [C], for a layer before it to apply."""
         assert self.scale is not None, "released once"
         scale = self.scale.detach()
         self.register_parameter("scale", None)

@@ -27,7 +27,7 @@ Product = Callable[[Tensor], Tensor]  # [*, in] float32 -> [*, out] float32
 
 
 def pack_product(weight: Tensor, bias: Tensor | None, pack_format: PackFormat) -> Product:
-    """The product `x @ weight.T + bias` on packed weights. weight: [out, in], bias: [out]."""
+    """Makes the product `x @ weight.T + bias` on packed weights. weight: [out, in], bias: [out]."""
     weight = weight.detach().float()
     bias = None if bias is None else bias.detach().float()
     if weight.is_cuda:
@@ -49,7 +49,7 @@ _FEW_OUTPUTS = 16  # with fewer, as the outer convolutions have, oneDNN is the f
 
 
 class Float32Product:
-    """A product in full precision, each of whose rows has the same bits whatever other rows there are."""
+    """Multiplies in full precision; each row has the same bits whatever other rows there are."""
 
     def __init__(self, product: Product, out_features: int, in_features: int) -> None:
         self.out_features = out_features
@@ -64,7 +64,7 @@ class Float32Product:
 
 
 class PlainProduct:
-    """The library's own, in full precision."""
+    """Multiplies by PyTorch's own product, in full precision."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight = weight.contiguous()

@@ -11,7 +11,7 @@ from moshi_agent.config import TransformerConfig
 
 
 def apply_per_step(modules: nn.ModuleList, config: TransformerConfig, x: Tensor, first_step: int) -> Tensor:
-    """Step t of x, [B, T, C], goes through the weight set of step `first_step + t`. -> [B, T, C']."""
+    """Sends step t of x, [B, T, C], through the weight set of step `first_step + t`. -> [B, T, C']."""
     if len(modules) == 1:
         return cast(Tensor, modules[0](x))
     steps = x.shape[1]

@@ -17,7 +17,7 @@ from moshi_agent.config import TransformerConfig
 
 @dataclass
 class Plan:
-    """One chunk's positions, for every layer."""
+    """Holds one chunk's positions, for every layer."""
 
     rotation: Tensor | None  # complex [B or 1, T, 1, head_dim / 2]
     bias: Tensor | None  # [B or 1, 1, T, L] added to the attention's scores; None sees everything
@@ -30,7 +30,7 @@ class Plan:
 
 
 def plan_whole(config: TransformerConfig, x: Tensor) -> Plan:
-    """A sequence from its beginning to its end, without a cache. x: [B, T, C]."""
+    """Plans a sequence from its beginning to its end, without a cache. x: [B, T, C]."""
     steps = x.shape[1]
     positions = torch.arange(steps, device=x.device)
     age = positions[:, None] - positions[None, :]  # [T, T]
@@ -43,7 +43,7 @@ def plan_whole(config: TransformerConfig, x: Tensor) -> Plan:
 def plan_ring(
     config: TransformerConfig, x: Tensor, offset: Tensor, capacity: int, length: int | None
 ) -> Plan:
-    """The next chunk of each row, in a ring of `capacity` positions of which `length` are read.
+    """Plans the next chunk of each row, in a ring of `capacity` positions of which `length` are read.
 
     Where `length` is None each row reads as far as it has come itself, which takes a look at the
     offsets. Row b's chunk begins at position offset[b]. x: [B, T, C], offset: [B]. Where the ring is as
@@ -77,7 +77,7 @@ def plan_ring(
 def plan_single(
     config: TransformerConfig, offset: Tensor, capacity: int, length: int, exec_mask: Tensor | None
 ) -> Plan:
-    """The next single step of each row, as `cache_attention` takes it; rows that do not execute see nothing.
+    """Plans each row's next single step for `cache_attention`; rows that do not execute see nothing.
 
     offset: [B], exec_mask: [B] bool or None for all. The ring is as long as the context.
     """
@@ -95,7 +95,7 @@ def plan_single(
 
 
 def plan_lockstep(config: TransformerConfig, positions: Tensor, step: int) -> Plan:
-    """One step that all rows take together, as in the depth transformer. positions: [1, 1], the step."""
+    """Plans one step that all rows take together, as in the depth transformer. positions: [1, 1]."""
     return Plan(_rotation(config, positions), None, first_step=step, length=step + 1)
 
 
@@ -131,7 +131,7 @@ def rotate(x: Tensor, rotation: Tensor, interleaved: bool) -> Tensor:
 
 
 def sine_embedding(positions: Tensor, dim: int, max_period: float, dtype: torch.dtype) -> Tensor:
-    """Cosines and sines of the positions. [B, T] -> [B, T, dim]."""
+    """Computes cosines and sines of the positions. [B, T] -> [B, T, dim]."""
     half = dim // 2
     index = torch.arange(half, device=positions.device, dtype=dtype)
     periods = torch.full((), max_period, device=positions.device, dtype=dtype) ** (index / (half - 1))

@@ -21,7 +21,7 @@ _LEAST_USAGE = 1e-5
 
 
 class Codebook(nn.Module):
-    """Centroids, kept as training keeps them: a running sum of members over a running count."""
+    """Holds centroids as training keeps them: a running sum of members over a running count."""
 
     cluster_usage: Tensor  # [bins]
     embedding_sum: Tensor  # [bins, dim]
@@ -43,7 +43,7 @@ class Codebook(nn.Module):
         return self._centroids
 
     def refresh(self) -> None:
-        """To be called after the buffers have changed."""
+        """Recomputes the centroids; call it after the buffers have changed."""
         self._centroids = self._half_norms = self._product = None
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]  # pyright: ignore
@@ -51,7 +51,7 @@ class Codebook(nn.Module):
         return super()._apply(fn, recurse)
 
     def encode(self, x: Tensor) -> Tensor:
-        """The nearest centroid. [*, dim] -> [*] int64."""
+        """Finds the nearest centroid. [*, dim] -> [*] int64."""
         if self._half_norms is None:
             self._half_norms = self.centroids.square().sum(1) / 2
         # |x - c|^2 / 2 without the part that is the same for every centroid.
@@ -59,7 +59,7 @@ class Codebook(nn.Module):
         return (self._half_norms - similarity).argmin(dim=-1)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """[*] -> [*, dim]."""
+        """Looks up centroids. [*] -> [*, dim]."""
         return F.embedding(codes, self.centroids)
 
     def pack(self) -> None:
@@ -68,7 +68,7 @@ class Codebook(nn.Module):
 
 
 class ResidualQuantizer(nn.Module):
-    """Codebooks each of which quantizes what the ones before it left over."""
+    """Quantizes with each codebook what the ones before it left over."""
 
     def __init__(self, config: QuantizerConfig, n_q: int) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class ResidualQuantizer(nn.Module):
         return cast(Codebook, self.codebooks[index])
 
     def encode(self, x: Tensor) -> list[Tensor]:
-        """[B, T, C] -> one [B, T] for each codebook in use."""
+        """Encodes [B, T, C] -> one [B, T] for each codebook in use."""
         residual = self.input_proj(x)
         codes: list[Tensor] = []
         for index in range(self.n_q):
@@ -94,7 +94,7 @@ class ResidualQuantizer(nn.Module):
         return codes
 
     def decode(self, codes: Tensor) -> Tensor:
-        """[B, K, T] -> [B, T, C]; K may be smaller than the number of codebooks."""
+        """Decodes [B, K, T] -> [B, T, C]; K may be smaller than the number of codebooks."""
         return self.output_proj(self._sum(codes))
 
     def _sum(self, codes: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class ResidualQuantizer(nn.Module):
 
 
 class SplitQuantizer(nn.Module):
-    """Semantic and acoustic codebooks side by side."""
+    """Quantizes with semantic and acoustic codebooks side by side."""
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
@@ -130,21 +130,21 @@ class SplitQuantizer(nn.Module):
         return self.rvq_first.n_q + self.rvq_rest.n_q
 
     def set_num_codebooks(self, count: int) -> None:
-        """Raises InputError unless n_q_semantic <= count <= n_q."""
+        """Sets how many are in use. Raises InputError unless n_q_semantic <= count <= n_q."""
         config = self.config
         if not config.n_q_semantic <= count <= config.n_q:
             raise InputError(f"{count} codebooks; accepted: {config.n_q_semantic} to {config.n_q}")
         self.rvq_rest.n_q = count - config.n_q_semantic
 
     def encode(self, x: Tensor) -> Tensor:
-        """[B, T, C] -> codes [B, K, T]."""
+        """Encodes [B, T, C] -> codes [B, K, T]."""
         codes = self.rvq_first.encode(x)
         if self.rvq_rest.n_q:
             codes += self.rvq_rest.encode(x)
         return torch.stack(codes, dim=1)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes [B, K, T] -> [B, T, C]."""
+        """Decodes codes [B, K, T] -> [B, T, C]."""
         semantic = self.config.n_q_semantic
         y = self.rvq_first.decode(codes[:, :semantic])
         if codes.shape[1] > semantic:

@@ -22,23 +22,23 @@ MOST_CANDIDATES = 512  # of a draw whose cost may not depend on the settings
 
 @dataclass
 class Choice:
-    """How one kind of token is chosen, per row. A temperature of 0 takes the best token."""
+    """Says how one kind of token is chosen, per row. A temperature of 0 takes the best token."""
 
     inverse_temp: Tensor  # [B] float32; 1 where the best token is taken
     top_k: Tensor  # [B] int64; 0 keeps all, 1 where the best token is taken
     top_p: Tensor  # [B] float32; 0 keeps all
 
     def first_rows(self, rows: int) -> Choice:
-        """The first rows alone, as views."""
+        """Returns the first rows alone, as views."""
         return Choice(self.inverse_temp[:rows], self.top_k[:rows], self.top_p[:rows])
 
     def kept(self, candidates: int) -> Tensor:
-        """How many candidates each row keeps. -> [B] int64."""
+        """Computes how many candidates each row keeps. -> [B] int64."""
         return torch.where(self.top_k > 0, self.top_k, candidates)
 
 
 class RowSampling:
-    """The sampling settings of every row of a batch.
+    """Holds the sampling settings of every row of a batch.
 
     With `constant_cost` every step draws in the same way whatever the settings are, as a captured graph
     has to. Then a draw is among the best `MOST_CANDIDATES`, also where `top_k` says more or all.
@@ -70,11 +70,11 @@ class RowSampling:
         self.seed[row].fill_(config.seed)
 
     def row(self, row: int) -> SamplingConfig:
-        """The settings of one row."""
+        """Returns the settings of one row."""
         return self._configs[row]
 
     def first_rows(self, rows: int) -> RowSampling:
-        """The first rows alone, as views of the tensors here; settings given later need a new view."""
+        """Returns the first rows as views of these tensors; settings given later need a new view."""
         view = copy.copy(self)
         view.text, view.audio = self.text.first_rows(rows), self.audio.first_rows(rows)
         view.seed = self.seed[:rows]
@@ -83,23 +83,23 @@ class RowSampling:
 
     @property
     def all_greedy(self) -> bool:
-        """Whether the best tokens are all that is wanted, and the settings may be forgotten."""
+        """Tells whether every row takes the best token, so that the settings do not matter."""
         return not self._constant_cost and all(config.greedy for config in self._configs)
 
     @property
     def uses_top_p(self) -> bool:
-        """Whether any row may drop candidates for their probability."""
+        """Tells whether any row may drop candidates for their probability."""
         return self._constant_cost or any(config.top_p or config.top_p_text for config in self._configs)
 
     def widest(self, text: bool, card: int) -> int:
-        """How many candidates the row that keeps the most keeps."""
+        """Tells how many candidates the row that keeps the most keeps."""
         if self._constant_cost:
             return min(card, MOST_CANDIDATES)
         kept = [config.top_k_text if text else config.top_k for config in self._configs if not config.greedy]
         return card if not kept or 0 in kept else min(max(kept), card)
 
     def draws(self, counter: Tensor, text_card: int, audio_card: int, streams: int) -> Draws:
-        """The draws of one step: a token of text, then `streams - 1` of audio.
+        """Prepares the draws of one step: a token of text, then `streams - 1` of audio.
 
         Args:
             counter: [B] int64, the number of steps each row has taken.
@@ -121,7 +121,7 @@ def _choice(rows: int, device: torch.device) -> Choice:
 
 
 class KindOfDraw:
-    """What the draws of one kind of token need beside the logits."""
+    """Holds what the draws of one kind of token need beside the logits."""
 
     def __init__(self, choice: Choice, key: Tensor, streams: range, candidates: int) -> None:
         self.choice = choice
@@ -134,7 +134,7 @@ class KindOfDraw:
 
 
 class Draws:
-    """The draws of one step; without kinds, the best token is always taken."""
+    """Makes the draws of one step; without kinds, the best token is always taken."""
 
     def __init__(self, text: KindOfDraw | None, audio: KindOfDraw | None, uses_top_p: bool) -> None:
         self._text = text
@@ -142,7 +142,7 @@ class Draws:
         self._uses_top_p = uses_top_p
 
     def sample(self, logits: Tensor, stream: int) -> Tensor:
-        """The tokens of one stream, by the Gumbel-max trick. [B, card] -> [B] int64."""
+        """Samples the tokens of one stream, by the Gumbel-max trick. [B, card] -> [B] int64."""
         kind = self._text if stream == 0 else self._audio
         if kind is None:
             return logits.argmax(-1)
@@ -153,7 +153,7 @@ class Draws:
         return fused.draw(best, tokens, noise, kind.choice.inverse_temp, kind.choice.top_p)
 
     def sample_reference(self, logits: Tensor, stream: int) -> Tensor:
-        """The same by PyTorch's operators."""
+        """Does the same by PyTorch's operators; the kernel is tested against it."""
         kind = self._text if stream == 0 else self._audio
         assert kind is not None
         best, tokens = logits.float().topk(kind.candidates, dim=-1)
@@ -173,7 +173,7 @@ def _beyond_top_p(scaled: Tensor, noise: Tensor, top_p: Tensor) -> Tensor:
 
 
 def noise_reference(key: Tensor, streams: range, kept: Tensor, candidates: int) -> Tensor:
-    """Gumbel noise for each candidate that is kept. key, kept: [B] int64 -> [B, streams, candidates]."""
+    """Makes Gumbel noise for each kept candidate. key, kept: [B] int64 -> [B, streams, candidates]."""
     dropped = torch.arange(candidates, device=key.device) >= kept[:, None]
     return _gumbel(key, streams, candidates).masked_fill_(dropped[:, None], -torch.inf)
 

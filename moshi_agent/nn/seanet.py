@@ -28,7 +28,7 @@ class Elu(nn.Module):
 
 
 class Stack(nn.Module):
-    """Layers one after the other. `model` keeps the numbering of the published checkpoints."""
+    """Applies layers one after the other. `model` keeps the numbering of the published checkpoints."""
 
     def __init__(self, layers: Iterable[nn.Module]) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Stack(nn.Module):
         return StackState([_init_layer_state(layer, rows, device, dtype) for layer in self.model])
 
     def forward(self, x: Tensor, state: StackState | None = None, exec_mask: Tensor | None = None) -> Tensor:
-        """[B, T, C] -> [B, T', C']."""
+        """Computes [B, T, C] -> [B, T', C']."""
         return _run(self.model, x, state, exec_mask)
 
 
@@ -56,7 +56,7 @@ def _run(layers: nn.ModuleList, x: Tensor, state: StackState | None, exec_mask: 
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(elu(conv(elu(x)))), the inner channels compressed."""
+    """Computes x + conv(elu(conv(elu(x)))), the inner channels compressed."""
 
     def __init__(self, channels: int, config: SEANetConfig, dilation: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def _residual_blocks(channels: int, config: SEANetConfig) -> list[nn.Module]:
 
 
 def seanet_encoder(config: SEANetConfig) -> Stack:
-    """[B, T, channels] -> [B, T / hop_length, dimension]."""
+    """Makes the encoder, [B, T, channels] -> [B, T / hop_length, dimension]."""
     width = config.n_filters
     layers: list[nn.Module] = [CausalConv1d(config.channels, width, config.kernel_size)]
     for ratio in reversed(config.ratios):
@@ -94,7 +94,7 @@ def seanet_encoder(config: SEANetConfig) -> Stack:
 
 
 def seanet_decoder(config: SEANetConfig) -> Stack:
-    """[B, T, dimension] -> [B, T * hop_length, channels]."""
+    """Makes the decoder, [B, T, dimension] -> [B, T * hop_length, channels]."""
     width = config.n_filters * 2 ** len(config.ratios)
     layers: list[nn.Module] = [CausalConv1d(config.dimension, width, config.kernel_size)]
     for ratio in config.ratios:

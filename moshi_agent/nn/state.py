@@ -19,10 +19,10 @@ from moshi_agent.errors import InputError
 
 @dataclass
 class State:
-    """Base of all streaming states. Fields are tensors, states, lists of states, or None."""
+    """Is the base of all streaming states. Fields are tensors, states, lists of states, or None."""
 
     def tensors(self) -> Iterator[Tensor]:
-        """Every tensor of this state and of those inside it, in a fixed order; each is `[rows, ...]`."""
+        """Lists every tensor here and in the states inside, in a fixed order; each is `[rows, ...]`."""
         for field in dataclasses.fields(self):
             yield from _tensors(getattr(self, field.name))
 
@@ -35,11 +35,11 @@ class State:
                 tensor[rows] = 0
 
     def first_rows(self, rows: int) -> Self:
-        """The first rows alone, as views: what is written to them is written here."""
+        """Returns the first rows alone, as views: what is written to them is written here."""
         return self._rows(slice(rows))
 
     def one_row(self, row: int) -> Self:
-        """One row alone, as a state of one row that is a view."""
+        """Returns one row alone, as a state of one row that is a view."""
         return self._rows(slice(row, row + 1))
 
     def _rows(self, rows: slice) -> Self:
@@ -51,7 +51,7 @@ class State:
             tensor[target].copy_(tensor[source])
 
     def row_parts(self, row: int) -> Iterator[Tensor]:
-        """Views of all of a row that means anything, in a fixed order.
+        """Lists views of all of a row that means anything, in a fixed order.
 
         How much that is may depend on parts that were given before, which `load_row` has then filled in.
         """
@@ -59,11 +59,11 @@ class State:
             yield from _row_parts(getattr(self, field.name), row)
 
     def save_row(self, row: int) -> list[Tensor]:
-        """A copy of one row, to be given to `load_row` of any state of the same shape."""
+        """Copies one row, to be given to `load_row` of any state of the same shape."""
         return [part.clone() for part in self.row_parts(row)]
 
     def load_row(self, row: int, saved: Sequence[Tensor]) -> None:
-        """Takes what `save_row` gave. Raises InputError if it is of another state; some is then written."""
+        """Takes what `save_row` returned. Raises InputError, half-way, if it is of another state."""
         given = list(saved)
         for part in self.row_parts(row):
             if not given or (part.shape, part.dtype) != (given[0].shape, given[0].dtype):

@@ -27,7 +27,7 @@ class Streaming(Generic[S]):
     _batch_size: int = 0
 
     def init_state(self, rows: int) -> S:
-        """A fresh state of `rows` streams."""
+        """Makes a fresh state of `rows` streams."""
         raise NotImplementedError
 
     @property
@@ -36,7 +36,7 @@ class Streaming(Generic[S]):
 
     @property
     def streaming_state(self) -> S:
-        """The attached state. Raises InputError outside `streaming`."""
+        """Returns the attached state. Raises InputError outside `streaming`."""
         if self._stream is None:
             raise InputError(
                 f"{type(self).__name__} is not streaming: call it inside `with model.streaming(batch_size)`"
@@ -75,7 +75,7 @@ class Streaming(Generic[S]):
             self.stop_streaming()
 
     def set_exec_mask(self, exec_mask: Tensor) -> None:
-        """From now on only the rows that are True move on. exec_mask: [B] bool."""
+        """Lets only the rows that are True move on, from now on. exec_mask: [B] bool."""
         exec_mask = self._check_rows(exec_mask, "exec_mask")
         self._exec_mask = None if not exec_mask.is_cuda and bool(exec_mask.all()) else exec_mask
 

@@ -39,15 +39,15 @@ class TransformerState(State):
 
     @property
     def capacity(self) -> int:
-        """Positions in the ring."""
+        """Counts the positions in the ring."""
         return self.kv.shape[4]
 
     def layers(self) -> list[LayerCache]:
-        """The cache of every layer, as views."""
+        """Returns the cache of every layer, as views."""
         return _layers(self.kv, self.kv_scales)
 
     def row_parts(self, row: int) -> Iterator[Tensor]:
-        """Of the caches only what is filled: a young conversation's is a small part of the ring."""
+        """Lists of the caches only what is filled: a small part of the ring in a young conversation."""
         yield self.offset[row]
         filled = min(self.capacity, max(0, int(self.offset[row])))
         yield self.kv[row, :, :, :, :filled]
@@ -61,7 +61,7 @@ def _layers(kv: Tensor, scales: Tensor | None) -> list[LayerCache]:
 
 
 class TransformerLayer(nn.Module):
-    """Attention and feed-forward, each behind a norm and added to what came in."""
+    """Applies attention and feed-forward, each behind a norm and added to its input."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class TransformerLayer(nn.Module):
             self.layer_scale_cross = _make_scale(config)
 
     def forward(self, x: Tensor, plan: Plan, cache: LayerCache | None, cross: Tensor | None = None) -> Tensor:
-        """[B, T, C] -> [B, T, C]; cross: [B or 1, S, C]."""
+        """Computes [B, T, C] -> [B, T, C]; cross: [B or 1, S, C]."""
         change = self.layer_scale_1(self.self_attn(self.norm1(x), plan, cache))
         if self.config.cross_attention:
             assert cross is not None
@@ -99,7 +99,7 @@ class TransformerLayer(nn.Module):
         return self.gating(x)
 
     def pack(self, pack_format: PackFormat) -> None:
-        """Packs the weights for the CPU, norms and residual scales taken into them."""
+        """Packs the weights for the CPU, with norms and residual scales taken into them."""
         self.self_attn.pack(pack_format, self.norm1.release_affine(), _release(self.layer_scale_1))
         norm, scale = self.norm2.release_affine(), _release(self.layer_scale_2)
         if self.gating is None:
@@ -131,7 +131,7 @@ def _release(scale: LayerScale | nn.Identity) -> Tensor | None:
 
 
 class Transformer(nn.Module):
-    """A stack of layers, run over a whole sequence, over the next chunk, or one shared step at a time."""
+    """Runs a stack of layers over a whole sequence, the next chunk, or one step that all rows share."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class Transformer(nn.Module):
     def init_state(
         self, rows: int, device: torch.device, dtype: torch.dtype, kv_int8: bool = False
     ) -> TransformerState:
-        """The state of `rows` streams. Raises ConfigError where the context is unlimited."""
+        """Makes the state of `rows` streams. Raises ConfigError where the context is unlimited."""
         if self.config.context is None:
             raise ConfigError("a transformer without a context cannot stream: its cache would have no end")
         kv = self.new_cache(rows, self.config.context, device, torch.int8 if kv_int8 else dtype)
@@ -150,7 +150,7 @@ class Transformer(nn.Module):
         return TransformerState(torch.zeros(rows, device=device, dtype=torch.long), kv, scales)
 
     def new_cache(self, rows: int, capacity: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """[rows, layers, 2, H_kv, capacity, D] zeros."""
+        """Makes zeros, [rows, layers, 2, H_kv, capacity, D]."""
         config = self.config
         shape = (rows, config.num_layers, 2, config.num_kv_heads, capacity, config.head_dim)
         return torch.zeros(shape, device=device, dtype=dtype)
@@ -163,7 +163,7 @@ class Transformer(nn.Module):
         cross: Tensor | None = None,
         length: int | None = None,
     ) -> Tensor:
-        """[B, T, C] -> [B, T, C]: the whole sequence, or with a state the next T steps of each row.
+        """Computes [B, T, C] -> [B, T, C]: the whole sequence, or with a state each row's next T steps.
 
         `length` is how many positions of the cache are read, at least as many as any row will then
         have; by default what is filled is read on a CPU, and all of it elsewhere.
@@ -188,11 +188,11 @@ class Transformer(nn.Module):
     def lockstep_cache(
         self, rows: int, steps: int, device: torch.device, dtype: torch.dtype
     ) -> list[LayerCache]:
-        """What `lockstep` keeps between its steps."""
+        """Makes what `lockstep` keeps between its steps."""
         return _layers(self.new_cache(rows, steps, device, dtype), None)
 
     def lockstep(self, x: Tensor, caches: list[LayerCache], step: int) -> Tensor:
-        """One step, the same for all rows. x: [B, 1, C], caches: of `lockstep_cache`."""
+        """Computes one step, the same for all rows. x: [B, 1, C], caches: of `lockstep_cache`."""
         if self.config.positional_embedding == "none":
             return self._run(x, Plan(None, None, first_step=step, length=step + 1), caches, None)
         positions = torch.full((1, 1), step, device=x.device)
@@ -215,14 +215,14 @@ class Transformer(nn.Module):
         return x
 
     def pack(self, pack_format: PackFormat) -> None:
-        """Packs the weights for the CPU, layer by layer; the plain ones are released on the way."""
+        """Packs the weights for the CPU, layer by layer, and releases the plain ones on the way."""
         for layer in self.layers:
             assert isinstance(layer, TransformerLayer)
             layer.pack(pack_format)
 
 
 class ProjectedTransformer(nn.Module):
-    """A transformer between projections, where its width differs from what surrounds it."""
+    """Puts a transformer between projections, where its width differs from what surrounds it."""
 
     def __init__(self, config: TransformerConfig, dimension: int) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ class ProjectedTransformer(nn.Module):
     def forward(
         self, x: Tensor, state: TransformerState | None = None, exec_mask: Tensor | None = None
     ) -> Tensor:
-        """[B, T, dimension] -> [B, T, dimension]."""
+        """Computes [B, T, dimension] -> [B, T, dimension]."""
         if self.input_proj is not None:
             x = self.input_proj(x)
         return self.output_projs[0](self.transformer(x, state, exec_mask))

@@ -13,7 +13,7 @@ _WORD_START = "\u2581"  # how sentencepiece marks the beginning of a word
 
 
 class Tokenizer(Protocol):
-    """What is needed of a sentencepiece model."""
+    """Names what is needed of a sentencepiece model."""
 
     def encode(self, input: str) -> Any: ...  # list[int]
 
@@ -44,9 +44,9 @@ class PieceReader:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def read(self, token: int) -> str:
-        """The text that begins with this token; a space begins a word.
+        """Reads a token, and returns the text that begins with it; a space begins a word.
 
-        "" for padding and the like, for a token that the model has not, and within a character.
+        "" for padding and the like, for a token that the model lacks, and within a character.
         """
         tokenizer = self._tokenizer
         if tokenizer is None or not is_text(tokenizer, token):
@@ -62,27 +62,27 @@ class PieceReader:
 
     @property
     def in_character(self) -> bool:
-        """Whether a part of a character has been read."""
+        """Tells whether a part of a character has been read."""
         return bool(self.save())
 
     def save(self) -> list[int]:
-        """The bytes read of a character that is not complete."""
+        """Returns the bytes read of a character that is not complete."""
         return list(self._utf8.getstate()[0])
 
     def load(self, saved: list[int]) -> None:
-        """Takes what `save` gave."""
+        """Takes what `save` returned."""
         self._utf8.setstate((bytes(saved), 0))
 
 
 def is_text(tokenizer: Tokenizer, token: int) -> bool:
-    """Whether a token writes anything, unlike padding, end of padding, and ids that the tokenizer has not."""
+    """Tells whether a token writes text, unlike padding, end of padding, and ids that the tokenizer lacks."""
     if not 0 <= token < tokenizer.GetPieceSize():
         return False
     return not (tokenizer.IsControl(token) or tokenizer.IsUnknown(token))
 
 
 def split_words(text: str) -> tuple[str, list[str]]:
-    """What of a reader's text goes on with the word before it, and the words that begin in it.
+    """Splits a reader's text into what goes on with the word before it, and the words that begin in it.
 
     A word may be empty still: the space that begins it can be a piece by itself.
     """
@@ -91,7 +91,7 @@ def split_words(text: str) -> tuple[str, list[str]]:
 
 
 def pieces_of(tokenizer: Tokenizer | None, text: str) -> list[int]:
-    """The tokens of a text, word by word.
+    """Tokenizes a text, word by word.
 
     Raises:
         InputError: no tokenizer, no words, or a word that has no pieces.
@@ -137,10 +137,10 @@ def _pieces_of_word(tokenizer: Tokenizer, word: str) -> list[list[int]]:
 
 
 def has_surrogates(word: str) -> bool:
-    """Halves of UTF-16 pairs, which JSON can bring, are no Unicode text."""
+    """Tells whether a text holds halves of UTF-16 pairs: JSON can bring them, and no tokenizer takes them."""
     return any("\ud800" <= character <= "\udfff" for character in word)
 
 
 def ends_sentence(text: str) -> bool:
-    """Whether the last thing written is the end of a sentence: a stop, or a closing mark after one."""
+    """Tells whether a text ends with the end of a sentence: a stop, or a closing mark after one."""
     return text.rstrip().rstrip("\"'\u201d\u2019\u00bb)]").endswith((".", "!", "?", "\u2026", "\u3002"))

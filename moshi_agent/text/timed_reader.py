@@ -1,4 +1,4 @@
-"""What a recogniser writes, frame by frame, as text with its times in the audio."""
+"""Reads what a recogniser writes, frame by frame, as text with its times in the audio."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAUSE_HORIZONS_S = (0.5, 1.0, 2.0, 3.0)
 
 @dataclass(frozen=True, slots=True)
 class TimedPiece:
-    """A piece of text as soon as it is written; a leading space begins a word."""
+    """Holds a piece of text as soon as it is written; a leading space begins a word."""
 
     text: str
     start: float  # seconds from the beginning of the audio
@@ -27,7 +27,7 @@ class TimedPiece:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """The speaker has stopped, as it seems for longer."""
+    """Says that the speaker has stopped, as it seems for longer."""
 
     at: float  # seconds from the beginning of the audio
     probability: float
@@ -35,7 +35,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PauseConfig:
-    """When a pause is told."""
+    """Says when a pause is told."""
 
     horizon_s: float = 2.0  # how long the speaker is expected to be silent
     threshold: float = 0.5  # of the probability of that
@@ -51,7 +51,7 @@ class PauseConfig:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What has become known with one frame."""
+    """Holds what has become known with one frame."""
 
     piece: TimedPiece | None = None
     words: list[TimedWord] = field(default_factory=list[TimedWord])
@@ -60,7 +60,7 @@ class Heard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hearing:
-    """What has to be known of a recogniser to read what it writes."""
+    """Holds what has to be known of a recogniser to read what it writes."""
 
     tokenizer: Tokenizer
     delay_s: float
@@ -110,7 +110,7 @@ class TimedReader:
         return Heard(piece, words, self._pause(frame, heads))
 
     def finish(self, frame: int) -> list[TimedWord]:
-        """There is no more; `frame` would have been the next. Returns the words not given yet."""
+        """Ends the stream before `frame`. Returns the words not given yet."""
         return [self._timed(word) for word in self._words.finish(frame + 1)]
 
     def _pause(self, frame: int, heads: Sequence[float]) -> Pause | None:
@@ -130,7 +130,7 @@ class TimedReader:
         return max(0.0, round(stream_s + self._start_s, 6))
 
     def save(self) -> dict[str, Any]:
-        """Everything that the next frame depends on, fit for JSON."""
+        """Returns everything that the next frame depends on, fit for JSON."""
         return {
             "words": self._words.save(),
             "spoken_s": self._spoken_s,
@@ -139,7 +139,7 @@ class TimedReader:
         }
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Takes what `save` gave."""
+        """Takes what `save` returned."""
         self._words.load(saved["words"])
         self._spoken_s, self._paused_s = saved["spoken_s"], saved["paused_s"]
         self._likely_frames = saved["likely_frames"]

@@ -13,7 +13,7 @@ LONGEST_WORD_S = 1.0
 
 @dataclass(frozen=True)
 class TimedWord:
-    """A word and when it is said, in seconds from the first frame."""
+    """Holds a word and when it is said, in seconds from the first frame."""
 
     word: str
     start: float
@@ -54,7 +54,7 @@ class Transcript:
 
     @property
     def words(self) -> list[TimedWord]:
-        """A word lasts until the next one begins, a second at most."""
+        """Lists the words so far. Each lasts until the next one begins, a second at most."""
         words = _grouped(self._pieces)
         ends = [*(start for _, start in words[1:]), math.inf]
         return [

@@ -92,7 +92,7 @@ class WordTracker:
         return [TimedWord(word.text, round(start, 6), round(end, 6))] if word.text else []
 
     def finish(self, frame: int) -> list[TimedWord]:
-        """Ends before `frame`. Returns the words not yet given that have begun by then."""
+        """Ends the stream before `frame`. Returns the words not yet given that have begun by then."""
         self._write(self._reader.flush(), frame - 1)
         words: list[TimedWord] = []
         while self._open and self._open[0].start < frame:
@@ -102,7 +102,7 @@ class WordTracker:
         return words
 
     def save(self) -> dict[str, Any]:
-        """Everything that the next frame depends on, fit for JSON."""
+        """Returns everything that the next frame depends on, fit for JSON."""
         return {
             "character": self._reader.save(),
             "is_writing": self._is_writing,
@@ -110,7 +110,7 @@ class WordTracker:
         }
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Takes what `save` gave."""
+        """Takes what `save` returned."""
         self._reader.load(saved["character"])
         self._is_writing = saved["is_writing"]
         self._open = [_OpenWord(**word) for word in saved["open"]]

@@ -51,7 +51,7 @@ def write_transcript(
 
 
 def make_writer(file: TextIO, form: str, facts: dict[str, Any] | None = None) -> TranscriptWriter:
-    """As `write_transcript`, for parts that come one by one. Raises ConfigError."""
+    """Makes a writer for parts that come one by one, otherwise as `write_transcript`. Raises ConfigError."""
     require_value("format", form, FORMATS)
     if form == "text":
         return _Text(file)

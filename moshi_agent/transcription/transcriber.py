@@ -1,4 +1,4 @@
-"""One stream of audio through a recogniser, from beginning to end."""
+"""Runs one stream of audio through a recogniser, from beginning to end."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Transcriber:
         self.reset()
 
     def reset(self) -> None:
-        """Begins anew, with another stream."""
+        """Begins another stream."""
         recogniser = self.recogniser
         assert self._tokenizer is not None
         self._step.begin_row(_ROW, SamplingConfig(greedy=True))
@@ -66,7 +66,7 @@ class Transcriber:
 
     @property
     def audio_s(self) -> float:
-        """Seconds of audio so far."""
+        """Counts the seconds of audio so far."""
         return self._audio_s
 
     def push(self, pcm: Pcm, sample_rate: int = SAMPLE_RATE_HZ) -> list[TranscriptPart]:
@@ -92,7 +92,7 @@ class Transcriber:
         return [*parts, *self._hear(self._resampler.push(samples))]
 
     def finish(self) -> list[TranscriptPart]:
-        """The stream is over: returns the rest. Audio may be pushed again after `reset`."""
+        """Ends the stream and returns the rest. Audio may be pushed again after `reset`."""
         if self._is_over or self._rate_hz is None:
             self._is_over = True
             return []
@@ -104,7 +104,7 @@ class Transcriber:
     def stream(
         self, chunks: Iterable[Samples], sample_rate: int = SAMPLE_RATE_HZ
     ) -> Iterator[TranscriptPart]:
-        """Everything that the chunks of a stream, [N] each, give."""
+        """Gives everything that becomes known with the chunks of a stream, [N] each."""
         for chunk in chunks:
             yield from self.push(chunk, sample_rate)
         yield from self.finish()
@@ -121,7 +121,7 @@ class Transcriber:
 
 
 def transcribe_file(path: str | os.PathLike[str], transcriber: Transcriber) -> Generator[TranscriptPart]:
-    """What is said in an audio file, as it is read: a block at a time, however long it is.
+    """Writes down an audio file as it is read: a block at a time, however long it is.
 
     Raises:
         AudioError: as `read_audio`. What was read before is given out first.

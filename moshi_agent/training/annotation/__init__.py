@@ -1,1 +1,1 @@
-"""Words with their times for stereo conversations, by a speech recogniser or from transcripts."""
+"""Finds words with their times for stereo conversations, by a speech recogniser or from transcripts."""

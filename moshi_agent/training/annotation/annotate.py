@@ -1,4 +1,4 @@
-"""Writes the words of many recordings beside them; what cannot be done is named, and the rest goes on."""
+"""Writes the words of many recordings beside them; names those it cannot do, and goes on with the rest."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ WordSource = Callable[[Path, Samples], Iterable[tuple[str, float, float]]]
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotationConfig:
-    """Where the words come from."""
+    """Says where the words come from."""
 
     root: Path  # a folder of audio files, or a manifest
     recogniser: str | None = None  # see `open_recogniser`; needed unless there are transcripts
@@ -52,7 +52,7 @@ class AnnotationConfig:
 
 @dataclass
 class Annotated:
-    """What was done: conversations with words, those whose words were there before among them."""
+    """Counts what was done: conversations with words, those among them that had words before."""
 
     written: list[ManifestEntry] = field(default_factory=list[ManifestEntry])
     kept: list[ManifestEntry] = field(default_factory=list[ManifestEntry])
@@ -67,7 +67,7 @@ class _Result(NamedTuple):
 
 
 def find_recordings(root: Path) -> list[Path]:
-    """The audio files of a manifest, or in a folder and all below it. Raises DataError if there are none."""
+    """Finds the audio files of a manifest, or in a folder and all below it. Raises DataError if none."""
     found = list_audio(root)
     if not found:
         raise DataError(f"{root} has no audio files in it; looked for: {' '.join(AUDIO_SUFFIXES)}")
@@ -77,10 +77,10 @@ def find_recordings(root: Path) -> list[Path]:
 def annotate(config: AnnotationConfig, processes: int = 1) -> Annotated:
     """Writes the words of the left channel beside each recording that has none.
 
-    With `overwrite`, what was beside it is replaced but for its conditions and the words of other speakers.
+    With `overwrite`, the words beside it are replaced, but for its conditions and those of other speakers.
 
     Raises:
-        ConfigError: the recogniser or the transcripts cannot be had.
+        ConfigError: the recogniser or the transcripts cannot be opened.
         DataError: there are no recordings.
     """
     paths = find_recordings(config.root)

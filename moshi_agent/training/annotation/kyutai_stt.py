@@ -12,7 +12,7 @@ from moshi_agent.transcription import Transcriber
 
 
 class KyutaiRecogniser:
-    """Words by one of Kyutai's STT checkpoints, their times as exact as its frames of 80 ms.
+    """Finds words by one of Kyutai's STT checkpoints, their times as exact as its frames of 80 ms.
 
     Raises:
         CheckpointError, ConfigError: there is no such checkpoint, or it is of another kind.

@@ -1,4 +1,4 @@
-"""What a speech recogniser is here: speech in, words with their times out."""
+"""Says what a speech recogniser is here: speech in, words with their times out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from moshi_agent.audio.framing import Samples
 
 
 class PlacedWord(NamedTuple):
-    """A word and when it is said, in seconds."""
+    """Holds a word and when it is said, in seconds."""
 
     word: str
     start_s: float
@@ -17,7 +17,7 @@ class PlacedWord(NamedTuple):
 
 
 class Recogniser(Protocol):
-    """Anything that can be called like this."""
+    """Finds words with their times: any function with this signature will do."""
 
     def __call__(self, samples: Samples, /) -> Iterable[tuple[str, float, float]]:
         """The words in mono speech, float32 [N] at 24 kHz, each with its start and end in seconds."""

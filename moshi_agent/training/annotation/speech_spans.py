@@ -1,4 +1,4 @@
-"""When somebody speaks in a whole recording."""
+"""Finds when somebody speaks in a whole recording."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _SHORTEST_WINDOWS = 6
 
 
 class Span(NamedTuple):
-    """A stretch of speech, in seconds."""
+    """Holds a stretch of speech, in seconds."""
 
     start_s: float
     end_s: float
 
 
 def speech_spans(samples: Samples, bridge_s: float = 0.2) -> list[Span]:
-    """Where there is speech in mono samples [N] at 24 kHz; pauses shorter than `bridge_s` are part of it."""
+    """Finds speech in mono samples [N] at 24 kHz; pauses shorter than `bridge_s` are part of it."""
     resampled = cast("Samples", soxr.resample(samples, SAMPLE_RATE_HZ, _RATE_HZ))
     pcm = (resampled.clip(-1, 1) * 32767).astype("<i2")
     windows = pcm[: len(pcm) // _WINDOW * _WINDOW].reshape(-1, _WINDOW)

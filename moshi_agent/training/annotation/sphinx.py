@@ -23,9 +23,9 @@ _VARIANT = re.compile(r"\(\d+\)$")  # of the pronunciation
 
 
 class SphinxRecogniser:
-    """Words by PocketSphinx, lower-case and without punctuation.
+    """Finds words by PocketSphinx, lower-case and without punctuation.
 
-    For clear read speech, or for trying things out: of other speech it understands much less than Whisper.
+    It suits clear read speech, and trials: of other speech it understands much less than Whisper.
 
     Raises:
         ConfigError: a language other than English.

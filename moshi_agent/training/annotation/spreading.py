@@ -1,7 +1,7 @@
-"""Times for words of which only the text is known: spread over the speech, each by its length.
+"""Times words of which only the text is known: spreads them over the speech, each by its length.
 
-Within a stretch of speech a word is a few tenths of a second off; where it is exact is at the beginning of a
-stretch. A recogniser's times are better.
+Within a stretch of speech a word is a few tenths of a second off; only at the beginning of a stretch is it
+exact. A recogniser's times are better.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PAUSE_LETTERS = 2  # what a word takes beside its letters
 
 
 def spread_cues(cues: Sequence[Cue], spans: Sequence[Span]) -> list[PlacedWord]:
-    """Words of a transcript in order, over the speech of the side that says them.
+    """Spreads words of a transcript in order, over the speech of the side that says them.
 
     A cue with times has the speech between them; if there is none, somebody else says it, and it is left out.
     Lines without times are taken for one turn each: the longest pauses part them. Where there are fewer
@@ -35,7 +35,7 @@ def spread_cues(cues: Sequence[Cue], spans: Sequence[Span]) -> list[PlacedWord]:
 
 
 def spread(words: Sequence[str], spans: Sequence[Span]) -> list[PlacedWord]:
-    """Words over stretches of speech: each is whole in one, and each stretch is filled by its own."""
+    """Spreads words over stretches of speech: each word is whole in one, and each stretch is filled."""
     ends = list(accumulate(len(word) + _PAUSE_LETTERS for word in words))
     lengths = [span.end_s - span.start_s for span in spans]
     if not ends or not sum(lengths) > 0:

@@ -1,4 +1,4 @@
-"""Transcripts that are there already: plain text, subtitles, or a list of texts."""
+"""Reads transcripts that are there already: plain text, subtitles, or a list of texts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SUFFIXES = (".srt", ".vtt", ".txt")
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """A piece of text that is said in one go, and when, where the transcript says so."""
+    """Holds a piece of text that is said in one go, and when, where the transcript says so."""
 
     text: str
     start_s: float | None = None
@@ -37,7 +37,7 @@ class Transcripts:
     texts: dict[Path, str] | None = None
 
     def of(self, audio: Path) -> list[Cue]:
-        """What is said in a file. Raises DataError where there is no transcript, or none that can be read."""
+        """Reads what is said in a file. Raises DataError where no transcript is, or none can be read."""
         if self.texts is not None:
             text = self.texts.get(audio.resolve())
             if text is None:
@@ -52,11 +52,11 @@ class Transcripts:
 
 
 def open_transcripts(where: str, root: Path) -> Transcripts:
-    """Transcripts `beside` the audio, in a folder, or in a `.jsonl` of `{"path": ..., "text": ...}`.
+    """Finds transcripts `beside` the audio, in a folder, or in a `.jsonl` of `{"path": ..., "text": ...}`.
 
     Raises:
         ConfigError: there is no such file or folder.
-        DataError: a line of the file has another form, and which.
+        DataError: a line of the file has another form; its number is told.
     """
     path = Path(where)
     if where == BESIDE:
@@ -69,7 +69,7 @@ def open_transcripts(where: str, root: Path) -> Transcripts:
 
 
 def read_transcript(path: Path) -> list[Cue]:
-    """The cues of a subtitle file, or the lines of a text.
+    """Reads the cues of a subtitle file, or the lines of a text.
 
     Raises:
         DataError: it cannot be read.

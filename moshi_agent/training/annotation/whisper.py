@@ -16,10 +16,10 @@ _RATE_HZ = 16_000
 
 
 class WhisperRecogniser:
-    """Words by Whisper, their times from its attention to the sound: mostly within a tenth of a second.
+    """Finds words by Whisper, timed by its attention to the sound: mostly within 0.1 s.
 
-    The silence of whoever listens is left out before (Silero's voice activity, which faster-whisper brings):
-    Whisper makes up words in silence.
+    Silence is cut out first, by Silero's voice activity, which faster-whisper brings: Whisper makes up words
+    in silence.
 
     Args:
         model: a size (`tiny` to `large-v3`), or a repository of Hugging Face or a folder with a model in
@@ -28,7 +28,7 @@ class WhisperRecogniser:
         device: `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        ConfigError: the model cannot be had.
+        ConfigError: the model cannot be loaded.
     """
 
     def __init__(self, model: str = "medium", *, language: str | None = None, device: str = "cpu") -> None:

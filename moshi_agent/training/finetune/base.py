@@ -19,7 +19,7 @@ from moshi_agent.training.runs.precision import faster_in_bfloat16
 
 @dataclass(frozen=True)
 class Base:
-    """A checkpoint on the CPU, and its files, which what is written refers to."""
+    """Holds a checkpoint on the CPU, and its files, to which the written ones refer."""
 
     files: KyutaiFiles
     checkpoint: Checkpoint
@@ -27,7 +27,7 @@ class Base:
 
 
 def load_base(config: FineTuneConfig, dtype: torch.dtype) -> Base:
-    """The model with what is to be trained in float32, and the rest in `dtype`.
+    """Loads the model with what is to be trained in float32, and the rest in `dtype`.
 
     Raises:
         CheckpointError: a file that is missing or damaged.
@@ -78,7 +78,7 @@ def _locate(paths: ModelPaths) -> KyutaiFiles:
 
 
 def compute_dtype(config: FineTuneConfig, device: torch.device) -> torch.dtype:
-    """The type that products are computed in, which `auto` leaves to the device."""
+    """Chooses the type that products are computed in, which `auto` leaves to the device."""
     if config.param_dtype != "auto":
         return torch.bfloat16 if config.param_dtype == "bfloat16" else torch.float32
     lower = faster_in_bfloat16() if device.type == "cpu" else device.type == "cuda"

@@ -1,4 +1,4 @@
-"""What a fine-tuning is told. Names and defaults are those of moshi-finetune, where it has them."""
+"""The settings of a fine-tuning. Names and defaults are those of moshi-finetune, where it has them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from moshi_agent.training.runs.settings import require_range
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The conversations: jsonl files of `{"path", "duration"}`, as `StereoDataset` reads them."""
+    """Names the conversations: jsonl files of `{"path", "duration"}`, as `StereoDataset` reads them."""
 
     train_data: Path | None = None
     eval_data: Path | None = None
@@ -29,7 +29,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPaths:
-    """What is fine-tuned: a checkpoint, and files to take instead of its own."""
+    """Names what is fine-tuned: a checkpoint, and files to take instead of its own."""
 
     hf_repo_id: str = "kyutai/moshiko-pytorch-bf16"  # or a folder, or tiny
     mimi_path: str | None = None
@@ -40,7 +40,7 @@ class ModelPaths:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings:
-    """Low-rank updates of every linear layer."""
+    """Sets low-rank updates of every linear layer."""
 
     enable: bool = False
     rank: int = 64
@@ -55,7 +55,7 @@ class LoraSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW, its learning rate in one cycle: up to `lr` in `pct_start` of the steps, then down to nothing."""
+    """Sets AdamW and its learning rate: one cycle up to `lr` in `pct_start` of the steps, then down to 0."""
 
     lr: float = 1e-4
     weight_decay: float = 0.1
@@ -74,7 +74,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
-    """Shares of the tokens that are replaced where the model reads them. Not in moshi-finetune."""
+    """Sets the shares of read tokens that are replaced. Not in moshi-finetune."""
 
     text: float = 0.0  # by padding
     own: float = 0.0  # the model's own codes, by random ones
@@ -87,7 +87,7 @@ class NoiseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuneConfig:
-    """A whole fine-tuning. A step sees `batch_size` x `num_microbatches` x processes crops."""
+    """Sets a whole fine-tuning. A step sees `batch_size` x `num_microbatches` x processes crops."""
 
     run_dir: Path  # everything is written there; a run that was stopped goes on from what it finds
     data: DataConfig = field(default_factory=DataConfig)

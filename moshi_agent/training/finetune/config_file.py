@@ -24,7 +24,7 @@ _REFUSED = {
 
 
 def read_finetune_config(path: Path) -> FineTuneConfig:
-    """The configuration in a `.yaml`, `.yml` or `.toml` file.
+    """Reads the configuration in a `.yaml`, `.yml` or `.toml` file.
 
     Raises:
         ConfigError: the file cannot be read, has an unknown key, or a value that is not accepted.

@@ -1,4 +1,4 @@
-"""What a fine-tuning gives: files that this package and Kyutai's load.
+"""Writes what a fine-tuning gives: files that this package and Kyutai's load.
 
 Low-rank updates are `lora.safetensors` beside a `config.json` that says so, as moshi-finetune writes them. A
 model that was trained as a whole, or has the updates added to its weights, is a checkpoint of its own.
@@ -80,7 +80,7 @@ def write_model(
 
 
 def fused(weights: Mapping[str, Tensor], scaling: float) -> dict[str, Tensor]:
-    """Weights with their low-rank updates added, computed in float32, and without the updates."""
+    """Adds low-rank updates to their weights, computed in float32, and leaves the updates out."""
     whole: dict[str, Tensor] = {}
     for name, weight in weights.items():
         if name.endswith((_LORA_A, _LORA_B)):

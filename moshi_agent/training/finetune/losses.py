@@ -1,4 +1,4 @@
-"""What a model is fine-tuned on: its text and its own codes, weighed as moshi-finetune weighs them.
+"""The losses of a fine-tuning: on the model's text and its own codes, weighed as moshi-finetune does.
 
 Each of the two is a cross entropy over all tokens of a batch, divided by the sum of their weights.
 https://github.com/kyutai-labs/moshi-finetune
@@ -21,7 +21,7 @@ from moshi_agent.training.stereo.dataset import Batch
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """Weights, noise on what is read, and the type that products are computed in."""
+    """Sets weights, noise on what is read, and the type that products are computed in."""
 
     first_codebook_weight: float = 1.0
     text_padding_weight: float = 0.5
@@ -31,7 +31,7 @@ class ObjectiveConfig:
 
 
 class Objective(nn.Module):
-    """The losses of a model. A module, so that what shards the model sees the whole of a pass."""
+    """Computes a model's losses. It is a module, so that what shards the model sees the whole of a pass."""
 
     def __init__(self, lm: LMModel, config: ObjectiveConfig) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Objective(nn.Module):
         self.config = config
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """The loss of the text and of the audio, scalars; what is minimised is their sum.
+        """Computes the loss of the text and of the audio, scalars; training makes their sum smaller.
 
         Args:
             batch: on any device.

@@ -14,7 +14,7 @@ from moshi_agent.training.finetune.config import LoraSettings
 
 
 def add_low_rank(lm: LMModel, settings: LoraSettings, seed: int) -> None:
-    """Gives every linear layer an update of nothing, in float32, and leaves only the updates to be trained.
+    """Gives every linear layer an update of nothing, in float32, and leaves only the updates to train.
 
     Raises:
         ConfigError: the model's weights are int8, or have updates of their own already.

@@ -1,4 +1,4 @@
-"""Which settings of a run have to stay what they were when it goes on from a checkpoint."""
+"""Says which settings of a run have to stay what they were when it goes on from a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FREE = (
 
 
 def lasting_settings(config: FineTuneConfig, dtype: torch.dtype, processes: int) -> dict[str, Any]:
-    """The settings that every step depends on, as a flat dictionary."""
+    """Lists the settings that every step depends on, as a flat dictionary."""
     values = {key: value for key, value in flat_values(config).items() if key not in _FREE}
     values["param_dtype"] = str(dtype).removeprefix("torch.")
     values["num_microbatches x processes"] = config.num_microbatches * processes

@@ -1,4 +1,4 @@
-"""What the model in training answers to a user it was not trained on, as sound."""
+"""Lets the model in training answer a user it was not trained on, as sound."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from moshi_agent.training.stereo.dataset import Batch
 
 @dataclass(frozen=True)
 class Reply:
-    """A conversation of two."""
+    """Holds a conversation of two."""
 
     sound: NDArray[np.float32] = field(repr=False)  # [N, 2] the model on the left, the user on the right
     sample_rate_hz: int
@@ -32,7 +32,7 @@ class Reply:
 def sample_reply(
     checkpoint: Checkpoint, lm: LMModel, batch: Batch, row: int, frames: int, *, dtype: torch.dtype, seed: int
 ) -> Reply:
-    """The model's reply to the user of one crop, from the crop's beginning.
+    """Has the model reply to the user of one crop, from the crop's beginning.
 
     Args:
         checkpoint: for its codec, tokenizer and advice on sampling.

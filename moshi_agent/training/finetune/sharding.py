@@ -1,4 +1,4 @@
-"""Several processes that train one model, each with a part of its weights: FSDP2 of torch, with torchrun.
+"""Shares one model among several processes, each with a part of its weights: FSDP2 of torch, with torchrun.
 
 It is part of torch, takes weights that are trained and weights that are not in one layer, as low-rank updates
 have them, and gives whole tensors back by their own names.
@@ -44,7 +44,7 @@ def shard(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
 
 @contextmanager
 def whole_weights(model: nn.Module) -> Generator[None]:
-    """Within the block every process has all weights, and may use the model in any way.
+    """Gives every process all weights within the block, in which it may use the model in any way.
 
     All processes enter and leave together.
     """
@@ -64,29 +64,29 @@ def whole_weights(model: nn.Module) -> Generator[None]:
 
 
 def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Whole tensors of what is trained, on the CPU; on the first process only. All of them call it."""
+    """Returns whole tensors of what is trained, on the CPU of the first process. All of them call it."""
     return _whole(get_model_state_dict(model, options=_options(ignore_frozen_params=True)))
 
 
 def all_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The same of everything in the model."""
+    """Returns whole tensors of everything in the model, otherwise as `trained_weights`."""
     return _whole(get_model_state_dict(model, options=_options()))
 
 
 def set_trained_weights(model: nn.Module, weights: dict[str, Any]) -> None:
-    """Takes what `trained_weights` gave; the other processes' argument does not count."""
+    """Takes what `trained_weights` returned; the other processes' argument does not count."""
     set_model_state_dict(
         model, weights, options=_options(strict=False, broadcast_from_rank0=process_count() > 1)
     )
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimizer's state by names of weights, whole and on the CPU; on the first process only."""
+    """Returns the optimizer's state by names of weights, whole, on the CPU of the first process."""
     return get_optimizer_state_dict(model, optimizer, options=_options())
 
 
 def set_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Takes what `optimizer_state` gave; the other processes' argument does not count."""
+    """Takes what `optimizer_state` returned; the other processes' argument does not count."""
     options = _options(broadcast_from_rank0=process_count() > 1)
     set_optimizer_state_dict(model, optimizer, state, options=options)
 

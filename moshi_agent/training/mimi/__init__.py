@@ -1,1 +1,1 @@
-"""Training and fine-tuning of the Mimi codec, of any size: `moshi-agent train mimi`."""
+"""Trains and fine-tunes the Mimi codec, of any size: `moshi-agent train mimi`."""

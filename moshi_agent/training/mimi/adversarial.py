@@ -15,7 +15,7 @@ from moshi_agent.training.mimi.discriminator import Verdict
 
 
 def discriminator_loss(real: Sequence[Verdict], decoded: Sequence[Verdict]) -> Tensor:
-    """Both hinges, the mean over the scales: 2 where it cannot tell, 0 where it is sure of everything."""
+    """Computes both hinges, the mean over scales: 2 where it cannot tell, 0 where it is always sure."""
     hinges = [
         F.relu(1 - right.logits).mean() + F.relu(1 + wrong.logits).mean()
         for right, wrong in zip(real, decoded, strict=True)
@@ -24,12 +24,12 @@ def discriminator_loss(real: Sequence[Verdict], decoded: Sequence[Verdict]) -> T
 
 
 def adversarial_loss(decoded: Sequence[Verdict]) -> Tensor:
-    """What the codec makes smaller: below 0 where it passes for real."""
+    """Computes what the codec makes smaller: below 0 where it passes for real."""
     return -torch.stack([verdict.logits.mean() for verdict in decoded]).mean()
 
 
 def feature_loss(real: Sequence[Verdict], decoded: Sequence[Verdict]) -> Tensor:
-    """Mean absolute difference of the features of all layers and scales; the real ones are given."""
+    """Computes the mean absolute difference of features over all layers and scales; real ones are given."""
     distances = [
         F.l1_loss(ours, theirs.detach())
         for right, wrong in zip(real, decoded, strict=True)

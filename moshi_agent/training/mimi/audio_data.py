@@ -26,7 +26,7 @@ _TRIES = 100  # pieces drawn before a data set counts as unreadable
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the recordings are. Any format and rate will do; of several channels the mean is heard."""
+    """Says where the recordings are, of any format and rate. Of several channels the mean is used."""
 
     train: Path  # a folder, searched to its depths, or a manifest, see read_manifest
     valid: Path | None = None  # the same for the evaluation; None takes files away from `train`
@@ -40,7 +40,7 @@ class DataConfig:
 
 @dataclass(frozen=True, slots=True)
 class AudioFile:
-    """A recording."""
+    """Names a recording."""
 
     path: Path
     duration_s: float
@@ -48,7 +48,7 @@ class AudioFile:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a piece is from."""
+    """Says where a piece is from."""
 
     path: Path
     start_s: float
@@ -56,14 +56,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pieces of one length, mono."""
+    """Holds pieces of one length, mono."""
 
     audio: Tensor = field(repr=False)  # [B, T] float32; silence where a recording is shorter
     places: list[Place]
 
 
 def find_audio(source: Path, problems: Problems) -> list[AudioFile]:
-    """The recordings of a folder or a manifest, sorted by path. What is no good goes to `problems`.
+    """Finds the recordings of a folder or a manifest, sorted by path. The others' faults go to `problems`.
 
     Raises:
         DataError: there is no such folder or manifest, or not one recording in it can be used.
@@ -80,7 +80,7 @@ def find_audio(source: Path, problems: Problems) -> list[AudioFile]:
 
 
 def open_data(config: DataConfig, problems: Problems) -> tuple[list[AudioFile], list[AudioFile]]:
-    """The recordings to train with, and those to evaluate with.
+    """Opens the recordings to train with, and those to evaluate with.
 
     Raises:
         DataError: as `find_audio`, or there is but one file and none to evaluate with.
@@ -99,12 +99,12 @@ def open_data(config: DataConfig, problems: Problems) -> tuple[list[AudioFile], 
 
 
 class Pieces:
-    """Draws pieces of recordings, every second of them as likely as any other."""
+    """Draws pieces of recordings: each second of them is as likely as any other."""
 
     def __init__(
         self, files: Sequence[AudioFile], samples: int, config: MimiConfig, problems: Problems
     ) -> None:
-        """`samples` of each piece, at the codec's rate."""
+        """Takes the recordings, and how many `samples` a piece has, at the codec's rate."""
         self.files = list(files)
         self.samples = samples
         self.sample_rate_hz = config.sample_rate
@@ -113,11 +113,11 @@ class Pieces:
 
     @property
     def total_s(self) -> float:
-        """Of audio, in seconds."""
+        """Counts the seconds of audio."""
         return float(self._ends_s[-1])
 
     def draw(self, *seed: int) -> tuple[Samples, Place]:
-        """A piece [samples] that follows from the seed alone; one that cannot be read makes way for another.
+        """Draws a piece [samples], which the seed alone decides; an unreadable one makes way for another.
 
         Raises:
             DataError: nothing can be read.
@@ -132,7 +132,7 @@ class Pieces:
         raise DataError(f"{_TRIES} pieces in a row cannot be read\n{self.problems.report(5)}")
 
     def batch(self, rows: int, *seed: int) -> Batch:
-        """As many pieces."""
+        """Draws several pieces as a batch."""
         drawn = [self.draw(*seed, row) for row in range(rows)]
         return stacked(drawn)
 
@@ -150,7 +150,7 @@ class Pieces:
 
 
 class BatchReader:
-    """The batches of a training, read by threads while the one before is learnt from.
+    """Reads the batches of a training in threads, while the one before is learnt from.
 
     Which pieces are in a batch follows from its number, the rank and the seed, and from nothing else.
     """
@@ -163,7 +163,7 @@ class BatchReader:
         self._ahead: dict[int, list[Future[tuple[Samples, Place]]]] = {}
 
     def batch(self, number: int) -> Batch:
-        """Raises DataError as `Pieces.draw` does."""
+        """Returns a batch by its number. Raises DataError as `Pieces.draw` does."""
         rows = self._ahead.get(number) or self._start(number)
         self._ahead = {number + 1: self._start(number + 1)}
         return stacked([row.result() for row in rows])
@@ -177,6 +177,6 @@ class BatchReader:
 
 
 def stacked(drawn: Sequence[tuple[Samples, Place]]) -> Batch:
-    """Pieces of one length as a batch."""
+    """Stacks pieces of one length to a batch."""
     audio = torch.from_numpy(np.stack([samples for samples, _ in drawn]))
     return Batch(audio, [place for _, place in drawn])

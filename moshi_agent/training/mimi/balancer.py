@@ -16,13 +16,13 @@ _LEAST_NORM = 1e-12
 
 
 class Balancer(nn.Module):
-    """Gradients of several losses with respect to one output, rescaled by running means of their norms."""
+    """Rescales the gradients of several losses on one output, by running means of their norms."""
 
     sums: Tensor  # [losses], of norms, decayed
     weight_of_sums: Tensor  # [], what `sums` has to be divided by
 
     def __init__(self, weights: Mapping[str, float], decay: float = 0.999) -> None:
-        """`weights` above 0, of the losses that `gradient` will be given."""
+        """Takes the weights, above 0, of the losses that `gradient` will be given."""
         super().__init__()
         self.weights = dict(weights)
         self.decay = decay
@@ -30,7 +30,7 @@ class Balancer(nn.Module):
         self.register_buffer("weight_of_sums", torch.zeros(()))
 
     def gradient(self, losses: Mapping[str, Tensor], output: Tensor) -> Tensor:
-        """What to send back through `output`, [B, T], in place of the losses' own gradients. [B, T]
+        """Computes what goes back through `output`, [B, T], in place of the losses' own gradients.
 
         Each loss gives, in the running mean, `weight / sum of weights` of a norm of 1 per row; like the
         gradient of a mean over rows, the whole is divided by their number.

@@ -1,4 +1,4 @@
-"""Training of the codebooks: running means of their members, which gradients never touch.
+"""Trains the codebooks by running means of their members; gradients never touch them.
 
 The means follow van den Oord et al. 2017 (arXiv:1711.00937, appendix); codes that nothing falls into
 are given a new place among the current vectors.
@@ -18,7 +18,7 @@ from moshi_agent.training.runs.distributed import sum_over_processes, take_from_
 
 @dataclass(frozen=True, kw_only=True)
 class CodebookConfig:
-    """How codebooks follow the data."""
+    """Says how codebooks follow the data."""
 
     decay: float = 0.99  # of the running means, per step
     dead_share: float = 0.05  # a code with less than this share of the average usage is dead
@@ -30,7 +30,7 @@ class CodebookConfig:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A quantized latent and how far it lay from what was quantized."""
+    """Holds a quantized latent, and how far it lay from what was quantized."""
 
     latent: Tensor  # [B, T, C] for the decoder: of the codebooks that a row uses, or not quantized at all
     quantized: Tensor  # [B, T, C] the same for rows that are quantized, and quantized for the others too
@@ -40,13 +40,13 @@ class Quantized:
 
 @dataclass(frozen=True)
 class RowUse:
-    """What each row of a batch uses of the codebooks of one kind."""
+    """Says what each row of a batch uses of the codebooks of one kind."""
 
     used: Tensor  # [B] how many of them
     plain: Tensor  # [B] bool: whether its latents pass by them all; they learn from it all the same
 
     def where_used(self, index: int, like: Tensor) -> Tensor:
-        """Which rows use this codebook, [B, 1, 1]."""
+        """Tells which rows use this codebook, [B, 1, 1]."""
         return (self.used > index).view(-1, 1, 1).to(like.device)
 
 
@@ -70,7 +70,7 @@ class CodebookTrainer:
     def quantize(
         self, latent: Tensor, step: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One step of all codebooks.
+        """Makes one step of all codebooks.
 
         Args:
             latent: [B, T, C].
@@ -84,7 +84,7 @@ class CodebookTrainer:
     def quantize_parts(
         self, latent: Tensor, step: int, generator: torch.Generator
     ) -> tuple[Quantized, Quantized]:
-        """One step of all codebooks: the semantic and the acoustic quantization of latents [B, T, C]."""
+        """Makes one step of all codebooks, semantic and acoustic apart, on latents [B, T, C]."""
         first, rest = self.quantizer.rvq_first, self.quantizer.rvq_rest
         replace = step % self.config.dead_every == 0
         plain = self._unquantized_rows(len(latent), generator)

@@ -23,7 +23,7 @@ Sampler = Callable[[np.random.Generator, int, int], NDArray[np.float32]]
 
 
 class CodecTrainer(LossTrainer[MimiModel]):
-    """A trainer of some of a codec's parts, on crops of what `sample` draws."""
+    """Trains some of a codec's parts, on crops of what `sample` draws."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ def init_weights(model: MimiModel) -> None:
 
 
 def refresh_codebooks(model: MimiModel) -> None:
-    """To be called after a model's buffers have been written."""
+    """Recomputes the centroids; call it after a model's buffers have been written."""
     for part in (model.quantizer.rvq_first, model.quantizer.rvq_rest):
         for index in range(len(part.codebooks)):
             part.codebook(index).refresh()

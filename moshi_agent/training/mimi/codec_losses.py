@@ -13,7 +13,7 @@ from moshi_agent.training.mimi.mel import MelSpectrogram
 
 @dataclass(frozen=True, kw_only=True)
 class CodecLossConfig:
-    """Resolutions and weights. Magnitudes are scaled so that a sine of amplitude 1 has magnitude 1."""
+    """Sets resolutions and weights. A sine of amplitude 1 has magnitude 1."""
 
     sample_rate_hz: int = 24_000
     windows: tuple[int, ...] = (2048, 1024, 512, 256)
@@ -29,7 +29,7 @@ class CodecLossConfig:
 
 
 class CodecLoss(nn.Module):
-    """The distance between a signal and its reconstruction."""
+    """Measures the distance between a signal and its reconstruction."""
 
     def __init__(self, config: CodecLossConfig | None = None) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class CodecLoss(nn.Module):
         )
 
     def forward(self, output: Tensor, target: Tensor, step: int | None = None) -> dict[str, Tensor]:
-        """Two signals [B, T] -> weighted terms, whose sum is the loss. Without a step, the final floors."""
+        """Computes weighted terms, summing to the loss, of two signals [B, T]. No step: the final floors."""
         config = self.config
         floor = self._lowered(config.spectral_floor, step)
         level_floor = self._lowered(config.level_floor, step)
@@ -59,7 +59,7 @@ class CodecLoss(nn.Module):
 
     @torch.no_grad()
     def log_mel_distance(self, output: Tensor, target: Tensor) -> float:
-        """Mean absolute difference of log magnitudes over all resolutions, of two signals [B, T]."""
+        """Averages absolute differences of log magnitudes over all resolutions, of two signals [B, T]."""
         floor = self.config.spectral_floor
         pairs = [(mel(output) + floor, mel(target) + floor) for mel in self.mels]
         return sum(float((ours.log() - theirs.log()).abs().mean()) for ours, theirs in pairs) / len(pairs)

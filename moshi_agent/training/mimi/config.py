@@ -19,7 +19,7 @@ from moshi_agent.training.runs.trainer import Training
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """Weights; 0 takes a loss away.
+    """Weighs the losses; 0 takes one away.
 
     The first four are balanced: each weight is that loss's share of the gradient. The defaults are those of
     Audiocraft, which Mimi began from; the final Mimi has `spectral` and `waveform` at 0 (arXiv:2410.00037,
@@ -41,7 +41,7 @@ class LossWeights:
 
     @property
     def balanced(self) -> dict[str, float]:
-        """Those of the losses of the output that are in use."""
+        """Gives the weights of the output's losses that are in use."""
         names = ("adversarial", "feature", "spectral", "waveform")
         return {name: getattr(self, name) for name in names if getattr(self, name)}
 
@@ -52,7 +52,7 @@ class LossWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """When and on how much the codec is evaluated, and what is left to listen to."""
+    """Says when and on how much the codec is evaluated, and what is left to listen to."""
 
     every: int = 500  # steps
     pieces: int = 16
@@ -65,7 +65,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MimiTraining(Training):
-    """All of it. Betas, weight decay and average are those of the Moshi paper, section 3.3.1.
+    """Sets a codec's training. Betas, weight decay and average are the Moshi paper's, section 3.3.1.
 
     It has a learning rate of 8e-4 for 4 million steps from scratch, on 128 pieces of 150 frames each.
     """
@@ -132,5 +132,5 @@ class MimiTraining(Training):
 
     @property
     def discriminator_schedule(self) -> LRSchedule:
-        """The same for the discriminator, which begins at once."""
+        """Gives the discriminator's learning rate of each step; it begins at once."""
         return LRSchedule(steps=self.steps, learning_rate=self.discriminator.learning_rate, warm_up=0)

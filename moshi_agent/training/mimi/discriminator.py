@@ -22,7 +22,7 @@ _DILATIONS = (1, 2, 4)  # in time
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
-    """How large the discriminator is, and how it learns."""
+    """Says how large the discriminator is, and how it learns."""
 
     windows: tuple[int, ...] = (1024, 2048, 512, 256, 128)
     filters: int = 32
@@ -32,7 +32,7 @@ class DiscriminatorConfig:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one scale says of a signal."""
+    """Says how real one scale finds a signal."""
 
     logits: Tensor  # [B, 1, frames, bins], above 0 where it sounds real
     features: list[Tensor]  # of each layer before, [B, filters, frames, bins]
@@ -46,12 +46,12 @@ class Discriminator(nn.Module):
         self.scales = nn.ModuleList(SpectrumDiscriminator(size, config.filters) for size in config.windows)
 
     def forward(self, signal: Tensor) -> list[Verdict]:
-        """[B, T] -> one verdict for each scale."""
+        """Judges [B, T] -> one verdict for each scale."""
         return [cast(Verdict, scale(signal)) for scale in self.scales]
 
 
 class SpectrumDiscriminator(nn.Module):
-    """One scale. Its input's channels are the real and the imaginary part."""
+    """Judges at one scale. Its input's channels are the real and the imaginary part."""
 
     window: Tensor  # [size]
 
@@ -66,7 +66,7 @@ class SpectrumDiscriminator(nn.Module):
         self.last = _convolution(filters, 1, (3, 3))
 
     def forward(self, signal: Tensor) -> Verdict:
-        """[B, T]; a signal shorter than the window is padded to it."""
+        """Judges [B, T]; a signal shorter than the window is padded to it."""
         x = self._spectrum(signal)
         features: list[Tensor] = []
         for layer in self.layers:

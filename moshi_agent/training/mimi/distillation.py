@@ -1,4 +1,4 @@
-"""Distillation of a teacher's features into the semantic codebook.
+"""Distils a teacher's features into the semantic codebook.
 
 Défossez et al. 2024, arXiv:2410.00037, section 3.3.2: the features, averaged over two frames of the codec
 without regard to causality, are what a linear projection of the first quantizer's output should point at.
@@ -15,29 +15,29 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Targets:
-    """What a teacher says of each frame of a batch."""
+    """Holds what a teacher says of each frame of a batch."""
 
     features: Tensor = field(repr=False)  # [B, frames, dim]
     valid: Tensor  # [B, frames] bool, False where it says nothing
 
     def to(self, device: torch.device) -> Targets:
-        """The same on a device."""
+        """Copies them to a device."""
         return Targets(self.features.to(device), self.valid.to(device))
 
 
 class Distillation(nn.Module):
-    """The projection; it is part of the training alone."""
+    """Projects semantic latents to the teacher's features; it is needed in training alone."""
 
     def __init__(self, latent_dim: int, feature_dim: int) -> None:
         super().__init__()
         self.projection = nn.Linear(latent_dim, feature_dim)
 
     def forward(self, semantic: Tensor, targets: Targets) -> Tensor:
-        """The mean cosine distance, scalar, 0 to 2. semantic: [B, frames, latent_dim]."""
+        """Computes the mean cosine distance, scalar, 0 to 2. semantic: [B, frames, latent_dim]."""
         return 1 - self.similarity(semantic, targets)
 
     def similarity(self, semantic: Tensor, targets: Targets) -> Tensor:
-        """The mean cosine of the angle to the teacher's features, scalar; 1 where it says nothing at all."""
+        """Computes the mean cosine to the teacher's features, scalar; 1 where it says nothing at all."""
         cosine = F.cosine_similarity(self.projection(semantic), targets.features, dim=2)
         valid = targets.valid.to(cosine.dtype)
         return 1 - ((1 - cosine) * valid).sum() / valid.sum().clamp(min=1)
@@ -46,7 +46,7 @@ class Distillation(nn.Module):
 def pool_features(
     features: Tensor, rate_hz: float, frame_rate_hz: float, count: int, start_s: float
 ) -> Targets:
-    """Features [N, dim] of a whole recording -> those of `count` frames of a piece, as Targets of one row.
+    """Pools features [N, dim] of a whole recording to those of `count` frames of a piece, Targets of one row.
 
     Each frame's is the mean of what lies within one frame's length of its middle: with 50 features a second
     and 12.5 frames, of 8 every 4.

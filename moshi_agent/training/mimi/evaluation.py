@@ -1,4 +1,4 @@
-"""What a codec is worth, in metrics: on pieces that it is not trained with, through all codebooks in use."""
+"""Measures what a codec is worth: on pieces that it is not trained with, through all codebooks in use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ROWS = 8  # evaluated at once
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Metrics by name, and what the pieces sound like from their codes."""
+    """Holds metrics by name, and what the pieces sound like from their codes."""
 
     metrics: dict[str, float]
     audio: Tensor = field(repr=False)  # [B, T]
@@ -28,7 +28,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Judge:
-    """The pieces, and the teacher's word on them where there is one."""
+    """Evaluates codecs on the same pieces, and against the teacher where there is one."""
 
     batch: Batch
     spectral: SpectralConfig
@@ -37,7 +37,7 @@ class Judge:
 
     @torch.no_grad()
     def evaluate(self, model: MimiModel) -> Evaluated:
-        """Metrics of a codec:
+        """Computes the metrics of a codec:
 
         `mel_distance`, the mean absolute difference of log mel magnitudes; `spectral`, the loss of this name;
         `si_snr_db`, where not all is silent; of each codebook `usage`, the share of its codes that occurred,
@@ -69,7 +69,7 @@ class Judge:
 
 
 def codebook_metrics(codes: Tensor, bins: int) -> dict[str, float]:
-    """Usage and perplexity of each codebook, and their means. codes: [B, K, T]."""
+    """Computes usage and perplexity of each codebook, and their means. codes: [B, K, T]."""
     usages: list[float] = []
     perplexities: list[float] = []
     for index in range(codes.shape[1]):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class MelSpectrogram(nn.Module):
-    """Mel magnitudes at one resolution, scaled so that a sine of amplitude 1 has magnitude 1."""
+    """Computes mel magnitudes at one resolution; a sine of amplitude 1 has magnitude 1."""
 
     window: Tensor  # [size]
     filters: Tensor  # [bands, size // 2 + 1]
@@ -23,7 +23,7 @@ class MelSpectrogram(nn.Module):
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, signal: Tensor) -> Tensor:
-        """[B, T] -> [B, bands, T // hop + 1]."""
+        """Computes [B, T] -> [B, bands, T // hop + 1]."""
         spectrum = torch.stft(signal, self.size, self.hop, window=self.window, return_complex=True)
         # The square root has no finite slope at zero, which silence reaches.
         power = spectrum.real.square() + spectrum.imag.square()
@@ -32,7 +32,7 @@ class MelSpectrogram(nn.Module):
 
 
 def mel_filters(bands: int, window: int, sample_rate_hz: int, lowest_hz: float = 0.0) -> Tensor:
-    """Triangular filters of unit sum, evenly spaced in mel up to half the rate. [bands, window // 2 + 1]"""
+    """Makes triangular filters of unit sum, even in mel up to half the rate. [bands, window // 2 + 1]"""
     nyquist_hz = sample_rate_hz / 2
     lowest_mel, highest_mel = (2595 * math.log10(1 + hz / 700) for hz in (lowest_hz, nyquist_hz))
     mels = torch.linspace(lowest_mel, highest_mel, bands + 2)

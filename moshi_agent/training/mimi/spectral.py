@@ -12,7 +12,7 @@ from moshi_agent.training.mimi.mel import MelSpectrogram
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralConfig:
-    """Scales of the spectral loss."""
+    """Sets the scales of the spectral loss."""
 
     windows: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
     mel_bands: int = 64
@@ -21,10 +21,10 @@ class SpectralConfig:
 
 
 class SpectralLoss(nn.Module):
-    """L1 between mel magnitudes and L2 between their logarithms, the mean over all scales.
+    """Computes L1 between mel magnitudes and L2 between their logarithms, the mean over all scales.
 
     Défossez et al. 2022 (arXiv:2210.13438, equation 2). The L1 is relative to the target's mean, so that its
-    share does not hang on how loud the data are.
+    share does not depend on how loud the data are.
     """
 
     def __init__(self, config: SpectralConfig, sample_rate_hz: int) -> None:
@@ -36,7 +36,7 @@ class SpectralLoss(nn.Module):
         )
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """Two signals [B, T] -> a scalar."""
+        """Computes the loss of two signals [B, T], a scalar."""
         total = output.new_zeros(())
         for mel in self.mels:
             ours, theirs = mel(output), mel(target)
@@ -47,13 +47,13 @@ class SpectralLoss(nn.Module):
 
 
 def waveform_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute difference of two signals [B, T], a scalar."""
+    """Computes the mean absolute difference of two signals [B, T], a scalar."""
     return (output - target).abs().mean()
 
 
 @torch.no_grad()
 def si_snr_db(output: Tensor, target: Tensor) -> Tensor:
-    """Scale-invariant signal-to-noise ratio, Le Roux et al. 2019 (arXiv:1811.02508). [B, T] -> [B] in dB
+    """Computes the scale-invariant SNR (Le Roux et al. 2019, arXiv:1811.02508). [B, T] -> [B] in dB
 
     Where the target is silent there is nothing to compare with, and the value is NaN.
     """

@@ -25,7 +25,7 @@ FeatureFunction = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
-    """What the semantic codebook learns from, where the distillation has a weight."""
+    """Says what the semantic codebook learns from, where the distillation has a weight."""
 
     suffix: str = ".safetensors"  # of the files with features, beside the recordings: or ".npy"
     function: str | None = None  # used instead of files: "module:function", see `FeatureFunction`
@@ -44,18 +44,18 @@ class Teacher(Protocol):
 
     @property
     def dim(self) -> int:
-        """Of its features."""
+        """Tells how many numbers a feature has."""
         ...
 
     def targets(self, batch: Batch, frames: int) -> Targets:
-        """For each piece of the batch, which has so many frames. Raises DataError where it cannot."""
+        """Gives targets for each piece of the batch, of so many frames. Raises DataError where it cannot."""
         ...
 
 
 def open_teacher(
     config: TeacherConfig, files: Sequence[AudioFile], sample_rate_hz: int, frame_rate_hz: float
 ) -> Teacher:
-    """The teacher of a training with these recordings, by a codec of these rates.
+    """Opens the teacher of a training with these recordings, by a codec of these rates.
 
     Raises:
         ConfigError: there is no such function.
@@ -67,7 +67,7 @@ def open_teacher(
 
 
 class FileTeacher:
-    """Features [N, dim] in a file beside each recording: `a.wav` and `a.safetensors`, or `a.npy`.
+    """Reads features [N, dim] from a file beside each recording: `a.safetensors` or `a.npy` of `a.wav`.
 
     Of a safetensors file, the tensor `features` is read, or the only one.
     """
@@ -110,7 +110,7 @@ class FileTeacher:
 
 
 class FunctionTeacher:
-    """Features from a function, of each piece by itself."""
+    """Computes features by a function, of each piece by itself."""
 
     def __init__(
         self, config: TeacherConfig, function: FeatureFunction, sample_rate_hz: int, frame_rate_hz: float

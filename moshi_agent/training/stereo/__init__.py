@@ -1,4 +1,4 @@
-"""Conversations to fine-tune on, in the layout of Kyutai's moshi-finetune.
+"""Reads conversations to fine-tune on, in the layout of Kyutai's moshi-finetune.
 
 A manifest, `data.jsonl`, has one `{"path": "calls/a.wav", "duration": 24.5}` for each conversation. The audio
 is stereo: what Moshi says on the left, what the user says on the right. Beside it, `calls/a.json` has what is

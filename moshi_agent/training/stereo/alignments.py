@@ -19,7 +19,7 @@ END_TOLERANCE_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """A word, its time in seconds from the start of the file, and who says it."""
+    """Holds a word, its time in seconds from the start of the file, and who says it."""
 
     word: str
     start_s: float
@@ -29,7 +29,7 @@ class Alignment:
 
 @dataclass(frozen=True, slots=True)
 class Sidecar:
-    """The words of a conversation in the order of their start, and what the model is conditioned on.
+    """Holds the words of a conversation, in order of their start, and what the model is conditioned on.
 
     In one that `greets`, the model has been asked to speak first (see `Conversation`). Kyutai's package does
     not know this key.
@@ -41,7 +41,7 @@ class Sidecar:
 
 
 def sidecar_path(audio: Path) -> Path:
-    """Where the words of an audio file are."""
+    """Tells where the words of an audio file are."""
     return audio.with_suffix(".json")
 
 

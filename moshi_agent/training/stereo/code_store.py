@@ -26,7 +26,7 @@ _GROUP_S = 1200.0  # of their audio, which is all in memory at once
 
 
 class CodeStore:
-    """Codes [2, codebooks, frames] int16 of stereo files: left, right.
+    """Keeps the codes [2, codebooks, frames] int16 of stereo files: left, right.
 
     Args:
         encoding: `whole` gives a signal to the codec at once; `live` frame by frame, with the very codes that
@@ -52,7 +52,7 @@ class CodeStore:
         self._kept_bytes = 0
 
     def codes(self, path: Path) -> Tensor:
-        """The codes of a file.
+        """Returns the codes of a file.
 
         Raises:
             AudioError: the file cannot be read to its end.
@@ -69,7 +69,7 @@ class CodeStore:
         return codes
 
     def prepare(self, recordings: Sequence[Recording]) -> Iterator[tuple[Path, Exception | None]]:
-        """Encodes what has no codes yet, and tells of each file whether it could be read.
+        """Encodes the files that have no codes yet, and tells of each whether it could be read.
 
         Files are encoded in groups. A group of which something is missing is encoded again as a whole, so
         that its codes are the same when this is interrupted and called again.

@@ -14,9 +14,9 @@ _PROBE_FRAMES = 8
 
 @torch.no_grad()
 def codec_digest(mimi: MimiModel) -> str:
-    """16 hexadecimal digits that depend on the weights `mimi` encodes with and its number of codebooks.
+    """Makes 16 hexadecimal digits of the weights that `mimi` encodes with and its number of codebooks.
 
-    Packed weights are not to be had: what the codec makes of a fixed noise stands for them.
+    Packed weights cannot be read: the codes of a fixed noise stand for them.
     """
     digest = hashlib.blake2b(repr((mimi.config, mimi.num_codebooks)).encode(), digest_size=8)
     for name, tensor in mimi.state_dict().items():

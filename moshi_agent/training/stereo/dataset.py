@@ -31,7 +31,7 @@ NOTHING = -1  # the token of no embedding, in frames that a recording has not
 
 @dataclass(frozen=True, kw_only=True)
 class StereoConfig:
-    """How recordings become crops."""
+    """Says how recordings become crops."""
 
     duration_s: float = 100.0  # of a crop; the last one of a recording is filled up with NOTHING
     seed: int = 0  # of the order of the crops, and of their shifts
@@ -57,7 +57,7 @@ class StereoConfig:
 
 @dataclass(frozen=True)
 class Crop:
-    """A piece of one recording."""
+    """Names a piece of one recording."""
 
     codes: Tensor = field(repr=False)  # [1 + 2 codebooks, frames] int64: text, left, right; undelayed
     valid_frames: int  # the rest is NOTHING in every row
@@ -68,7 +68,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops of one length, stacked."""
+    """Holds crops of one length, stacked."""
 
     codes: Tensor = field(repr=False)  # [B, 1 + 2 codebooks, frames] int64
     valid_frames: Tensor  # [B] int64
@@ -85,7 +85,7 @@ class Batch:
 
 
 class StereoDataset:
-    """The crops of the recordings that a manifest lists.
+    """Crops the recordings that a manifest lists.
 
     Recordings that are no good are left out, named in the log and in `problems`; nothing else depends on them
     but which crop takes the place of theirs. Headers and words are looked at on opening, the audio itself
@@ -136,7 +136,7 @@ class StereoDataset:
         return self._cut(self._recordings[which], start)
 
     def batch(self, step: int, size: int, *, rank: int = 0, ranks: int = 1) -> Batch:
-        """What `rank` of `ranks` trains on in a step: a function of the seed and these numbers.
+        """Returns what `rank` of `ranks` trains on in a step: a function of the seed and these numbers.
 
         All ranks together go through every crop once before one comes again.
 
@@ -147,7 +147,7 @@ class StereoDataset:
         return Batch.of([self._draw(draw) for draw in range(first, first + size)])
 
     def in_order(self, size: int, *, rank: int = 0, ranks: int = 1) -> Iterator[Batch]:
-        """Every crop of this rank once, in the order of the manifest; the last batch may be smaller."""
+        """Gives every crop of this rank once, in the manifest's order; the last batch may be smaller."""
         crops: list[Crop] = []
         for index in range(rank, len(self), ranks):
             crop = self._try(index)
@@ -159,7 +159,7 @@ class StereoDataset:
             yield Batch.of(crops)
 
     def prepare(self, *, rank: int = 0, ranks: int = 1) -> None:
-        """Encodes the recordings of this rank, which goes fastest at once and shows early which are damaged.
+        """Encodes this rank's recordings: all at once is fastest, and damaged ones show early.
 
         Raises:
             DataError: not one recording can be used.

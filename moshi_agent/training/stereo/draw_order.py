@@ -1,4 +1,4 @@
-"""In which order a data set is gone through: a rule without a memory, so that it goes on anywhere."""
+"""Says in which order a data set is drawn: a rule without a memory, so that a run goes on anywhere."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 
 class DrawOrder:
-    """Every item once in each epoch, each epoch in an order of its own that follows from the seed alone."""
+    """Draws every item once in each epoch; each epoch's own order follows from the seed alone."""
 
     def __init__(self, items: int, seed: int) -> None:
         self.items = items
         self.seed = seed
 
     def item(self, draw: int, later: int = 0) -> int:
-        """The item of a draw, or of one so much later in the same epoch, which goes round in a circle."""
+        """Returns the item of a draw, or of one so much later in the same epoch, which goes round."""
         epoch, place = divmod(draw, self.items)
         return int(_permutation(self.items, self.seed, epoch)[(place + later) % self.items])
 

@@ -1,4 +1,4 @@
-"""Stereo recordings through the codec."""
+"""Sends stereo recordings through the codec."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LEAD_FRAMES = 125
 
 
 def read_stereo(path: Path, mimi: MimiModel) -> Tensor:
-    """Left and right, [2, 1, N] float32 at the codec's rate, the last frame filled up with silence.
+    """Reads left and right, [2, 1, N] float32 at the codec's rate; silence fills the last frame.
 
     Raises:
         AudioError: the file cannot be read to its end.
@@ -38,7 +38,7 @@ def read_stereo(path: Path, mimi: MimiModel) -> Tensor:
 
 
 def encode(mimi: MimiModel, recordings: Sequence[Tensor], encoding: Encoding) -> list[Tensor]:
-    """Recordings [2, 1, frames * frame_size] -> codes [2, codebooks, frames] int16 on the CPU, each.
+    """Encodes recordings [2, 1, frames * frame_size] -> codes [2, codebooks, frames] int16 on the CPU, each.
 
     `whole` gives each to the codec at once. `live` gives all of them frame by frame, side by side: the codes
     that a call has, up to the last bits of sums over batches of another size.

@@ -36,7 +36,7 @@ class Interleaver:
     main_speaker: str = MAIN_SPEAKER
 
     def tokens(self, alignments: Iterable[Alignment], start_s: float, frames: int) -> list[int]:
-        """The text tokens [frames] from `start_s` on. No word that began before is in them."""
+        """Returns the text tokens [frames] from `start_s` on, without the words that began before."""
         end_s = start_s + frames / self.frame_rate_hz
         words = [
             (self._frame(word.start_s - start_s), self._pieces(word.word))

@@ -19,14 +19,14 @@ _LONGEST_S = 1e9
 
 @dataclass(frozen=True, slots=True)
 class ManifestEntry:
-    """A conversation, and how long it is said to be."""
+    """Names a conversation, and says how long it claims to be."""
 
     path: Path
     duration_s: float | None = None
 
 
 def read_manifest(path: Path) -> list[ManifestEntry]:
-    """The conversations of a `.jsonl` or `.jsonl.gz` file. Paths in it are relative to its folder.
+    """Reads the list in a `.jsonl` or `.jsonl.gz` file. Paths in it are relative to its folder.
 
     Raises:
         DataError: it cannot be read, is empty, or has a line of another form, whose number is told.
@@ -53,7 +53,7 @@ def read_manifest(path: Path) -> list[ManifestEntry]:
 
 
 def list_audio(source: Path) -> list[Path]:
-    """The audio files in a folder and all below it, sorted; or those of a manifest, as they are listed.
+    """Lists the audio files in a folder and all below it, sorted; or those of a manifest, in its order.
 
     Raises:
         DataError: as `read_manifest`.

@@ -11,7 +11,7 @@ _log = logging.getLogger("moshi_agent.training")
 
 @dataclass
 class Problems:
-    """Files left out, and files used though something about them is not as it says."""
+    """Collects files left out, and files used though something about them is not as it says."""
 
     skipped: dict[Path, str] = field(default_factory=dict[Path, str])  # and why
     noted: dict[Path, str] = field(default_factory=dict[Path, str])
@@ -23,7 +23,7 @@ class Problems:
             _log.warning("left out: %s", _named(path, str(reason)))
 
     def note(self, path: Path, remark: str) -> None:
-        """Uses a file all the same."""
+        """Names a file that is used although something is wrong with it."""
         if path not in self.noted:
             self.noted[path] = remark
             _log.warning("used with a remark: %s", _named(path, remark))
@@ -32,7 +32,7 @@ class Problems:
         return bool(self.skipped or self.noted)
 
     def report(self, most: int = 20) -> str:
-        """The counts, and up to `most` files of each kind with the reason; "" if all is well."""
+        """Counts the files of each kind, and names up to `most` with the reason; "" if all is well."""
         return "\n".join(
             _listed("left out", self.skipped, most) + _listed("used with a remark", self.noted, most)
         )

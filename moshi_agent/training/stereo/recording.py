@@ -17,18 +17,18 @@ DURATION_TOLERANCE_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A stereo file, and how long it really is."""
+    """Names a stereo file, and says how long it really is."""
 
     path: Path
     duration_s: float
 
     def words(self) -> Sidecar:
-        """Raises DataError as `read_sidecar` does."""
+        """Reads the words. Raises DataError as `read_sidecar` does."""
         return read_sidecar(sidecar_path(self.path), self.duration_s)
 
 
 def open_recordings(entries: Iterable[ManifestEntry], problems: Problems) -> list[Recording]:
-    """Looks at each file's header and words. What is no good, or not as it says, goes to `problems`."""
+    """Looks at each file's header and words. Files that are no good, or not as they say, go to `problems`."""
     recordings: list[Recording] = []
     for entry in entries:
         try:

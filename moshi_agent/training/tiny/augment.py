@@ -1,4 +1,4 @@
-"""What happens to a caller's voice on the way: noise, filters, telephone and network codecs, echo.
+"""Changes a caller's voice as the way to the bot does: noise, filters, telephone and network codecs, echo.
 
 Every function takes float32 [samples] at 24 kHz and gives as many samples back, in time with what went in.
 """
@@ -27,7 +27,7 @@ STRETCH_SECONDS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How often each effect is drawn, and from which range. Shares are independent: effects overlap."""
+    """Says how often each effect is drawn, and from which range. Effects overlap: each share is its own."""
 
     noise_share: float = 0.45
     mu_law_share: float = 0.25
@@ -59,7 +59,7 @@ HELD_OUT_AUGMENTATION = Augmentation(
 
 @dataclass(frozen=True)
 class NoiseBank:
-    """Stretches of each kind of noise, made once; drawing one is a copy from a random place in them."""
+    """Keeps stretches of each kind of noise, made once; drawing one copies from a random place in them."""
 
     noises: dict[str, Audio] = field(repr=False)  # each [stretches * STRETCH_SECONDS * SAMPLE_RATE_HZ]
 
@@ -67,7 +67,7 @@ class NoiseBank:
     def make(
         cls, kinds: Sequence[str], rng: Rng, voices: Sequence[Audio] = (), stretches: int = 1
     ) -> NoiseBank:
-        """`stretches` of each kind, no two alike. "babble" is mixed from `voices` and needs some."""
+        """Makes `stretches` of each kind, no two alike. "babble" is mixed from `voices` and needs some."""
         makers = {**noise.TRAINING_NOISES, **noise.HELD_OUT_NOISES}
         if voices:
             makers["babble"] = partial(noise.babble, voices)
@@ -81,7 +81,7 @@ class NoiseBank:
         )
 
     def draw(self, samples: int, rng: Rng) -> Audio:
-        """Noise of a random kind, [samples], at about unit rms."""
+        """Draws noise of a random kind, [samples], at about unit rms."""
         kinds = list(self.noises)
         stretch = self.noises[kinds[int(rng.integers(len(kinds)))]]
         start = int(rng.integers(len(stretch)))
@@ -89,12 +89,12 @@ class NoiseBank:
 
 
 def decibels(value_db: float) -> np.float32:
-    """A level in dB as a factor."""
+    """Converts a level in dB to a factor."""
     return np.float32(10 ** (value_db / 20))
 
 
 def mu_law_round_trip(audio: Audio) -> Audio:
-    """Through a telephone line: 8 kHz, eight-bit mu-law."""
+    """Sends audio through a telephone line: 8 kHz, eight-bit mu-law."""
     narrow = cast("Audio", soxr.resample(audio, SAMPLE_RATE_HZ, TELEPHONE_RATE_HZ, quality="MQ"))
     compressed = np.sign(narrow) * np.log1p(MU * np.minimum(np.abs(narrow), 1)) / np.log1p(MU)
     # G.711 keeps 128 magnitudes for either sign.
@@ -105,13 +105,13 @@ def mu_law_round_trip(audio: Audio) -> Audio:
 
 
 def through_opus(audio: Audio, rng: Rng, config: Augmentation) -> Audio:
-    """Through an Opus call at one of the configured bit rates and losses."""
+    """Sends audio through an Opus call at one of the configured bit rates and losses."""
     bit_rate = config.opus_bit_rates[int(rng.integers(len(config.opus_bit_rates)))]
     return opus_round_trip(audio, bit_rate=bit_rate, lost=rng.uniform(*config.opus_loss), rng=rng)
 
 
 def random_filter(audio: Audio, rng: Rng) -> Audio:
-    """A microphone's colour at the same level: a mild random slope, and sometimes the band of a cheap one."""
+    """Colours audio as a microphone does, at the same level: a mild random slope, at times a narrow band."""
     sloped = cast("NDArray[np.float64]", signal.lfilter([1.0, rng.uniform(-0.4, 0.4)], [1.0], audio))
     coloured = sloped.astype(np.float32)
     if rng.random() < 0.5:
@@ -120,7 +120,7 @@ def random_filter(audio: Audio, rng: Rng) -> Audio:
 
 
 def echo_of(bot: Audio, rng: Rng, config: Augmentation) -> Audio:
-    """What of `bot` comes back into the caller's microphone: late, quiet and dull. [samples]"""
+    """Makes what of `bot` comes back into the caller's microphone: late, quiet and dull. [samples]"""
     delay = int(rng.uniform(*config.echo_delay_ms) * SAMPLE_RATE_HZ / 1000)
     factor = decibels(rng.uniform(*config.echo_db))
     # One pole is as dull as a far loudspeaker needs to be.
@@ -131,7 +131,7 @@ def echo_of(bot: Audio, rng: Rng, config: Augmentation) -> Audio:
 
 
 def burst(rng: Rng, config: Augmentation) -> Audio:
-    """A cough, a knock or the like, at a random peak level."""
+    """Makes a cough, a knock or the like, at a random peak level."""
     makers = {**noise.TRAINING_BURSTS, **noise.HELD_OUT_BURSTS}
     kind = config.bursts[int(rng.integers(len(config.bursts)))]
     return makers[kind](rng) * decibels(rng.uniform(*config.burst_peak_db))

@@ -1,4 +1,4 @@
-"""A trained codec as it is kept: weights that bfloat16 holds exactly, each centroid stored as itself."""
+"""Keeps a trained codec as it is shipped: in weights that bfloat16 holds exactly, each centroid as itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from moshi_agent.training.mimi.codec import refresh_codebooks
 
 
 def frozen(codec: MimiModel) -> MimiModel:
-    """A settled, rounded copy: what is encoded with it has the codes that the exported codec gives."""
+    """Makes a settled, rounded copy: it encodes to the codes that the exported codec gives."""
     codec = copy.deepcopy(codec)
     refresh_codebooks(codec)
     settle(codec.quantizer)
@@ -48,7 +48,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def load_codec(path: Path, config: MimiConfig) -> MimiModel:
-    """A codec that `save_weights` wrote. Raises ConfigError when there is none."""
+    """Loads a codec that `save_weights` wrote. Raises ConfigError when there is none."""
     codec = MimiModel(config)
     load_weights(codec, path)
     refresh_codebooks(codec)

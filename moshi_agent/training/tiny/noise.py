@@ -1,4 +1,4 @@
-"""Synthetic noise: lasting kinds for a background, and short bursts such as a cough or a knock.
+"""Makes synthetic noise: lasting kinds for a background, and short bursts such as a cough or a knock.
 
 Every kind is made from a random generator and comes out at unit root mean square (lasting kinds) or unit
 peak (bursts). The held-out kinds are for measuring and never drawn in training.
@@ -23,20 +23,20 @@ BABBLE_VOICES = 6
 
 
 def unit_rms(audio: Samples) -> Audio:
-    """`audio` at unit root mean square; silence stays silence."""
+    """Scales `audio` to unit root mean square; silence stays silence."""
     rms = float(np.sqrt(np.mean(audio.astype(np.float64) ** 2)))
     return (audio / rms if rms > 0 else audio).astype(np.float32)
 
 
 def filtered(audio: Audio, low_hz: float, high_hz: float) -> Audio:
-    """`audio` through a second-order Butterworth band-pass."""
+    """Filters `audio` by a second-order Butterworth band-pass."""
     design = signal.butter(2, (low_hz, high_hz), "bandpass", fs=SAMPLE_RATE_HZ, output="sos")
     sections = cast("NDArray[np.float64]", design)
     return cast("NDArray[np.float64]", signal.sosfilt(sections, audio)).astype(np.float32)
 
 
 def coloured(samples: int, rng: Rng, slope: float) -> Audio:
-    """Noise whose amplitude falls as frequency to the power of `slope`: 0 white, 0.5 pink, 1 brown."""
+    """Makes noise whose amplitude falls as frequency to the power of `slope`: 0 white, 0.5 pink, 1 brown."""
     spectrum = np.fft.rfft(rng.standard_normal(samples))
     frequency = np.arange(len(spectrum), dtype=np.float64)
     frequency[0] = 1
@@ -47,29 +47,29 @@ def coloured(samples: int, rng: Rng, slope: float) -> Audio:
 
 
 def white(samples: int, rng: Rng) -> Audio:
-    """White noise."""
+    """Makes white noise."""
     return rng.standard_normal(samples).astype(np.float32)
 
 
 def pink(samples: int, rng: Rng) -> Audio:
-    """Pink noise."""
+    """Makes pink noise."""
     return coloured(samples, rng, 0.5)
 
 
 def brown(samples: int, rng: Rng) -> Audio:
-    """Brown noise."""
+    """Makes brown noise."""
     return coloured(samples, rng, 1.0)
 
 
 def hum(samples: int, rng: Rng) -> Audio:
-    """Mains hum at 50 or 60 Hz with its harmonics, over a little hiss."""
+    """Makes mains hum at 50 or 60 Hz with its harmonics, over a little hiss."""
     base_hz = 50.0 if rng.random() < 0.5 else 60.0
     tones = _harmonics(samples, rng, base_hz * np.ones(samples), count=8)
     return unit_rms(tones + 0.1 * pink(samples, rng))
 
 
 def crackle(samples: int, rng: Rng) -> Audio:
-    """A bad line: sparse clicks over hiss."""
+    """Makes a bad line: sparse clicks over hiss."""
     clicks = np.zeros(samples, np.float32)
     places = rng.integers(samples, size=max(samples * 8 // SAMPLE_RATE_HZ, 1))
     clicks[places] = rng.normal(0, 60, len(places))
@@ -77,7 +77,7 @@ def crackle(samples: int, rng: Rng) -> Audio:
 
 
 def room(samples: int, rng: Rng) -> Audio:
-    """Air, a fan, a street far away: a random colour in a random band, rising and falling."""
+    """Makes air, a fan, a street far away: a random colour in a random band, rising and falling."""
     band = filtered(
         coloured(samples, rng, rng.uniform(-0.2, 0.9)), rng.uniform(40, 600), rng.uniform(1500, 10_000)
     )
@@ -85,13 +85,13 @@ def room(samples: int, rng: Rng) -> Audio:
 
 
 def drone(samples: int, rng: Rng) -> Audio:
-    """A machine: harmonics of a tone that is nearly steady, over a little hiss."""
+    """Makes a machine: harmonics of a tone that is nearly steady, over a little hiss."""
     base_hz = rng.uniform(70, 300) * (1 + 0.05 * _swell(samples, rng, 0.5).astype(np.float64))
     return unit_rms(_harmonics(samples, rng, base_hz, count=12) + rng.uniform(0.05, 0.5) * pink(samples, rng))
 
 
 def rustle(samples: int, rng: Rng) -> Audio:
-    """Paper, steps, cutlery: short sounds in a random band, few or many, in a quiet room."""
+    """Makes paper, steps, cutlery: short sounds in a random band, few or many, in a quiet room."""
     clicks = np.zeros(samples, np.float32)
     places = rng.integers(samples, size=max(samples * int(rng.integers(2, 60)) // SAMPLE_RATE_HZ, 1))
     clicks[places] = rng.exponential(1, len(places))
@@ -104,7 +104,7 @@ def rustle(samples: int, rng: Rng) -> Audio:
 
 
 def rain(samples: int, rng: Rng) -> Audio:
-    """Held out. Many drops over high hiss that swells slowly."""
+    """Makes rain, held out: many drops over high hiss that swells slowly."""
     drops = np.zeros(samples, np.float32)
     places = rng.integers(samples, size=max(samples * 120 // SAMPLE_RATE_HZ, 1))
     drops[places] = rng.exponential(12, len(places))
@@ -113,7 +113,7 @@ def rain(samples: int, rng: Rng) -> Audio:
 
 
 def engine(samples: int, rng: Rng) -> Audio:
-    """Held out. A motor whose speed wanders, with a rough beat."""
+    """Makes a motor, held out: its speed wanders, with a rough beat."""
     speed_hz = 38 * (1 + 0.25 * _swell(samples, rng, 0.3).astype(np.float64)) + rng.uniform(-8, 8)
     tones = _harmonics(samples, rng, speed_hz, count=16)
     beat = 1 + 0.5 * np.sin(np.cumsum(speed_hz / 2) * 2 * np.pi / SAMPLE_RATE_HZ)
@@ -121,7 +121,7 @@ def engine(samples: int, rng: Rng) -> Audio:
 
 
 def typing_noise(samples: int, rng: Rng) -> Audio:
-    """Held out. Key strokes, six a second, in a quiet room."""
+    """Makes key strokes, held out: six a second, in a quiet room."""
     keys = np.float32(0.02) * pink(samples, rng)
     for start in rng.integers(samples, size=max(samples * 6 // SAMPLE_RATE_HZ, 1)):
         stroke = _decaying(filtered(white(1200, rng), 1200, 8000), 0.008) * np.float32(rng.uniform(0.5, 1.5))
@@ -130,12 +130,12 @@ def typing_noise(samples: int, rng: Rng) -> Audio:
 
 
 def wind(samples: int, rng: Rng) -> Audio:
-    """Held out. Brown noise in gusts."""
+    """Makes wind, held out: brown noise in gusts."""
     return unit_rms(brown(samples, rng) * (1 + 0.9 * _swell(samples, rng, 1.5)))
 
 
 def babble(voices: Sequence[Audio], samples: int, rng: Rng) -> Audio:
-    """Several of `voices` speaking without pause at the same time."""
+    """Mixes several of `voices`, which speak without pause at the same time."""
     mixed = np.zeros(samples, np.float32)
     for _ in range(BABBLE_VOICES):
         said = [voices[int(i)] for i in rng.integers(len(voices), size=8)]
@@ -145,13 +145,13 @@ def babble(voices: Sequence[Audio], samples: int, rng: Rng) -> Audio:
 
 
 def cough(rng: Rng) -> Audio:
-    """One to three pushes of mid-band noise."""
+    """Makes one to three pushes of mid-band noise."""
     pushes = [_push(rng) for _ in range(int(rng.integers(1, 4)))]
     return _unit_peak(np.concatenate(pushes))
 
 
 def knock(rng: Rng) -> Audio:
-    """One to three knocks on wood."""
+    """Makes one to three knocks on wood."""
     length = int(rng.uniform(0.08, 0.2) * SAMPLE_RATE_HZ)
     time_s = np.arange(length) / SAMPLE_RATE_HZ
     tone = np.sin(2 * np.pi * rng.uniform(90, 420) * time_s) + 0.3 * rng.standard_normal(length)
@@ -160,7 +160,7 @@ def knock(rng: Rng) -> Audio:
 
 
 def breath(rng: Rng) -> Audio:
-    """A hiss that swells and fades."""
+    """Makes a hiss that swells and fades."""
     length = int(rng.uniform(0.2, 0.8) * SAMPLE_RATE_HZ)
     low_hz = rng.uniform(300, 1200)
     hiss = filtered(white(length, rng), low_hz, low_hz * rng.uniform(3, 6))
@@ -168,7 +168,7 @@ def breath(rng: Rng) -> Audio:
 
 
 def clatter(rng: Rng) -> Audio:
-    """Small hard things that fall: a few ringing clicks."""
+    """Makes small hard things fall: a few ringing clicks."""
     audio = np.zeros(int(rng.uniform(0.1, 0.6) * SAMPLE_RATE_HZ), np.float32)
     for start in rng.integers(len(audio) - 1000, size=int(rng.integers(2, 8))):
         ring = np.sin(2 * np.pi * rng.uniform(1500, 7000) * np.arange(1000) / SAMPLE_RATE_HZ)
@@ -179,21 +179,21 @@ def clatter(rng: Rng) -> Audio:
 
 
 def thud(rng: Rng) -> Audio:
-    """Something heavy or soft falls: noise of a random colour that fades at once, once or twice."""
+    """Makes something heavy or soft fall: noise of a random colour that fades at once, once or twice."""
     length = int(rng.uniform(0.1, 0.5) * SAMPLE_RATE_HZ)
     one = _decaying(coloured(length, rng, rng.uniform(0, 1)), rng.uniform(0.02, 0.15))
     return _unit_peak(np.tile(one, int(rng.integers(1, 3))))
 
 
 def slam(rng: Rng) -> Audio:
-    """Held out. A door: a low thump and its rattle."""
+    """Makes a door slam, held out: a low thump and its rattle."""
     length = int(0.5 * SAMPLE_RATE_HZ)
     thump = _decaying(brown(length, rng), 0.09) + _decaying(filtered(white(length, rng), 300, 2500), 0.03)
     return _unit_peak(thump.astype(np.float32))
 
 
 def sneeze(rng: Rng) -> Audio:
-    """Held out. A short rise of hiss, then a burst of it."""
+    """Makes a sneeze, held out: a short rise of hiss, then a burst of it."""
     rise = int(rng.uniform(0.1, 0.25) * SAMPLE_RATE_HZ)
     intake = filtered(white(rise, rng), 800, 4000) * np.linspace(0, 0.2, rise, dtype=np.float32)
     burst = _decaying(filtered(white(int(0.35 * SAMPLE_RATE_HZ), rng), 1200, 7000), 0.08)

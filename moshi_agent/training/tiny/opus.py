@@ -1,4 +1,4 @@
-"""An Opus call in one function: encode, lose packets, conceal, decode."""
+"""Sends audio through an Opus call in one function: encodes, loses packets, conceals, decodes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONCEAL_FADE = np.float32(0.5)  # each packet lost in a row is the one before at
 
 
 def opus_round_trip(audio: Audio, *, bit_rate: int, lost: float, rng: np.random.Generator) -> Audio:
-    """`audio` (float32 [samples] at 24 kHz) as the far end hears it, in time with what went in.
+    """Returns `audio` (float32 [samples] at 24 kHz) as the far end hears it, in time with what went in.
 
     `lost` is the share of 20 ms packets that never arrive; each is concealed by the packet before it, faded.
     """

@@ -1,4 +1,4 @@
-"""The sample questions of the package: each question that the built-in model knows, asked once.
+"""Renders the sample questions of the package: each question that the built-in model knows, asked once.
 
 The voices are settings that training draws from, so this is how the model is meant to be heard;
 `evaluation` measures it with others. Run as `python -m moshi_agent.training.tiny.sample_questions [FOLDER]`.

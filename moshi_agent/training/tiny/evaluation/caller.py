@@ -1,4 +1,4 @@
-"""Somebody on the phone: asks, listens to the end, waits a little, asks again; or interrupts."""
+"""Plays somebody on the phone: asks, listens to the end, waits a little, asks again; or interrupts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOM_S = 8.0  # from an onset to the end of the call: no question is left half a
 
 @dataclass(frozen=True, kw_only=True)
 class CallPlan:
-    """What kind of call it is."""
+    """Says what kind of call it is."""
 
     condition: Condition
     greet: bool  # the bot is asked to speak first
@@ -35,7 +35,7 @@ class CallPlan:
 
 @dataclass(kw_only=True)
 class Turn:
-    """What the caller said. Samples count from the start of the call, in the caller's time.
+    """Holds what the caller said. Samples count from the start of the call, in the caller's time.
 
     The opening has no `question`: the bot was asked to greet, and both samples lie before the call.
     """
@@ -51,7 +51,7 @@ class Turn:
 
 
 class Caller:
-    """One caller of `plan`, who may draw from decks that other callers draw from as well."""
+    """Plays one caller of `plan`, who may draw from decks that other callers draw from as well."""
 
     def __init__(self, plan: CallPlan, material: Material, known: Deck, unknown: Deck, frames: int) -> None:
         self.plan = plan
@@ -69,11 +69,11 @@ class Caller:
             self._ask(_samples(self._rng, FIRST_PAUSE_S), earliest=0)
 
     def frame(self, number: int) -> Audio:
-        """What the bot hears from this caller in a frame, [FRAME_SAMPLES]."""
+        """Returns what the bot hears from this caller in a frame, [FRAME_SAMPLES]."""
         return self._line.frame(number)
 
     def hear(self, number: int, bot: Audio) -> None:
-        """What the bot replies to that frame, [FRAME_SAMPLES], which is played during the next one."""
+        """Takes what the bot replies to that frame, [FRAME_SAMPLES], which is played during the next one."""
         self._line.play(bot)
         if (number + 1) * FRAME_SAMPLES <= self.turns[-1].end:
             return

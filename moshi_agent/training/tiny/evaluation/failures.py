@@ -1,4 +1,4 @@
-"""What went wrong in an evaluation, for whoever trains the model."""
+"""Lists what went wrong in an evaluation, for those who train the model."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SHOWN = 90  # characters of what was said
 
 
 def wrong_texts(calls: Sequence[CallScore], phrases: Phrases) -> str:
-    """How many texts were wrong in which way, one line."""
+    """Counts how many texts were wrong in which way, one line."""
     kinds = Counter(_kind(one, phrases) for one in _asked(calls) if not one.text_right)
     return "wrong texts: " + (", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) or "none")
 
 
 def by_voice(calls: Sequence[CallScore]) -> str:
-    """Right texts for each voice that asked, the worst first, one line each."""
+    """Lists the share of right texts for each voice that asked, the worst first, one line each."""
     voices = {one.voice for one in _asked(calls)}
     shares = {
         voice: Share.of(one.text_right for one in _asked(calls) if one.voice == voice) for voice in voices
@@ -29,7 +29,7 @@ def by_voice(calls: Sequence[CallScore]) -> str:
 
 
 def failures(calls: Sequence[CallScore], most: int) -> str:
-    """The questions that went wrong, most frequent first: what was asked, said and heard."""
+    """Lists the questions that went wrong, most frequent first: what was asked, said and heard."""
     wrong = Counter(
         (one.question or "(greeting)", _verdict(one))
         for call in calls

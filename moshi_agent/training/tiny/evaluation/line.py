@@ -28,7 +28,7 @@ LEVEL_SPREAD_DB = 1.5
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """What happens on the way. One thing at a time, so that each has its own figures."""
+    """Says what happens on the way. One thing at a time, so that each has its own figures."""
 
     name: str
     noise: bool = False
@@ -47,7 +47,7 @@ CONDITIONS = (
 
 
 class Line:
-    """A caller's channel, N = frames * FRAME_SAMPLES samples of it.
+    """Carries a caller's channel, N = frames * FRAME_SAMPLES samples of it.
 
     Time is the caller's: sample n is recorded at n / 24000 s. What the bot says in reply to frame i is played
     while frame i + 1 is recorded.
@@ -88,14 +88,14 @@ class Line:
         self._add(self._through_codec(augment.burst(self._rng, HELD_OUT_AUGMENTATION)), start)
 
     def frame(self, number: int) -> Audio:
-        """What reaches the bot in one frame, [FRAME_SAMPLES]. Frames are asked for in their order."""
+        """Returns what reaches the bot in one frame, [FRAME_SAMPLES]. Frames are asked for in their order."""
         frame = self._sent[number * FRAME_SAMPLES : (number + 1) * FRAME_SAMPLES]
         if self._echo is not None:
             frame = frame + self._echo.next()
         return np.clip(frame, -1, 1)
 
     def play(self, bot: Audio) -> None:
-        """The caller's loudspeaker gets the reply to the frame asked for last, [FRAME_SAMPLES]."""
+        """Plays the reply to the frame asked for last, [FRAME_SAMPLES], on the caller's loudspeaker."""
         if self._echo is not None:
             self._echo.play(bot)
 

@@ -1,4 +1,4 @@
-"""Which of the reference answers a stretch of the bot's sound is."""
+"""Finds which of the reference answers a stretch of the bot's sound is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Spectrum = NDArray[np.float32]  # [pieces, BANDS], dB
 
 
 def log_mel(audio: Audio) -> Spectrum:
-    """Band levels in dB, nothing below `FLOOR_DB` under the loudest; [len // HOP + 1, BANDS]."""
+    """Computes band levels in dB, none below `FLOOR_DB` under the loudest; [len // HOP + 1, BANDS]."""
     padded = np.pad(audio, (WINDOW // 2, WINDOW // 2 + HOP))
     count = len(audio) // HOP + 1
     places = HOP * np.arange(count)[:, None] + np.arange(WINDOW)
@@ -40,7 +40,7 @@ class Matcher:
             self._padded[index, : len(spectrum)] = spectrum
 
     def distances(self, audio: Audio) -> NDArray[np.float64]:
-        """From `audio` to each reference, [references], in dB per band and piece of the best path."""
+        """Measures how far `audio` is from each reference, [references], in dB per band on the best path."""
         spectrum = log_mel(audio)
         local = np.stack([np.abs(spectrum[:, None] - one).mean(2) for one in self._padded])
         # Both speeds count alike: a step along one axis costs once, along the diagonal twice.
@@ -49,7 +49,7 @@ class Matcher:
         return ends / (len(spectrum) + self._lengths)
 
     def nearest(self, audio: Audio) -> int:
-        """The index of the reference that `audio` is most like."""
+        """Returns the index of the reference that `audio` is most like."""
         return int(self.distances(audio).argmin())
 
 

@@ -16,7 +16,7 @@ from moshi_agent.training.tiny.speech import FRAME_SAMPLES, Audio
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """A call of N = frames * FRAME_SAMPLES samples. Reply i is heard while frame i + 1 is said."""
+    """Holds a call of N = frames * FRAME_SAMPLES samples. Reply i is heard while frame i + 1 is said."""
 
     plan: CallPlan
     turns: list[Turn]
@@ -26,7 +26,7 @@ class Recording:
 
     @property
     def frames(self) -> int:
-        """How long the call is."""
+        """Counts the frames of the call."""
         return len(self.text)
 
 

@@ -1,4 +1,4 @@
-"""The figures of an evaluation as a table."""
+"""Shows the figures of an evaluation as a table."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """`good` out of `count`."""
+    """Counts `good` out of `count`."""
 
     good: int
     count: int
 
     @classmethod
     def of(cls, outcomes: Iterable[bool]) -> Share:
-        """How many are true."""
+        """Counts how many are true."""
         listed = list(outcomes)
         return cls(good=sum(listed), count=len(listed))
 
@@ -41,7 +41,7 @@ Columns = dict[str, Share]  # by condition, `ALL` last
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One figure in every condition, and what is wanted of it."""
+    """Holds one figure in every condition, and what is wanted of it."""
 
     name: str
     wanted: str
@@ -49,7 +49,7 @@ class Measure:
 
 
 def measures(calls: Sequence[CallScore]) -> list[Measure]:
-    """The figures of the calls."""
+    """Computes the figures of the calls."""
     known = _by_answers(calls, lambda score: score.question is not None and score.known)
     unknown = _by_answers(calls, lambda score: score.question is not None and not score.known)
     answered = _by_answers(calls, lambda score: score.question is not None)
@@ -78,7 +78,7 @@ def measures(calls: Sequence[CallScore]) -> list[Measure]:
 
 
 def summary(calls: Sequence[CallScore]) -> str:
-    """How much was played."""
+    """Tells how much was played."""
     asked = [[one for one in call.answers if one.question is not None] for call in calls]
     known = sum(one.known for answers in asked for one in answers)
     unknown = sum(map(len, asked)) - known
@@ -91,7 +91,7 @@ def summary(calls: Sequence[CallScore]) -> str:
 
 
 def table(rows: Sequence[Measure]) -> str:
-    """Markdown: a row for each figure, a column for each condition."""
+    """Writes Markdown: a row for each figure, a column for each condition."""
     names = list(rows[0].shares)
     lines = ["| | wanted | " + " | ".join(names) + " |", "|---" * (2 + len(names)) + "|"]
     for row in rows:
@@ -101,7 +101,7 @@ def table(rows: Sequence[Measure]) -> str:
 
 
 def timing(calls: Sequence[CallScore]) -> str:
-    """Medians and tails of the delays, in one line each."""
+    """Writes medians and tails of the delays, in one line each."""
     delays = [
         one.delay_s for call in calls for one in call.answers if one.question and one.delay_s is not None
     ]
@@ -117,7 +117,7 @@ def timing(calls: Sequence[CallScore]) -> str:
 
 
 def in_time(score: AnswerScore) -> bool:
-    """Whether the answer began after the question, and within a second."""
+    """Tells whether the answer began after the question, and within a second."""
     return score.delay_s is not None and 0 < score.delay_s <= ANSWER_WITHIN_S
 
 

@@ -32,7 +32,7 @@ SPOKEN_BEFORE_FRAMES = 6  # within which a bot that is interrupted has been hear
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerScore:
-    """What the bot made of one turn that it was left to answer in peace."""
+    """Says what the bot made of one turn that it was left to answer in peace."""
 
     condition: str
     at_s: float  # the end of the question, from the start of the call
@@ -52,18 +52,18 @@ class AnswerScore:
 
     @property
     def broken_off(self) -> bool:
-        """Whether the right answer stopped before its end, although nobody was speaking."""
+        """Tells whether the right answer stopped before its end, although nobody was speaking."""
         return self.on_track and self.sound_share < LENGTH_RANGE[0]
 
     @property
     def on_track(self) -> bool:
-        """Whether what was said is the right answer as far as it goes."""
+        """Tells whether what was said is the right answer as far as it goes."""
         return bool(self.said) and plain(self.expected).startswith(plain(self.said))
 
 
 @dataclass(frozen=True, kw_only=True)
 class InterruptionScore:
-    """How fast the bot stopped."""
+    """Says how fast the bot stopped."""
 
     condition: str
     at_s: float  # the caller's first loud sample
@@ -73,7 +73,7 @@ class InterruptionScore:
 
 @dataclass(frozen=True, kw_only=True)
 class CallScore:
-    """Everything about one call."""
+    """Holds everything about one call."""
 
     condition: str
     answers: list[AnswerScore]
@@ -116,7 +116,7 @@ class CallJudge:
         self._tokenizer = tokenizer
 
     def judge(self, call: Recording) -> CallScore:
-        """The scores of a call."""
+        """Scores a call."""
         spans = self._spans(call)
         asked = [span.turn for span in spans if span.turn.question is not None]
         before = call.bot[: (asked[0].onset if asked else len(call.bot)) // FRAME_SAMPLES * FRAME_SAMPLES]

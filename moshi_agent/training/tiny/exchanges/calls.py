@@ -1,4 +1,4 @@
-"""Made-up calls about new exchanges as files to fine-tune on: stereo audio, words with times, a manifest."""
+"""Makes up calls about new exchanges as files to fine-tune on: stereo audio, words with times, a manifest."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MIX = ConversationMix(
 
 @dataclass(frozen=True, kw_only=True)
 class CallPlan:
-    """How many calls are made, and how long they are."""
+    """Says how many calls are made, and how long they are."""
 
     calls: int = 560
     frames: int = 150  # of a call: 12 s
@@ -46,7 +46,7 @@ class CallPlan:
 
 
 def asking_more(sampler: ConversationSampler, new: int, times: int) -> ConversationSampler:
-    """A sampler whose callers ask each of the last `new` questions `times` as often as each other one."""
+    """Makes a sampler whose callers ask each of the last `new` questions `times` as often as any other."""
     first = len(sampler.questions) - new
     answers, others = sampler.answers[: len(sampler.questions)], sampler.answers[len(sampler.questions) :]
     return replace(
@@ -57,7 +57,7 @@ def asking_more(sampler: ConversationSampler, new: int, times: int) -> Conversat
 
 
 def write_calls(folder: Path, sampler: ConversationSampler, plan: CallPlan, name: str = "train") -> Path:
-    """Writes the calls that are missing and `<name>.jsonl`, the list of all, which it gives back.
+    """Writes the calls that are missing, and returns `<name>.jsonl`, the list of all.
 
     Raises:
         OutputError: the folder cannot be written to.
@@ -82,7 +82,7 @@ def write_calls(folder: Path, sampler: ConversationSampler, plan: CallPlan, name
 
 
 def alignments(call: Conversation, answers: list[tuple[SpokenWord, ...]]) -> list[Alignment]:
-    """The words that the bot says, with their times in the call. `answers` has the words of each answer."""
+    """Lists the words that the bot says, with their times. `answers` has the words of each answer."""
     said: list[Alignment] = []
     for turn in call.turns:
         said += _said(turn, answers[turn.answer], len(call.text) * FRAME_S)

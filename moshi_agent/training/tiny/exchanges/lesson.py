@@ -1,4 +1,4 @@
-"""All that a fine-tuning on new exchanges needs, made into one folder, and the measuring of what it gave."""
+"""Makes all that a fine-tuning on new exchanges needs in one folder, and measures what it gave."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LESSON_FILE = "lesson.json"
 
 @dataclass(frozen=True, kw_only=True)
 class LessonPlan:
-    """What is made for new exchanges. The old ones come with them, so that they are not forgotten."""
+    """Says what is made for new exchanges. The old ones come with them, so that they are not forgotten."""
 
     speech: SpeechPlan = field(default_factory=SpeechPlan)
     calls: CallPlan = field(default_factory=CallPlan)
@@ -42,7 +42,7 @@ def write_lesson(
     tokenizer: sentencepiece.SentencePieceProcessor,
     plan: LessonPlan | None = None,
 ) -> Path:
-    """Synthesises the speech, makes calls of it and writes them; gives their manifest.
+    """Synthesises the speech, makes calls of it and writes them; returns their manifest.
 
     Where it was stopped, it goes on.
 

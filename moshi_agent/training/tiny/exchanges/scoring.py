@@ -1,4 +1,4 @@
-"""How many of the new questions a model answers, and how many of those that it knew before."""
+"""Counts how many new questions a model answers, and how many of those that it knew before."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SETTINGS = Settings(conditions=CLEAN, calls=14, interrupting_calls=0, seconds=12
 
 @dataclass(frozen=True, kw_only=True)
 class GroupScore:
-    """How questions of one kind were answered. `right` are those whose text and sound are right."""
+    """Says how questions of one kind were answered. `right` are those whose text and sound are right."""
 
     name: str
     text: Share
@@ -27,7 +27,7 @@ class GroupScore:
 
 
 def group_scores(calls: Sequence[CallScore], new: Sequence[Exchange]) -> list[GroupScore]:
-    """The scores of the new questions, of the old ones, and of what the model does not know."""
+    """Scores the new questions, the old ones, and what the model does not know."""
     asked = {plain(exchange.question) for exchange in new}
     groups: dict[str, list[AnswerScore]] = {"new questions": [], "old questions": [], "unknown sentences": []}
     for one in (answer for call in calls for answer in call.answers):
@@ -48,7 +48,7 @@ def group_scores(calls: Sequence[CallScore], new: Sequence[Exchange]) -> list[Gr
 
 
 def score_table(scores: Sequence[GroupScore]) -> str:
-    """A line for each group."""
+    """Writes a line for each group."""
     rows = [("", "right", "right text", "right sound")]
     rows += [(one.name, str(one.right), str(one.text), str(one.sound)) for one in scores]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -1,4 +1,4 @@
-"""The file in which somebody writes down what the model is to learn: a line `question | answer` for each."""
+"""Reads the file that says what the model is to learn: a line `question | answer` for each exchange."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMMENT = "#"
 
 
 def read_exchanges(path: Path) -> tuple[Exchange, ...]:
-    """The exchanges of a file; empty lines and those that begin with `#` are none.
+    """Reads the exchanges of a file; empty lines and those that begin with `#` are none.
 
     Two questions may have the same answer: other words for the same thing.
 
@@ -45,7 +45,7 @@ def extended(
     exchanges: tuple[Exchange, ...],
     tokenizer: sentencepiece.SentencePieceProcessor,
 ) -> Phrases:
-    """`phrases` with `exchanges` behind those that they have.
+    """Adds `exchanges` behind those that `phrases` has.
 
     Raises:
         DataError: a question that `phrases` have already, or an answer that the tokenizer cannot write.
