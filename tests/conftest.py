@@ -8,6 +8,9 @@ from collections.abc import Generator
 import pytest
 from hypothesis import settings
 
+# Tensors are small here, and every core has a process of pytest: more threads would be in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The time of a single example says nothing on a machine that runs other things.
 settings.register_profile("moshi-agent", deadline=None, print_blob=True)
 settings.load_profile("moshi-agent")

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile as sf
-import torch
 from numpy.typing import NDArray
 
 from moshi_agent import Engine
@@ -16,11 +15,6 @@ from moshi_agent.checkpoint import Checkpoint, load_checkpoint
 from moshi_agent.questions import find_question, sample_questions
 from tests.engine.stepped_core import SteppedCore
 from tests.small_models import small_lm, small_mimi
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
