@@ -188,7 +188,8 @@ async def full_context(engine: Engine, speech: Sequence[Samples], longest_s: flo
             whole = len(question) // FRAME_SAMPLES
             session.push(question[: whole * FRAME_SAMPLES])
             frames += whole
-            while session.backlog_s > 0 and session.is_open:
+            # The engine tells nobody that it has heard everything.
+            while session.backlog_s > 0 and session.is_open:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         snapshot = await session.snapshot()
         listening.cancel()

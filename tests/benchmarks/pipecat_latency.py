@@ -167,7 +167,7 @@ async def over_websocket(bench: Bench, server: ServerLoop) -> float:
 
     uvicorn_server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="websockets-sansio"))
     server.begin(uvicorn_server.serve())
-    while not uvicorn_server.started:
+    while not uvicorn_server.started:  # noqa: ASYNC110 (uvicorn has no event for it)
         await asyncio.sleep(0.05)
     port = uvicorn_server.servers[0].sockets[0].getsockname()[1]
     async with connect(f"ws://127.0.0.1:{port}/media") as socket:
