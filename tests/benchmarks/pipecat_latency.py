@@ -42,6 +42,7 @@ from websockets.asyncio.client import connect
 
 from moshi_agent import AudioChunk, Engine
 from moshi_agent_adapters.pipecat import MoshiLLMService, use_short_jitter_buffers
+from moshi_agent_adapters.webrtc.packet_order import set_prefetch
 from tests.adapters.telephone.twilio_caller import CONNECTED, MU_LAW, start_message, to_mu_law
 
 PACKET_S = 0.02
@@ -110,6 +111,7 @@ class Bench:
 
     engine: Engine
     seconds: float
+    prefetch: int | None = None  # packets in the jitter buffers of both ends
     up: Marks = field(default_factory=Marks)
     down: Marks = field(default_factory=Marks)
 
@@ -221,6 +223,9 @@ async def over_webrtc(bench: Bench, server: ServerLoop) -> float:
     client = RTCPeerConnection()
     client.addTrack(Microphone(bench.up))
     client.createDataChannel("signalling")
+    if bench.prefetch is not None:
+        for transceiver in client.getTransceivers():
+            set_prefetch(transceiver.receiver, bench.prefetch)
     heard: list[asyncio.Task[None]] = []
 
     async def listen(track: Any) -> None:
@@ -235,6 +240,8 @@ async def over_webrtc(bench: Bench, server: ServerLoop) -> float:
     async def answer() -> dict[str, str]:
         connection = SmallWebRTCConnection()
         await connection.initialize(sdp=offer.sdp, type=offer.type)
+        if bench.prefetch is not None:
+            use_short_jitter_buffers(connection, bench.prefetch)
         params = TransportParams(audio_in_enabled=True, audio_out_enabled=True)
         server.begin(bench.serve(SmallWebRTCTransport(connection, params), 24_000))
         await connection.connect()
@@ -276,10 +283,8 @@ def main() -> None:
     parser.add_argument("--prefetch", type=int, help="packets in aiortc's jitter buffers; webrtc only")
     options = parser.parse_args()
     logger.remove()
-    if options.prefetch is not None:
-        use_short_jitter_buffers(options.prefetch)
     with Engine.load("tiny", device="cpu", capacity=1) as engine:
-        bench = Bench(engine, options.seconds)
+        bench = Bench(engine, options.seconds, options.prefetch)
         call = over_websocket if options.transport == "websocket" else over_webrtc
         report(bench, asyncio.run(call(bench, ServerLoop())))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import Any
 
 from aiortc import RTCRtpReceiver
@@ -31,7 +32,7 @@ class PacketOrder:
     """
 
     def __init__(self, prefetch: int = 0, patience: int = 3) -> None:
-        self._prefetch = prefetch
+        self.prefetch = prefetch
         self._patience = max(prefetch, patience)
         self._next: int | None = None  # sequence number
         self._held: dict[int, RtpPacket] = {}
@@ -48,7 +49,7 @@ class PacketOrder:
             return []
         self._held[packet.sequence_number] = packet
         ready: list[RtpPacket] = []
-        while len(self._held) > self._prefetch and (found := self._take()) is not None:
+        while len(self._held) > self.prefetch and (found := self._take()) is not None:
             ready.append(found)
         return ready
 
@@ -65,7 +66,10 @@ class PacketOrder:
 
 
 class _NoBuffer:
-    """In the place of aiortc's jitter buffer: an audio packet is a whole frame."""
+    """In the place of aiortc's jitter buffer: an audio packet is a whole frame, and comes in order."""
+
+    def __init__(self, prefetch: int) -> None:
+        self.order = PacketOrder(prefetch)
 
     def add(self, packet: Any) -> tuple[bool, JitterFrame]:
         return False, JitterFrame(data=packet._data, timestamp=packet.timestamp)
@@ -74,21 +78,33 @@ class _NoBuffer:
 def set_prefetch(receiver: RTCRtpReceiver, prefetch: int) -> bool:
     """Makes an audio receiver hold back `prefetch` packets instead of aiortc's four.
 
-    Reaches for private parts of aiortc. Returns whether they are as expected; if not, nothing is changed.
+    Reaches for private parts of aiortc. Returns whether they are as expected; if not, nothing is changed and
+    a warning says so, once in a process. May be called again, with another number.
     """
+    buffer = getattr(receiver, _BUFFER, None)
+    if isinstance(buffer, _NoBuffer):
+        if buffer.order.prefetch != prefetch:
+            buffer.order = PacketOrder(prefetch)
+        return True
     handle: Callable[..., Awaitable[None]] | None = getattr(receiver, _HANDLER, None)
-    if handle is None or not hasattr(getattr(receiver, _BUFFER, None), "add"):
-        _log.warning("this release of aiortc keeps its jitter buffer elsewhere; the delay stays as it is")
+    if handle is None or not hasattr(buffer, "add"):
+        warn_once("this release of aiortc keeps its jitter buffer elsewhere; the delay stays as it is")
         return False
-    order = PacketOrder(prefetch)
+    ordered = _NoBuffer(prefetch)
 
     async def handle_in_order(packet: RtpPacket, **arrival: Any) -> None:
-        for ready in order.push(packet):
+        for ready in ordered.order.push(packet):
             await handle(ready, **arrival)
 
-    setattr(receiver, _BUFFER, _NoBuffer())
+    setattr(receiver, _BUFFER, ordered)
     setattr(receiver, _HANDLER, handle_in_order)
     return True
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Warns of what holds for every call alike."""
+    _log.warning(message)
 
 
 def _distance(number: int, origin: int) -> int:
