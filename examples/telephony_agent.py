@@ -1,6 +1,6 @@
 """A phone agent: somebody dials a Twilio number and talks to Moshi.
 
-    pip install "moshi-agent[pipecat]"
+    pip install "moshi-agent[telephony]"
     export TWILIO_AUTH_TOKEN=...   # of your account: requests that it has not signed are refused
     python examples/telephony_agent.py --public-url https://your-host.example.com --transcripts calls/
 
@@ -32,6 +32,7 @@ from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from loguru import logger
 from pipecat.audio.dtmf.types import KeypadEntry
 from pipecat.frames.frames import (
+    EndFrame,
     EndWorkerFrame,
     Frame,
     InputDTMFFrame,
@@ -168,7 +169,8 @@ def call_pipeline(websocket: WebSocket, call: Call, config: AgentConfig, engine:
         session_timeout=config.call_limit_s,
     )
     transport = FastAPIWebsocketTransport(websocket, params)
-    llm = MoshiLLMService(engine=engine, session=SessionConfig(greet=True))
+    # By the name, the log's line about the end of a conversation says which call it was.
+    llm = MoshiLLMService(engine=engine, session=SessionConfig(greet=True), name=call.call_sid)
     steps: list[FrameProcessor] = [transport.input(), Keypad(config.greeting), llm]
     if config.transcripts is not None:
         steps.append(TranscriptFile(config.transcripts / f"{call.call_sid}.jsonl"))
@@ -186,7 +188,7 @@ def call_pipeline(websocket: WebSocket, call: Call, config: AgentConfig, engine:
 
     @transport.event_handler("on_session_timeout")
     async def too_long(transport: FastAPIWebsocketTransport, websocket: WebSocket) -> None:
-        await worker.end(reason="the call's limit was reached")
+        await worker.queue_frame(EndFrame(reason="the call's limit was reached"))
 
     return worker
 
@@ -217,6 +219,8 @@ def create_app(config: AgentConfig, engine: Engine) -> FastAPI:
         if not re.fullmatch(r"CA[0-9A-Za-z]{1,64}", call_sid):
             return Response("no CallSid", status_code=400)
         token = lines.reserve(call_sid)
+        if token is None:
+            logger.info(f"{call_sid} hears that the line is busy: every line is taken")
         answer = '<Reject reason="busy"/>' if token is None else _connect(config.public_url, token)
         return Response(f"<Response>{answer}</Response>", media_type="application/xml")
 
@@ -230,7 +234,7 @@ def create_app(config: AgentConfig, engine: Engine) -> FastAPI:
         except WebSocketDisconnect:
             return
         except RefusedCall as refusal:
-            logger.warning(f"media stream refused: {refusal}")
+            logger.warning(f"a media stream is refused: {refusal}")
             await websocket.close(code=1008)
             return
         try:

@@ -17,7 +17,7 @@ import moshi_agent_adapters
 
 LAYERS = {
     "moshi_agent": """
-        _version errors events
+        _version errors events plural
         config outputs questions
         audio nn
         text
@@ -62,10 +62,10 @@ LAYERS = {
         tiny
     """,
     "moshi_agent_adapters": """
-        __init__ personas room
+        __init__ call_log personas
         protocols
-        pipecat talk webrtc
-        server
+        talk webrtc
+        pipecat server
     """,
 }
 # Kyutai's import path `moshi.models.loaders` is a façade over the checkpoints, which stand above the models.

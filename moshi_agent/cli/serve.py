@@ -65,14 +65,37 @@ _SECONDS = click.FloatRange(0, 86_400)
 @click.option("--role", metavar="TEXT", help="What the bot is to be for callers who do not say.")
 @click.option("--greet", is_flag=True, help="The bot speaks first, if the model was trained so.")
 @click.option("--say-commentary", is_flag=True, help="Speak GPT-Live's commentary, word by word.")
-@click.option("--tunnel", is_flag=True, help="Open a public address through Gradio's relay.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning")
-def serve(model: str, token_file: Path | None, no_process: bool, **options: Any) -> None:
+@click.option("--gradio-tunnel", "--tunnel", is_flag=True, hidden=True)
+@click.option("--gradio-tunnel-token", "tunnel_token", hidden=True)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    default="warning",
+    show_default=True,
+    help="What to log, on stderr: info has a line for each call that ends.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Lines for people, or a JSON object a line for programs.",
+)
+def serve(
+    model: str,
+    token_file: Path | None,
+    no_process: bool,
+    gradio_tunnel: bool,
+    tunnel_token: str | None,
+    **options: Any,
+) -> None:
     """Serve a model to many callers at once, each a conversation of its own.
 
     Speaks Kyutai's websocket protocol at /api/chat and OpenAI's GPT-Live at /v1/live/sessions. Talk to it
     with `moshi-agent talk`.
     """
+    if gradio_tunnel or tunnel_token is not None:
+        raise click.ClickException(_no_tunnel(options["port"]))
     command = load_adapter("server.command", "server")
     tokens = options.pop("tokens") + (command.read_tokens(token_file) if token_file else ())
     names = ("host", "port", "origins", "voice", "role", "greet", "say_commentary")
@@ -88,3 +111,11 @@ def serve(model: str, token_file: Path | None, no_process: bool, **options: Any)
         **{name: options.pop(name) for name in names},
     )
     command.serve(command.Serve(model=model, server=config, process=not no_process, **options))
+
+
+def _no_tunnel(port: int) -> str:
+    """What Kyutai's own server has an option for."""
+    return (
+        "this server opens no tunnel; accepted: to run one beside it, such as `cloudflared tunnel --url "
+        f"http://localhost:{port}` or `ngrok http {port}`, and to give the server a --token"
+    )

@@ -11,6 +11,7 @@ from moshi_agent.engine.config import EngineConfig
 from moshi_agent.engine.inbox import Request
 from moshi_agent.engine.metrics.metrics import Metrics
 from moshi_agent.errors import EngineFull, MoshiAgentError, SessionClosed
+from moshi_agent.plural import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +32,40 @@ class Admission:
         self._is_draining = False
         self._drained_at: float | None = None
 
-    def refusal(self, live: int) -> EngineFull | None:
-        """Why nobody can join so many live conversations now, if so."""
-        capacity = self._config.capacity
-        if self._is_draining:
-            return EngineFull(f"the engine is shutting down; {live} conversations are still on")
-        if live >= capacity:
-            return EngineFull(f"no row is free: {live} conversations, capacity {capacity}")
-        if live and self._config.admit_by_time and not self._times.has_room(live + 1):
-            expected = self._times.expected_ms(live + 1)
-            return EngineFull(
-                f"no time is left: a step with {live + 1} conversations would take {expected:.0f} ms "
-                f"of the {self._times.budget_ms:.0f} ms there are"
-            )
-        return None
+    def free(self, live: int) -> int:
+        """Tells how many can join so many live conversations now. Any thread may ask."""
+        return max(0, self._limit() - live)
 
-    def hold(self, request: Request, refusal: EngineFull, now: float) -> None:
-        """Keeps who was refused waiting. Raises the refusal where that cannot be."""
-        if self._is_draining or len(self._waiting) >= self._config.waiting:
+    def _limit(self) -> int:
+        """Conversations that may be live at once: the first one however long its step takes."""
+        rows = self._config.capacity
+        if self._is_draining:
+            return 0
+        return min(rows, max(1, self._times.most_rows(rows))) if self._config.admit_by_time else rows
+
+    def refusal(self, live: int) -> EngineFull | None:
+        """Says why nobody can join so many live conversations now, if so. Any thread may ask."""
+        if self.free(live):
+            return None
+        if self._is_draining:
+            return self._is_shutting_down(live)
+        rows = self._config.capacity
+        if live >= rows:
+            return EngineFull(f"no row is free: {counted(live, 'conversation')}, capacity {rows}")
+        expected = self._times.expected_ms(live + 1)
+        return EngineFull(
+            f"no time is left: a step with {live + 1} conversations would take {expected:.0f} ms "
+            f"of the {self._times.budget_ms:.0f} ms there are"
+        )
+
+    @staticmethod
+    def _is_shutting_down(live: int) -> EngineFull:
+        return EngineFull(f"the engine is shutting down, with {counted(live, 'conversation')} left")
+
+    def hold(self, request: Request, refusal: MoshiAgentError, now: float) -> None:
+        """Keeps who was refused waiting. Raises the refusal where no wait would help, or too many wait."""
+        may_wait = isinstance(refusal, EngineFull) and not self._is_draining
+        if not may_wait or len(self._waiting) >= self._config.waiting:
             self._metrics.refused()
             raise refusal
         self._waiting.append(_Waiting(request, now + self._config.wait_timeout_s))
@@ -84,7 +101,7 @@ class Admission:
         """Lets nobody in any more; who is in may stay until then."""
         self._is_draining = True
         self._drained_at = until
-        self.refuse_all(EngineFull(f"the engine is shutting down; {live} conversations are still on"))
+        self.refuse_all(self._is_shutting_down(live))
 
     def is_drained(self, now: float) -> bool:
         """Whether those who are in have to leave. True once."""

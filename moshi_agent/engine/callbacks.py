@@ -33,16 +33,22 @@ class Callbacks:
         if self.on_event is not None:
             self.on_event(event)
 
-    def start(self, events: EventQueue, name: str) -> threading.Thread:
+    def start(self, events: EventQueue, session: int) -> threading.Thread:
         """Calls them in a thread that ends with the conversation."""
         # It holds the queue rather than the session, which would otherwise never be dropped.
-        thread = threading.Thread(target=self._call_all, args=(events,), name=name, daemon=True)
+        thread = threading.Thread(
+            target=self._call_all, args=(events, session), name=f"moshi-session-{session}", daemon=True
+        )
         thread.start()
         return thread
 
-    def _call_all(self, events: EventQueue) -> None:
+    def _call_all(self, events: EventQueue, session: int) -> None:
         while (event := events.get()) is not None:
             try:
                 self.call(event)
-            except Exception:
-                _log.exception("a callback failed; the conversation goes on")
+            except Exception as error:
+                _log.exception(
+                    "session %d: a callback failed, the conversation goes on: %s",
+                    *(session, error),
+                    extra={"session": session},
+                )

@@ -23,11 +23,8 @@ class Capacity:
     row_bytes: int  # of state, for one conversation
     step_ms: Mapping[int, float]  # median measured step, by conversations
     budget_ms: float
-
-    @property
-    def free(self) -> int:
-        """Conversations that would be taken now: the first one however long its step takes."""
-        return max(0, min(self.rows, max(1, self.by_time)) - self.live)
+    free: int  # conversations that would be taken now
+    refusal: str | None  # why none would be
 
 
 class StepTimes:
@@ -48,24 +45,25 @@ class StepTimes:
 
     def expected_ms(self, rows: int) -> float:
         """What a step of so many rows should take, by the sizes measured on both sides or the largest two."""
-        table = list(self.table.items())
-        if not table:
-            return 0.0
-        if rows <= table[0][0] or len(table) == 1:
-            return table[0][1] if rows <= table[0][0] else table[0][1] * rows / table[0][0]
-        upper = next((i for i, (size, _) in enumerate(table) if size >= rows), len(table) - 1)
-        (low, low_ms), (high, high_ms) = table[upper - 1], table[upper]
-        slope = max(0.0, (high_ms - low_ms) / (high - low))
-        return low_ms + slope * (rows - low)
-
-    def has_room(self, rows: int) -> bool:
-        """Whether a step of so many rows should stay within the budget."""
-        return self.expected_ms(rows) <= self.budget_ms
+        return _expected_ms(self.table, rows)
 
     def most_rows(self, limit: int = 4096) -> int:
         """How many rows stay within the budget."""
-        low, high = 0, limit
+        table, low, high = self.table, 0, limit
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if self.has_room(middle) else (low, middle - 1)
+            has_room = _expected_ms(table, middle) <= self.budget_ms
+            low, high = (middle, high) if has_room else (low, middle - 1)
         return low
+
+
+def _expected_ms(times: Mapping[int, float], rows: int) -> float:
+    table = list(times.items())
+    if not table:
+        return 0.0
+    if rows <= table[0][0] or len(table) == 1:
+        return table[0][1] if rows <= table[0][0] else table[0][1] * rows / table[0][0]
+    upper = next((i for i, (size, _) in enumerate(table) if size >= rows), len(table) - 1)
+    (low, low_ms), (high, high_ms) = table[upper - 1], table[upper]
+    slope = max(0.0, (high_ms - low_ms) / (high - low))
+    return low_ms + slope * (rows - low)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from moshi_agent.audio.framing import FRAME_S
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.call.call_state import CallFrame, CallState, Model
 from moshi_agent.engine.call.opening import PrefillFrame, PromptFrame
@@ -80,7 +81,9 @@ class Conversations:
         for frame in () if snapshot is None else snapshot.inputs:
             self.hear(replace(frame, key=call.key, complete_at=now, chunk=0), now)
         self._metrics.opened(call.metrics)
-        _log.info("opened", extra={"session": call.key, "live": len(self)})
+        _log.info(
+            "session %d opened, %d live", call.key, len(self), extra={"session": call.key, "live": len(self)}
+        )
 
     def hear(self, frame: InputFrame, now: float) -> None:
         """Input; ignored where the conversation is over."""
@@ -154,14 +157,13 @@ class Conversations:
         for ready, output in zip(batch, outputs, strict=True):
             call = self._calls[ready.key]
             if not output.healthy:
-                self.end(call.key, "error", "the model's output is not a number any more")
+                self._end_by_fault(call.key, "the model's output is not a number any more")
                 continue
             try:
                 call.deliver(output, ready, now, wall_s, self._scheduler.backlog_s(call.key))
                 is_over = self._follow(call, ready, now, wall_s)
             except Exception as error:
-                _log.exception("a conversation failed", extra={"session": call.key})
-                self.end(call.key, "error", f"the conversation failed: {error}")
+                self._end_by_fault(call.key, f"the conversation failed: {error}", error)
                 continue
             if is_over:
                 self.end(call.key, "finished")
@@ -182,8 +184,7 @@ class Conversations:
             try:
                 self._calls[key].take_heard(output, wall_s)
             except Exception as error:
-                _log.exception("a conversation failed", extra={"session": key})
-                self.end(key, "error", f"the conversation failed: {error}")
+                self._end_by_fault(key, f"the conversation failed: {error}", error)
 
     def _follow(self, call: CallState, ready: Ready[Key, CallFrame], now: float, wall_s: float) -> bool:
         """What follows from a step for one conversation. Returns whether it is over."""
@@ -207,6 +208,11 @@ class Conversations:
         self._dismiss(key, reason, error)
         self._rows.leave(key)
 
+    def _end_by_fault(self, key: Key, what: str, error: Exception | None = None) -> None:
+        """One conversation cannot go on; the others do."""
+        _log.error("session %d: %s", key, what, exc_info=error, extra={"session": key})
+        self.end(key, "error", what)
+
     def fail(self, error: str) -> None:
         """Nobody's row is to be trusted any more: ends all and begins anew. Raises what the device raises."""
         for key in list(self._calls):
@@ -220,5 +226,10 @@ class Conversations:
         self._metrics.closed(call.metrics)
         if reason == "error":
             self._metrics.error()
-        _log.info("ended", extra={"session": key, "reason": reason, "live": len(self)})
+        seconds = call.frame * FRAME_S
+        _log.info(
+            "session %d ended after %.1f s: %s, %d live",
+            *(key, seconds, reason if error is None else f"{reason}, {error}", len(self)),
+            extra={"session": key, "seconds": seconds, "reason": reason, "error": error, "live": len(self)},
+        )
         call.end(reason, time.time(), error)

@@ -32,13 +32,14 @@ from moshi_agent.engine.commands import (
 from moshi_agent.engine.config import EngineConfig
 from moshi_agent.engine.conversations import Batch, Conversations
 from moshi_agent.engine.event_queue import Outlet
-from moshi_agent.engine.inbox import Inbox, Request
+from moshi_agent.engine.inbox import CLOSED, Inbox, Request
 from moshi_agent.engine.metrics.metrics import Metrics
 from moshi_agent.engine.snapshot import Snapshot, pack_snapshot
 from moshi_agent.engine.step.frame_step import FrameStep
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
 from moshi_agent.errors import EngineUnhealthy, MoshiAgentError
 from moshi_agent.events import EndReason
+from moshi_agent.plural import counted
 
 _log = logging.getLogger("moshi_agent.engine")
 _MOST_FAILURES = 3  # steps that fail one after the other before the engine gives up
@@ -80,6 +81,25 @@ class Core:
     def request(self, command: Command, outlet: Outlet | None = None) -> Future[Any]:
         """Hands over a command and returns its answer to come; `outlet` takes what an opened call says."""
         return self._inbox.request(command, outlet)
+
+    @property
+    def free(self) -> int:
+        """Conversations that would be taken now. Any thread may ask."""
+        can_serve = not (self._is_stopped or self._has_failed)
+        return self._admission.free(len(self._conversations)) if can_serve else 0
+
+    @property
+    def refusal(self) -> MoshiAgentError | None:
+        """Why none would be, if so. Any thread may ask."""
+        if self._is_stopped:
+            return EngineUnhealthy(CLOSED)
+        if self._has_failed:
+            return EngineUnhealthy(f"the last {self._failures} frame steps failed; the engine takes nobody")
+        return self._admission.refusal(len(self._conversations))
+
+    @property
+    def _has_failed(self) -> bool:
+        return self._failures >= _MOST_FAILURES
 
     def run(self) -> None:
         """Serves until `Stop`."""
@@ -123,7 +143,8 @@ class Core:
             answer = self._answer(request)
         except Exception as error:
             if not isinstance(error, MoshiAgentError):
-                _log.exception("command failed", extra={"command": type(request.command).__name__})
+                command = type(request.command).__name__
+                _log.exception("the command %s failed: %s", command, error, extra={"command": command})
             request.refuse(error)
             return
         if answer is not _LATER:
@@ -161,10 +182,7 @@ class Core:
         return None
 
     def _open(self, request: Request, command: Open) -> object:
-        if self._failures >= _MOST_FAILURES:
-            self.metrics.refused()
-            raise EngineUnhealthy(f"the last {self._failures} frame steps failed; the engine takes nobody")
-        refusal = self._admission.refusal(len(self._conversations))
+        refusal = self.refusal
         if refusal is not None:
             self._admission.hold(request, refusal, self._clock())
             return _LATER
@@ -178,7 +196,7 @@ class Core:
 
     def _stop(self) -> None:
         self._is_stopped = True
-        self._admission.refuse_all(EngineUnhealthy("the engine is closed"))
+        self._admission.refuse_all(EngineUnhealthy(CLOSED))
         self._end(list(self._conversations), "closed")
 
     def _end(self, keys: Iterable[Key], reason: EndReason) -> None:
@@ -233,13 +251,19 @@ class Core:
         """The device has failed: whatever its state is, it is no longer that of any conversation."""
         self._failures += 1
         self.metrics.restarted()
-        _log.error("frame step failed", exc_info=error, extra={"live": len(self._conversations)})
+        live = len(self._conversations)
+        _log.error(
+            "the frame step failed, %d of %d in a row: %s; %s lost",
+            *(self._failures, _MOST_FAILURES, error, counted(live, "conversation")),
+            exc_info=error,
+            extra={"failures": self._failures, "live": live},
+        )
         try:
             self._conversations.fail(f"the frame step failed: {error}")
-        except Exception:
-            _log.exception("the engine cannot be rebuilt")
+        except Exception as fault:
+            _log.exception("the engine cannot be rebuilt: %s", fault)
             self._failures = _MOST_FAILURES
-        if self._failures >= _MOST_FAILURES:
+        if self._has_failed:
             self.metrics.set_healthy(False)
             self._admission.refuse_all(EngineUnhealthy("the engine has failed and takes nobody any more"))
 

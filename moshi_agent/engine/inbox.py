@@ -13,6 +13,9 @@ from moshi_agent.engine.event_queue import Outlet
 from moshi_agent.engine.snapshot import Snapshot, unpack_snapshot
 from moshi_agent.errors import EngineUnhealthy, MoshiAgentError
 
+CLOSED = "the engine is closed"
+NOT_STARTED = "the engine has not been started"
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -81,7 +84,7 @@ class Inbox:
 
     def _refuse_all(self) -> None:
         while (request := self.get(0)) is not None:
-            request.refuse(EngineUnhealthy("the engine is closed"))
+            request.refuse(EngineUnhealthy(CLOSED))
 
 
 def _snapshot_of(command: Command) -> Snapshot | None:

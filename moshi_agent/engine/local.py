@@ -16,6 +16,7 @@ from moshi_agent.engine.capacity import Capacity, StepTimes
 from moshi_agent.engine.commands import Close, Command, Open, Stop
 from moshi_agent.engine.config import EngineConfig
 from moshi_agent.engine.core import Core
+from moshi_agent.engine.inbox import NOT_STARTED
 from moshi_agent.engine.metrics.metrics import Metrics
 from moshi_agent.engine.model_facts import facts_of
 from moshi_agent.engine.personas import PersonaOpenings, Personas
@@ -115,7 +116,7 @@ class LocalBackend:
         """Hands over a command and returns its answer to come."""
         if self._thread is None:
             reply: Future[Any] = Future()
-            reply.set_exception(EngineUnhealthy("the engine has not been started"))
+            reply.set_exception(EngineUnhealthy(NOT_STARTED))
             return reply
         if isinstance(command, Open) and command.config.has_persona:
             return self._persona_openings.open(command, outlet)
@@ -127,6 +128,7 @@ class LocalBackend:
 
     def capacity(self) -> Capacity:
         """What fits, as measured."""
+        refusal = EngineUnhealthy(NOT_STARTED) if self._thread is None else self.core.refusal
         row_bytes = self._step.row_bytes + (self._recogniser.row_bytes if self._recogniser is not None else 0)
         return Capacity(
             rows=self.config.capacity,
@@ -136,6 +138,8 @@ class LocalBackend:
             row_bytes=row_bytes,
             step_ms=self._times.table,
             budget_ms=self._times.budget_ms,
+            free=0 if self._thread is None else self.core.free,
+            refusal=None if refusal is None else str(refusal),
         )
 
     def stop(self) -> None:

@@ -121,7 +121,7 @@ class Session:
         self._snapshot = None
         self._finalizer = weakref.finalize(self, self._backend.send, Close(self.key))
         if self._callbacks:
-            self._pump = self._callbacks.start(self._events, f"moshi-session-{self.key}")
+            self._pump = self._callbacks.start(self._events, self.key)
 
     def close(self) -> None:
         """Ends the conversation now and frees its row. May be called again."""

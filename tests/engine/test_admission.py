@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from moshi_agent import AudioChunk, Ended, EngineFull, EngineUnhealthy, Session, SessionClosed, SessionConfig
+from moshi_agent import (
+    AudioChunk,
+    Ended,
+    EngineConfig,
+    EngineFull,
+    EngineUnhealthy,
+    Session,
+    SessionClosed,
+    SessionConfig,
+)
 from moshi_agent.checkpoint import Checkpoint
+from moshi_agent.engine.admission import Admission
 from moshi_agent.engine.capacity import StepTimes
 from moshi_agent.engine.commands import Close, Drain, Stop
+from moshi_agent.engine.metrics.metrics import Metrics
 from tests.engine.stepped_core import FRAME_S, SILENCE, SteppedCore, kinds_of, taken
 
 
@@ -80,6 +93,50 @@ def test_expected_times_lie_on_lines_between_what_was_measured() -> None:
     assert times.table == {1: 10, 4: 40, 8: 60}
 
 
+@given(
+    step_ms=st.dictionaries(st.integers(1, 12), st.floats(1, 150), max_size=5),
+    live=st.integers(0, 12),
+    admit_by_time=st.booleans(),
+    drains=st.booleans(),
+)
+def test_what_is_said_to_be_free_is_what_is_let_in(
+    step_ms: dict[int, float], live: int, admit_by_time: bool, drains: bool
+) -> None:
+    times = StepTimes(budget_ms=72)
+    for rows, milliseconds in step_ms.items():
+        times.note(rows, milliseconds)
+    admission = Admission(EngineConfig(capacity=10, admit_by_time=admit_by_time), times, Metrics())
+    if drains:
+        admission.drain(live, 1.0)
+    let_in = 0
+    while admission.refusal(live + let_in) is None:
+        let_in += 1
+    assert admission.free(live) == let_in
+
+
+@pytest.mark.parametrize(
+    ("admit_by_time", "live", "step_ms", "free"),
+    [
+        (True, 0, 7, 4),
+        (True, 0, 24, 3),
+        (True, 0, 500, 1),  # the first conversation is not a question of time
+        (True, 1, 24, 2),
+        (True, 3, 24, 0),
+        (False, 3, 500, 1),  # an engine that takes by rows alone
+        (False, 4, 7, 0),
+    ],
+)
+def test_rows_are_free_as_the_engine_admits(
+    small_checkpoint: Checkpoint, admit_by_time: bool, live: int, step_ms: float, free: int
+) -> None:
+    core = SteppedCore(small_checkpoint, times := StepTimes(budget_ms=72), admit_by_time=admit_by_time)
+    sessions = [core.session() for _ in range(live)]
+    note(times, rows_1=step_ms, **{f"rows_{rows}": step_ms * rows for rows in (2, 3, 4)})
+    assert core.core.free == free
+    assert (core.core.refusal is None) == (free > 0)
+    assert len(sessions) == live
+
+
 def test_who_waits_is_let_in_in_turn(small_checkpoint: Checkpoint) -> None:
     core = SteppedCore(small_checkpoint, capacity=1, waiting=2, wait_timeout_s=5)
     first = core.session()
@@ -135,7 +192,7 @@ def test_draining_lets_nobody_in_and_the_rest_until_the_time_is_up(small_checkpo
     core.send(Drain(5))
     core.settle()
     assert isinstance(waiting.exception(0), EngineFull)
-    with pytest.raises(EngineFull, match="shutting down; 2 conversations are still on"):
+    with pytest.raises(EngineFull, match="shutting down, with 2 conversations left"):
         core.session()
     short.close()
     core.wait(4.8)
@@ -162,6 +219,8 @@ def test_the_end_refuses_who_waits_and_ends_the_rest(small_checkpoint: Checkpoin
     assert end.reason == "closed"
     with pytest.raises(EngineUnhealthy, match="the engine is closed"):
         core.session()
+    assert core.core.free == 0
+    assert str(core.core.refusal) == "the engine is closed"
     assert core.core.metrics.snapshot().live_sessions == 0
 
 

@@ -114,7 +114,8 @@ def test_callbacks_come_in_a_thread_of_their_own_and_may_fail(
     assert session.wait(30)
     assert len(chunks) == 13
     assert threads == {f"moshi-session-{session.key}"}
-    assert "a callback failed" in caplog.text
+    assert f"session {session.key}: a callback failed" in caplog.text
+    assert "the callback's own fault" in caplog.text
 
 
 def test_a_callback_may_close_its_session_and_wait(engine: Engine) -> None:
@@ -182,6 +183,7 @@ def test_an_engine_leaves_no_thread_and_its_sessions_end() -> None:
     engine = Engine.load("tiny", device="cpu", capacity=1, waiting=1, wait_timeout_s=60, shared=False)
     with pytest.raises(EngineUnhealthy, match="has not been started"):
         engine.open_session()
+    assert engine.capacity().refusal == "the engine has not been started"
     with engine:
         session = engine.open_session(on_event=lambda event: None)
         refused: list[BaseException] = []
@@ -190,6 +192,7 @@ def test_an_engine_leaves_no_thread_and_its_sessions_end() -> None:
         asyncio.run(_give_up_waiting(engine))
         assert engine.capacity().live == 1
         assert engine.capacity().free == 0
+        assert engine.capacity().refusal == "no row is free: 1 conversation, capacity 1"
         assert engine.capacity().by_memory > 1
         assert engine.capacity().step_ms[1] > 0
     waiter.join(20)

@@ -84,6 +84,7 @@ class ConversationFrames(LLMService):
         self._words = WholeWords()
         self._frames_counted = 0
         self._user_text = ""  # written since the last TranscriptionFrame
+        self._why_ended = ""  # for the log
 
     def _mute(self) -> None:
         """The rest of the bot's turn is not to be heard, nor what of it the transport has still to play."""
@@ -93,6 +94,7 @@ class ConversationFrames(LLMService):
 
     async def _give_up(self, message: str, error: Exception | None = None) -> None:
         """Says why there can be no conversation, and ends the pipeline."""
+        self._why_ended = message
         await self.push_error(message, exception=error, force_treat_as_permanent=True)
         await self.push_frame(EndWorkerFrame(reason=message))
 

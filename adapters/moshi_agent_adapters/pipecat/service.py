@@ -38,6 +38,7 @@ from moshi_agent import (
     SessionConfig,
 )
 from moshi_agent.engine.prompt.prompt import Recording
+from moshi_agent_adapters.call_log import CallLog
 from moshi_agent_adapters.pipecat.context import ignored_in, role_in
 from moshi_agent_adapters.pipecat.conversation import ConversationFrames
 from moshi_agent_adapters.pipecat.settings import (
@@ -124,26 +125,26 @@ class MoshiLLMService(ConversationFrames):
     async def stop(self, frame: EndFrame) -> None:
         """Ends the conversation, closing what is open for the processors that follow."""
         await super().stop(frame)
-        await self._tear_down()
+        await self._tear_down(frame.reason or "the pipeline ended")
 
     async def cancel(self, frame: CancelFrame) -> None:
         """Ends the conversation."""
         await super().cancel(frame)
-        await self._tear_down()
+        await self._tear_down(frame.reason or "the pipeline was cancelled")
 
     async def cleanup(self) -> None:
         """Ends the conversation, if nothing has before."""
         await super().cleanup()
-        await self._tear_down()
+        await self._tear_down("the pipeline was cleaned up")
 
-    async def _tear_down(self) -> None:
+    async def _tear_down(self, reason: object) -> None:
         self._is_over = True
-        await self._end_conversation()
+        await self._end_conversation(reason)
 
     async def reset_conversation(self) -> None:
         """Begins another conversation: Moshi forgets what was said. Not to be called from an event handler of
         this service."""
-        await self._end_conversation()
+        await self._end_conversation("the conversation begins anew")
         self._begin_conversation()
 
     def _begin_conversation(self) -> None:
@@ -151,19 +152,24 @@ class MoshiLLMService(ConversationFrames):
             self._begin_output(self._sample_rate_hz)
             self._conversation = self.create_task(self._converse(), f"{self}::conversation")
 
-    async def _end_conversation(self) -> None:
+    async def _end_conversation(self, reason: object) -> None:
         task, self._conversation = self._conversation, None
         if task is not None:
+            self._why_ended = self._why_ended or str(reason)
             await self.cancel_task(task)
 
     async def _converse(self) -> None:
+        log = CallLog(over=self.name)
         try:
             async with self._engine.session(self._session_config()) as session:
+                log.session = session.key
                 await self._begun(session)
                 await self._follow(aiter(session))
         except Exception as error:  # whatever it is, a bot that is silent for ever helps nobody
             await self._give_up(str(error), error)
         finally:
+            line, facts = log.ended(self._why_ended or "cancelled")
+            logger.bind(**facts).info(line)
             self._session = None
             await self._user_stopped()
             await self.stop_all_metrics()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,6 +108,8 @@ class CallEnd:
 
 class CallProtocol(Protocol):
     """One call, in the terms of one protocol."""
+
+    name: ClassVar[str]  # in the log
 
     @property
     def wanted(self) -> Wanted | None:

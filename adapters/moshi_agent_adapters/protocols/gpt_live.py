@@ -19,7 +19,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -72,6 +72,8 @@ class LiveServer:
 
 class LiveProtocol:
     """One call over `/v1/live/sessions`."""
+
+    name: ClassVar[str] = "gpt-live"
 
     def __init__(self, server: LiveServer) -> None:
         self._wanted: Wanted | None = None

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
+from typing import ClassVar
 
 from moshi_agent.audio.framing import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from moshi_agent.config import SamplingConfig
@@ -60,6 +61,8 @@ class Kind(IntEnum):
 
 class KyutaiProtocol:
     """One call over `/api/chat`. The client's wishes are in the query of its URL."""
+
+    name: ClassVar[str] = "kyutai"
 
     def __init__(self, query: Mapping[str, str]) -> None:
         self._query = query

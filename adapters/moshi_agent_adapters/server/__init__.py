@@ -7,7 +7,7 @@
     kyutai_chat.py       /api/chat
     live_sessions.py     /v1/live/sessions
     web_calls.py         the page, and what it calls over WebRTC
-    health.py            /health, /ready, /metrics, /v1/models, /openapi.json
+    health.py            /health, /ready, /metrics, /v1/models
     drain.py             the end of a server
     command.py           `moshi-agent serve`
 

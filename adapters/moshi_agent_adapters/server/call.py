@@ -21,6 +21,7 @@ from moshi_agent import (
     Session,
     SessionClosed,
 )
+from moshi_agent_adapters.call_log import CallLog
 from moshi_agent_adapters.protocols.call_protocol import (
     CallEnd,
     CallProtocol,
@@ -54,8 +55,9 @@ async def hold_call(websocket: WebSocket, protocol: CallProtocol, server: Server
     call = _Call(websocket, protocol, server)
     await websocket.accept()
     end = await call.run()
+    line, facts = call.log.ended(f"{end.kind}, {end.text}" if end.text else end.kind)
+    _log.info(line, extra={**facts, "kind": end.kind})
     await call.part(end)
-    _log.info("call ended", extra={"path": websocket.url.path, "kind": end.kind, "text": end.text})
     return end
 
 
@@ -71,6 +73,7 @@ class _Call:
         self._config = server.config
         self._pace = Pace(server.config.ahead_s)
         self._address = websocket.client.host if websocket.client else ""
+        self.log = CallLog(over=protocol.name)
 
     async def run(self) -> CallEnd:
         """The call, from the first message to its end."""
@@ -88,10 +91,11 @@ class _Call:
         try:
             config = self._server.session_config(await self._hear_wishes())
             async with self._server.engine.session(config) as session:
+                self.log.session = session.key
                 await self._send(self._protocol.began())
                 return await self._talk(session)
-        except WebSocketDisconnect:
-            return CallEnd("left")
+        except WebSocketDisconnect as error:
+            return CallEnd("left", f"close code {error.code}")
         except ProtocolError as error:
             return CallEnd("bad_message", str(error), error.code, error.client_event_id)
         except BacklogFull as error:
@@ -107,6 +111,9 @@ class _Call:
             return CallEnd("too_slow", f"a message was not read within {self._config.send_s:g} s")
         except TimeoutError:
             return CallEnd("idle", f"no message within {self._config.idle_s:g} s")
+        except Exception as error:
+            _log.exception("%s failed: %s", self.log.name, error, extra=self.log.facts)
+            return CallEnd("failed", "a fault of the server")
 
     async def _hear_wishes(self) -> Wanted:
         async with asyncio.timeout(self._config.start_s):

@@ -12,13 +12,15 @@ import click
 import uvicorn
 
 from moshi_agent import ConfigError, Engine
+from moshi_agent.plural import counted
 from moshi_agent_adapters.server.app import create_app
 from moshi_agent_adapters.server.config import ServerConfig, is_loopback
 from moshi_agent_adapters.server.drain import DrainingServer
 from moshi_agent_adapters.server.listening import listen
-from moshi_agent_adapters.server.tunnel import WARNING, open_tunnel
+from moshi_agent_adapters.server.log_format import LogFormat, set_up_log
 from moshi_agent_adapters.webrtc.config import IceServer
 
+_log = logging.getLogger("moshi_agent.server")
 _PING_S = 10.0  # a websocket that does not answer for so long is closed
 _GRACE_S = 5  # for connections, once everything has ended
 
@@ -41,9 +43,9 @@ class Serve:
     ssl_cert: Path | None = None
     ssl_key: Path | None = None
     ssl_self_signed: bool = False
-    tunnel: bool = False
     proxies: str | None = None  # addresses whose X-Forwarded-For is believed
     log_level: str = "warning"
+    log_format: LogFormat = "text"
 
 
 def serve(asked: Serve) -> None:
@@ -54,13 +56,9 @@ def serve(asked: Serve) -> None:
         CheckpointError: the model is missing or damaged.
     """
     server = asked.server
-    if asked.tunnel and not server.tokens and not server.no_auth:
-        raise ConfigError("a tunnel needs a token; accepted: --token, --token-file or --insecure-no-auth")
     if (asked.ssl_cert is None) != (asked.ssl_key is None):
         raise ConfigError("a certificate and its key go together; accepted: both, or neither")
-    logging.basicConfig(
-        level=asked.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    set_up_log(asked.log_level, asked.log_format)
     sockets = listen(server.host, server.port)
     port = int(sockets[0].getsockname()[1])
     engine = Engine.load(
@@ -117,19 +115,15 @@ def _announce(asked: Serve, port: int, secure: bool) -> None:
     host = f"[{server.host}]" if ":" in server.host else server.host
     click.echo(
         f"{server.model_name} is at {'https' if secure else 'http'}://{host}:{port}, "
-        f"for {asked.capacity} calls at once."
+        f"for {counted(asked.capacity, 'call')} at once."
     )
     if not (secure or is_loopback(server.host)):
-        click.echo(
-            "Browsers refuse the microphone to pages that come from another machine without TLS: "
-            "--ssl-self-signed or --ssl-cert and --ssl-key.",
-            err=True,
+        _log.warning(
+            "browsers refuse the microphone to pages that come from another machine without TLS: "
+            "--ssl-self-signed, or --ssl-cert and --ssl-key"
         )
     if server.no_auth and not server.tokens:
-        click.echo("Everybody who reaches this address may use it.", err=True)
-    if asked.tunnel:
-        click.echo(WARNING, err=True)
-        click.echo(f"The tunnel is at {open_tunnel(port)}")
+        _log.warning("everybody who reaches this address may use it")
 
 
 def ice_servers(texts: Iterable[str]) -> tuple[IceServer, ...]:

@@ -9,6 +9,7 @@ from types import FrameType
 
 import uvicorn
 
+from moshi_agent.plural import counted
 from moshi_agent_adapters.server.server import Server
 
 _log = logging.getLogger("moshi_agent.server")
@@ -39,7 +40,12 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
             return
         seconds = self._server.config.drain_s
-        _log.warning("draining", extra={"calls": self._server.addresses.live, "seconds": seconds})
+        calls = self._server.addresses.live
+        _log.warning(
+            "shutting down: %s may go on for %g s",
+            *(counted(calls, "call"), seconds),
+            extra={"calls": calls, "seconds": seconds},
+        )
         self._server.drain(seconds)
         self._loop.call_soon_threadsafe(self._begin_to_wait)
 

@@ -10,9 +10,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from moshi_agent import EngineUnhealthy
 from moshi_agent.engine.metrics import prometheus
-from moshi_agent_adapters.room import free_rows
-from moshi_agent_adapters.server.openapi import openapi_document
 from moshi_agent_adapters.server.server import Server
 
 
@@ -27,15 +26,13 @@ def routes(server: Server) -> Sequence[BaseRoute]:
         return JSONResponse({"status": "ok" if healthy else "failing"}, 200 if healthy else 503)
 
     def ready(request: Request) -> Response:
-        capacity = engine.capacity()
-        is_ready = engine.metrics().healthy and not server.is_draining and free_rows(engine) > 0
+        try:
+            capacity = engine.capacity()
+        except EngineUnhealthy as error:
+            return JSONResponse({"ready": False, "draining": server.is_draining, "refusal": str(error)}, 503)
+        is_ready = capacity.free > 0 and not server.is_draining
         step_ms = {str(rows): round(ms, 3) for rows, ms in capacity.step_ms.items()}
-        body = asdict(capacity) | {
-            "ready": is_ready,
-            "draining": server.is_draining,
-            "free": capacity.free,
-            "step_ms": step_ms,
-        }
+        body = asdict(capacity) | {"ready": is_ready, "draining": server.is_draining, "step_ms": step_ms}
         return JSONResponse(body, 200 if is_ready else 503)
 
     def metrics(request: Request) -> Response:
@@ -45,13 +42,9 @@ def routes(server: Server) -> Sequence[BaseRoute]:
         model = {"id": server.config.model_name, "object": "model", "created": 0, "owned_by": "moshi-agent"}
         return JSONResponse({"object": "list", "data": [model]})
 
-    def openapi(request: Request) -> Response:
-        return JSONResponse(openapi_document())
-
     return [
         Route("/health", health),
         Route("/ready", ready),
         Route("/metrics", metrics),
         Route("/v1/models", models),
-        Route("/openapi.json", openapi),
     ]

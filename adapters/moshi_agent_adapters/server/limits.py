@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, deque
 
+from moshi_agent.plural import counted
+
 _MINUTE_S = 60.0
 
 
@@ -29,10 +31,10 @@ class AddressLimits:
         """A call begins. Raises TooMany; otherwise `leave` has to follow."""
         self._forget(now)
         if self._live[address] >= self._at_once:
-            raise TooMany(f"{self._at_once} calls at once from one address are accepted")
+            raise TooMany(f"from one address {counted(self._at_once, 'call')} at once may come")
         starts = self._starts.setdefault(address, deque())
         if len(starts) >= self._starts_per_minute:
-            raise TooMany(f"{self._starts_per_minute} calls a minute from one address are accepted")
+            raise TooMany(f"from one address {counted(self._starts_per_minute, 'call')} a minute may come")
         starts.append(now)
         self._live[address] += 1
 

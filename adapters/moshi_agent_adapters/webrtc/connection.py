@@ -26,8 +26,8 @@ from moshi_agent import (
     SessionConfig,
 )
 from moshi_agent.audio.framing import SAMPLE_RATE_HZ
+from moshi_agent_adapters.call_log import CallLog, one_line
 from moshi_agent_adapters.protocols.event_json import event_to_json
-from moshi_agent_adapters.room import free_rows
 from moshi_agent_adapters.webrtc.config import ConnectionConfig
 from moshi_agent_adapters.webrtc.event_channel import EventChannel
 from moshi_agent_adapters.webrtc.ice_restart import follow_ice_restart
@@ -92,6 +92,7 @@ class MoshiConnection:
         if not self._session_config.live or self._session_config.output_sample_rate != SAMPLE_RATE_HZ:
             raise InputError(f"a session for WebRTC is live and puts out {SAMPLE_RATE_HZ} Hz")
         self._on_event = on_event
+        self._call_log = CallLog(over="webrtc")
         self._peer = RTCPeerConnection(self.config.rtc_configuration())
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
@@ -130,17 +131,19 @@ class MoshiConnection:
                 if is_first:
                     self._check_room()
                 answer = await self._negotiate(offer_sdp)
-            except BaseException:
+            except BaseException as error:
                 if is_first:
-                    self._start_closing("refused")
+                    self._start_closing(f"refused, {error}")
+                else:
+                    self._note(logging.INFO, "a renewed offer is refused, the call goes on", error)
                 raise
             if is_first:
                 self._run(self._watch())
             return answer
 
-    async def close(self) -> None:
-        """Ends the call and the conversation. May be called again."""
-        self._start_closing("closed")
+    async def close(self, reason: str = "closed") -> None:
+        """Ends the call and the conversation, for a reason that the log tells. May be called again."""
+        self._start_closing(reason)
         await self._closed.wait()
 
     async def wait_closed(self) -> None:
@@ -152,12 +155,16 @@ class MoshiConnection:
         """Whether the call is over, or is just being ended."""
         return self._closing is not None
 
+    def _note(self, level: int, what: str, error: BaseException | None = None, **options: Any) -> None:
+        message = f"{self._call_log.name}: {what}" + ("" if error is None else f": {error}")
+        _log.log(level, one_line(message), extra=self._call_log.facts, **options)
+
     # Negotiation
 
     def _check_room(self) -> None:
-        if free_rows(self._engine) < 1:
-            capacity = self._engine.capacity()
-            raise EngineFull(f"no row is free: {capacity.live} conversations, capacity {capacity.rows}")
+        refusal = self._engine.capacity().refusal
+        if refusal is not None:
+            raise EngineFull(refusal)
 
     async def _negotiate(self, offer_sdp: str) -> str:
         try:
@@ -167,12 +174,11 @@ class MoshiConnection:
                     transceiver.direction = "inactive"  # video, or a second microphone
             await self._peer.setLocalDescription(await self._peer.createAnswer())
         except Exception as error:
-            _log.info("offer refused", extra={"error": repr(error)})
             raise OfferError(
                 f"the offer cannot be answered ({error}); accepted: SDP with Opus audio, ICE and DTLS"
             ) from error
         if follow_ice_restart(self._peer, offer_sdp):
-            _log.info("ICE restart")
+            self._note(logging.INFO, "the network path is renewed (ICE restart)")
         return self._peer.localDescription.sdp
 
     # The conversation
@@ -185,8 +191,10 @@ class MoshiConnection:
         if state == "connected" and not self._was_connected:
             self._was_connected = True
             self._run(self._converse())
-        elif state in ("failed", "closed"):
-            self._start_closing(f"connection {state}")
+        elif state == "closed":
+            self._start_closing("the peer has left")
+        elif state == "failed":
+            self._start_closing("the connection failed")
 
     async def _converse(self) -> None:
         """The whole conversation, to its end."""
@@ -196,9 +204,9 @@ class MoshiConnection:
             code = "engine_full" if isinstance(error, EngineFull) else "engine_error"
             self.channel.send_error(str(error), code)
             await asyncio.sleep(_LAST_WORDS_S)
-            self._start_closing(str(error))
+            self._start_closing(f"refused, {error}")
             return
-        self.session = session
+        self.session, self._call_log.session = session, session.key
         if self._closing is not None:  # meanwhile
             session.close()
             return
@@ -206,10 +214,13 @@ class MoshiConnection:
         self.caller_audio = CallerAudio(session)
         self._run(self._listen(self.caller_audio))
         self._run(self._tell_stats(session))
+        reason = "the conversation is over"
         async for event in session:
             self._hand_on(event)
+            if isinstance(event, Ended):
+                reason = event.reason if event.error is None else f"{event.reason}, {event.error}"
         await asyncio.sleep(_LAST_WORDS_S)
-        self._start_closing("the conversation ended")
+        self._start_closing(reason)
 
     def _hand_on(self, event: Event) -> None:
         if isinstance(event, AudioChunk):
@@ -218,8 +229,6 @@ class MoshiConnection:
             self.channel.send(event_to_json(event))
         if self._on_event is not None:
             self._on_event(event)
-        if isinstance(event, Ended) and event.reason == "error":
-            _log.warning("conversation ended", extra={"error": event.error})
 
     async def _listen(self, audio: CallerAudio) -> None:
         track: MediaStreamTrack = self._audio.receiver.track
@@ -277,12 +286,13 @@ class MoshiConnection:
     def _report(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            _log.error("a call failed", exc_info=error)
-            self._start_closing(f"fault: {error}")
+            self._note(logging.ERROR, "the call fails", error, exc_info=error)
+            self._start_closing(f"failed, {error}")
 
     def _start_closing(self, reason: str) -> None:
         if self._closing is None:
-            _log.info("call over", extra={"reason": reason})
+            line, facts = self._call_log.ended(reason)
+            _log.info(line, extra=facts)
             self._closing = asyncio.ensure_future(self._close())
 
     async def _close(self) -> None:
@@ -294,6 +304,6 @@ class MoshiConnection:
         self.track.stop()
         try:
             await self._peer.close()
-        except Exception:
-            _log.exception("the peer connection could not be closed")
+        except Exception as error:
+            self._note(logging.ERROR, "the peer connection could not be closed", error, exc_info=error)
         self._closed.set()

@@ -31,8 +31,8 @@ from moshi_agent import (
     SessionClosed,
     SessionConfig,
 )
+from moshi_agent.plural import counted
 from moshi_agent_adapters.personas import choose_persona
-from moshi_agent_adapters.room import free_rows
 from moshi_agent_adapters.webrtc.config import ConnectionConfig
 from moshi_agent_adapters.webrtc.connection import MoshiConnection, OfferError
 
@@ -97,8 +97,8 @@ class Connections:
         session = await self.session_config(options)
         self._forget_closed()
         connecting = sum(call.session is None for call in self._calls.values())
-        if connecting and connecting >= free_rows(self.engine):
-            raise EngineFull(f"no row is free: {connecting} calls are just being connected")
+        if connecting and connecting >= self.engine.capacity().free:
+            raise EngineFull(f"no row is free: {counted(connecting, 'call')} on the way in")
         call = MoshiConnection(self.engine, session, self.config)
         call_id = secrets.token_urlsafe(16)
         self._calls[call_id] = call
@@ -112,9 +112,9 @@ class Connections:
         return self._calls[call_id]
 
     async def close_all(self) -> None:
-        """Hangs up on everybody."""
+        """Hangs up on everybody: the application ends."""
         for call in list(self._calls.values()):
-            await call.close()
+            await call.close("the application ends")
 
     def _forget_closed(self) -> None:
         self._calls = {call_id: call for call_id, call in self._calls.items() if not call.is_closed}
@@ -151,7 +151,7 @@ def webrtc_routes(
         return JSONResponse({"id": call_id, "sdp": answer})
 
     async def hang_up(request: Request) -> Response:
-        await calls.call(request.path_params["call_id"]).close()
+        await calls.call(request.path_params["call_id"]).close("the caller hung up")
         return Response(status_code=204)
 
     return [

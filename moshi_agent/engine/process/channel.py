@@ -96,7 +96,8 @@ class Channel:
         except Exception as error:
             self._outgoing.take_back(begin)
             if letter.unsent is None:
-                _log.exception("a message cannot be pickled", extra={"kind": type(letter.message).__name__})
+                kind = type(letter.message).__name__
+                _log.exception("a %s cannot be pickled: %s", kind, error, extra={"kind": kind})
             else:
                 letter.unsent(error)
             return b""

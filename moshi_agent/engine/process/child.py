@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 import multiprocessing
@@ -140,11 +141,20 @@ def _send_answer(channel: Channel, number: int, answer: Future[Any]) -> None:
 
 
 class _LogSender(QueueHandler):
-    """Sends records to the parent, formatted so far that pickle can carry them."""
+    """Sends records to the parent, which writes them as it is set up to."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__(queue=None)  # pyright: ignore[reportArgumentType]
         self._channel = channel
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Makes a record that pickle can carry: its arguments and its traceback become text."""
+        prepared = copy.copy(record)
+        prepared.msg, prepared.args = record.getMessage(), None
+        if record.exc_info:
+            prepared.exc_text = logging.Formatter().formatException(record.exc_info)
+            prepared.exc_info = None
+        return prepared
 
     def enqueue(self, record: logging.LogRecord) -> None:
         self._channel.send(Logged(record))
@@ -154,6 +164,7 @@ def _send_logs(channel: Channel, level: int) -> None:
     root = logging.getLogger()
     root.addHandler(_LogSender(channel))
     root.setLevel(level)
+    logging.captureWarnings(True)
 
 
 def _end_with_parent() -> None:

@@ -77,8 +77,12 @@ class EngineProcess:
         try:
             for message in handle.messages():
                 self._take(message)
-        except Exception:
-            _log.exception("the engine's process cannot be understood")
+        except Exception as error:
+            _log.exception(
+                "the engine's process %s cannot be understood, and is ended: %s",
+                *(handle.pid, error),
+                extra={"pid": handle.pid},
+            )
             self.kill()
         with self._lock:
             self._handle = None
@@ -127,8 +131,14 @@ class EngineProcess:
             subscribers, self._subscribers = self._subscribers, {}
         if not self.loaded.done():
             self.loaded.set_exception(error)
-        for subscriber in subscribers.values():
-            _deliver(subscriber, Delivery([_lost(subscriber.last, error)]))
+        for key, subscriber in subscribers.items():
+            end = _lost(subscriber.last, error)
+            _log.info(
+                "session %d ended after %.1f s: %s, %s",
+                *(key, end.media_s, end.reason, error),
+                extra={"session": key, "seconds": end.media_s, "reason": end.reason, "error": str(error)},
+            )
+            _deliver(key, subscriber, Delivery([end]))
         for reply in replies.values():
             _resolve(reply.future, Answer(0, error=error))
 
@@ -158,7 +168,7 @@ class EngineProcess:
         if isinstance(subscriber.last, Ended):
             with self._lock:
                 del self._subscribers[key]
-        _deliver(subscriber, delivery)
+        _deliver(key, subscriber, delivery)
 
     def _answer(self, number: int, answer: Answer) -> None:
         with self._lock:
@@ -182,11 +192,15 @@ def _resolve(future: Future[Any], answer: Answer) -> None:
         future.set_exception(answer.error)
 
 
-def _deliver(subscriber: _Subscriber, delivery: Delivery) -> None:
+def _deliver(key: Key, subscriber: _Subscriber, delivery: Delivery) -> None:
     try:
         subscriber.outlet(delivery)
-    except Exception:
-        _log.exception("events could not be handed out; the others go on")
+    except Exception as error:
+        _log.exception(
+            "session %d: its events could not be handed out, the others go on: %s",
+            *(key, error),
+            extra={"session": key},
+        )
 
 
 def _lost(last: Event | None, error: EngineUnhealthy) -> Ended:

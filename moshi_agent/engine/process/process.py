@@ -24,17 +24,18 @@ from moshi_agent.engine.capacity import Capacity
 from moshi_agent.engine.commands import Command, Drain, Stop
 from moshi_agent.engine.config import EngineConfig
 from moshi_agent.engine.event_queue import Outlet
+from moshi_agent.engine.inbox import CLOSED, NOT_STARTED
 from moshi_agent.engine.metrics.metrics import EngineMetrics, Metrics
 from moshi_agent.engine.model_facts import ModelFacts
 from moshi_agent.engine.process.engine_process import EngineProcess
 from moshi_agent.engine.process.messages import About
 from moshi_agent.engine.prompt.prompt import Prompt, PromptSource
 from moshi_agent.errors import EngineUnhealthy, MoshiAgentError
+from moshi_agent.plural import counted
 
 _log = logging.getLogger("moshi_agent.engine")
 _STOP_S = 10.0  # that the process may take to end its conversations and itself
 _METRICS_S = 2.0  # that a process which is alive takes at most to give its figures
-_CLOSED = "the engine is closed"
 
 
 class RestartLimit:
@@ -149,8 +150,10 @@ class ProcessBackend:
         return self.ask(source).result()
 
     def capacity(self) -> Capacity:
-        """What fits, as measured."""
-        return self.ask(About.CAPACITY).result()
+        """Says what fits, as measured. Raises EngineUnhealthy while there is no process to ask."""
+        process = self._process
+        capacity: Capacity = process.ask(About.CAPACITY).result()
+        return capacity if process.is_serving else replace(capacity, free=0, refusal=self._refusal())
 
     @cached_property
     def model(self) -> ModelFacts:
@@ -159,11 +162,12 @@ class ProcessBackend:
 
     def _refusal(self) -> str:
         if self._is_stopping:
-            return _CLOSED
+            return CLOSED
         if not self._is_started:
-            return "the engine has not been started"
+            return NOT_STARTED
         if self._has_given_up:
-            return f"the engine's process died and is started no more, after {self.restarts.taken} restarts"
+            restarts = counted(self.restarts.taken, "restart")
+            return f"the engine's process died and is started no more, after {restarts}"
         return "the engine's process is being started again"
 
     def _supervise(self) -> None:
@@ -171,15 +175,25 @@ class ProcessBackend:
         process: EngineProcess | None = self._process
         while process is not None:
             how = process.run(self.config)
+            never_loaded = not process.is_loaded and not self.restarts.taken  # then `__init__` raises it
             if not process.is_loaded:
-                how += " before it was loaded"
+                told = f": {process.loaded.exception()}" if process.loaded.done() else ""
+                how += f" before it was loaded{told}"
             # Whoever hears of the end finds it counted, and the next process in its place.
             self.lost_sessions += process.sessions
             successor = self._successor(process)
-            if not self._is_stopping:
-                _log.error("engine process lost", extra={"how": how, "lost": process.sessions})
-            process.fail(EngineUnhealthy(_CLOSED if self._is_stopping else f"the engine's process {how}"))
+            if not (self._is_stopping or never_loaded):
+                self._log_loss(how, process.sessions, has_successor=successor is not None)
+            process.fail(EngineUnhealthy(CLOSED if self._is_stopping else f"the engine's process {how}"))
             process = successor
+
+    def _log_loss(self, how: str, lost: int, has_successor: bool) -> None:
+        next_ = "another one is started" if has_successor else "none is started any more"
+        _log.error(
+            "engine process lost: it %s; %s lost; %s, %s so far",
+            *(how, counted(lost, "conversation"), next_, counted(self.restarts.taken, "restart")),
+            extra={"how": how, "lost": lost, "restarts": self.restarts.taken, "starts_again": has_successor},
+        )
 
     def _successor(self, process: EngineProcess) -> EngineProcess | None:
         """What begins after a process; nothing after a first one that did not get as far as to be loaded."""
@@ -202,8 +216,11 @@ def _note_start(process: EngineProcess, started: Future[None]) -> None:
     error = started.exception()
     process.is_serving = error is None
     if error is not None:
-        _log.error("the engine's process does not start to serve", exc_info=error)
+        _log.error("the engine's process does not start to serve: %s", error, exc_info=error)
         process.kill()
+    else:
+        pid = process.pid
+        _log.info("the engine's process %s serves in place of the one that was lost", pid, extra={"pid": pid})
 
 
 class RemoteMetrics:

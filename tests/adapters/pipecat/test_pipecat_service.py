@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -80,6 +81,19 @@ def warnings() -> Iterator[list[str]]:
     sink = logger.add(lambda message: messages.append(str(message)), level="WARNING")
     yield messages
     logger.remove(sink)
+
+
+@pytest.fixture
+def ends() -> Iterator[list[Any]]:
+    """The records about conversations that have ended."""
+    records: list[Any] = []
+    sink = logger.add(lambda message: records.append(message.record), filter=_is_an_end)
+    yield records
+    logger.remove(sink)
+
+
+def _is_an_end(record: Any) -> bool:
+    return record["message"].startswith("call ended")
 
 
 def of(frames: Any, *kinds: type[Frame]) -> list[Any]:
@@ -211,15 +225,22 @@ class TestFrames:
         assert not any(frame.append_to_context for frame in shown)
         assert all(frame.append_to_context and frame.includes_inter_frame_spaces for frame in spoken)
 
-    def test_input_is_passed_on_and_setting_up_takes_no_time(self, engine: Engine) -> None:
+    def test_input_is_passed_on_and_setting_up_takes_no_time(self, engine: Engine, ends: list[Any]) -> None:
         began = time.monotonic()
         frames = [*quiet(), *quiet()]
         down, up = asyncio.run(run_test(MoshiLLMService(engine=engine), frames_to_send=frames))
         assert time.monotonic() - began < 1.2
         assert len(of(down, InputAudioRawFrame)) == 2
         assert not of(up, ErrorFrame)
+        (end,) = ends
+        assert end["level"].name == "INFO"
+        assert end["extra"]["session"] > 0
+        assert re.fullmatch(
+            r"call ended after \d\.\d s \(MoshiLLMService#\d+, session \d+\): the pipeline ended",
+            end["message"],
+        )
 
-    def test_a_full_engine_ends_the_pipeline_with_an_error(self, engine: Engine) -> None:
+    def test_a_full_engine_ends_the_pipeline_with_an_error(self, engine: Engine, ends: list[Any]) -> None:
         async def third_call() -> tuple[Any, Any]:
             async with engine.session(), engine.session():
                 llm = MoshiLLMService(engine=engine)
@@ -228,8 +249,9 @@ class TestFrames:
         _, up = asyncio.run(asyncio.wait_for(third_call(), 20))
         (error,) = of(up, ErrorFrame)
         assert "no row is free: 2 conversations, capacity 2" in error.error
+        assert [end["extra"]["reason"] for end in ends] == ["no row is free: 2 conversations, capacity 2"]
 
-    def test_an_engine_that_closes_ends_the_pipeline_with_an_error(self) -> None:
+    def test_an_engine_that_closes_ends_the_pipeline_with_an_error(self, ends: list[Any]) -> None:
         async def call_that_loses_its_engine() -> tuple[Any, Any]:
             engine = Engine.load("tiny", device="cpu", capacity=1, shared=False).start()
 
@@ -245,6 +267,7 @@ class TestFrames:
 
         _, up = asyncio.run(asyncio.wait_for(call_that_loses_its_engine(), 30))
         assert of(up, ErrorFrame)[0].error == "the conversation was ended (closed)"
+        assert [end["extra"]["reason"] for end in ends] == ["the conversation was ended (closed)"]
 
     def test_it_says_what_it_is_asked_to_say(self, engine: Engine) -> None:
         async def script(caller: Caller) -> None:

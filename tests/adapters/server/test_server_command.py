@@ -42,7 +42,8 @@ def _invoke(*arguments: str) -> Result:
     [
         (["--host", "0.0.0.0"], "token"),
         (["--token", "short"], "8 characters"),
-        (["--tunnel"], "token"),
+        (["--gradio-tunnel", "--port", "9000"], "cloudflared tunnel --url http://localhost:9000`"),
+        (["--gradio-tunnel-token", "secret"], "ngrok http 8998`"),
         (["--ssl-cert", __file__], "go together"),
         (["--host", "nowhere.invalid", "--insecure-no-auth"], "cannot listen"),
         (["--allow-origin", "example.org"], "origin"),

@@ -189,7 +189,7 @@ def test_limits_of_an_address_are_errors_of_the_protocol() -> None:
     engine = Engine.load("tiny", device="cpu", capacity=4, admit_by_time=False)
     with running(engine, ServerConfig(connections_per_address=1, starts_per_minute=3)) as server:
         with chat(server), connect(f"{server.websocket}/api/chat") as second:
-            assert "1 calls at once" in _last_chat_error(second)
+            assert "1 call at once" in _last_chat_error(second)
             assert second.close_code == 1013
         wait_for(lambda: not server.server.addresses.live)
         with live(server):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import re
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ import pytest
 pytest.importorskip("pipecat", reason="needs the extra `pipecat`: pip install moshi-agent[pipecat]")
 
 import uvicorn
+from loguru import logger
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
@@ -240,21 +242,40 @@ class TestCallsThatEndBadly:
         assert asyncio.run(call()) == 1008
 
 
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """What is logged, a line a record."""
+    lines: list[str] = []
+    sink = logger.add(lambda message: lines.append(str(message)), format="{level} {message}")
+    yield lines
+    logger.remove(sink)
+
+
+def end_of(call_sid: str, log: list[str]) -> str:
+    """Why a call is over, as the one line about it says."""
+    pattern = re.compile(rf"INFO call ended after \d+\.\d s \({call_sid}, session \d+\): (.*)\n")
+    (end,) = [found[1] for line in log if (found := pattern.fullmatch(line))]
+    return end
+
+
 @pytest.mark.real_time
 class TestLimits:
     def test_more_calls_than_lines_hear_that_the_line_is_busy(
-        self, example: ModuleType, tmp_path: Path
+        self, example: ModuleType, tmp_path: Path, log: list[str]
     ) -> None:
         async def calls(agent: Agent) -> str:
             async with await agent.call("CA1"):
                 _, instructions = await agent.dial("CA2")
+                await until(lambda: agent.engine.metrics().live_sessions == 1)
             await agent.has_no_calls()
             return instructions
 
         with Agent(example, 1, tmp_path) as agent:
             assert asyncio.run(calls(agent)) == '<Response><Reject reason="busy"/></Response>'
+        assert "INFO CA2 hears that the line is busy: every line is taken\n" in log
+        assert "the caller hung up" in end_of("CA1", log)
 
-    def test_a_call_ends_at_its_limit(self, example: ModuleType, tmp_path: Path) -> None:
+    def test_a_call_ends_at_its_limit(self, example: ModuleType, tmp_path: Path, log: list[str]) -> None:
         async def call(agent: Agent) -> float:
             began = time.monotonic()
             async with await agent.call("CA1") as phone:
@@ -264,6 +285,7 @@ class TestLimits:
 
         with Agent(example, 1, tmp_path, call_limit_s=1) as agent:
             assert 1.0 <= asyncio.run(call(agent)) < 15
+        assert end_of("CA1", log) == "the call's limit was reached"
 
 
 @pytest.mark.real_time

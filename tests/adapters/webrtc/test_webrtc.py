@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Coroutine, Iterator
@@ -21,7 +22,7 @@ from moshi_agent import Engine, EngineFull, InputError, SamplingConfig, SessionC
 from moshi_agent.audio.files import read_audio
 from moshi_agent.questions import find_question, sample_questions
 from moshi_agent_adapters.webrtc import ConnectionConfig, IceServer, MoshiConnection, OfferError
-from moshi_agent_adapters.webrtc.packet_order import set_prefetch
+from moshi_agent_adapters.webrtc.packet_order import set_prefetch, warn_once
 from tests.adapters.webrtc.webrtc_peer import Caller
 
 FREED_WITHIN_S = 5.0
@@ -80,14 +81,25 @@ def test_a_question_is_answered_in_words_and_sound(engine: Engine) -> None:
     run(talk())
 
 
+def ends_in(log: pytest.LogCaptureFixture) -> list[str]:
+    """What the log says of the calls that have ended, without their times."""
+    lines = [record.getMessage() for record in log.records]
+    return [re.sub(r"after \d+\.\d s", "after N s", line) for line in lines if "call ended" in line]
+
+
 @pytest.mark.real_time
-def test_hanging_up_frees_the_row(engine: Engine) -> None:
+def test_hanging_up_frees_the_row_and_is_logged(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "moshi_agent.webrtc")
+
     async def talk() -> None:
         connection, caller = await connected(engine)
         assert engine.capacity().live == 1
         await caller.hang_up()
         assert await freed_after_s(engine) < FREED_WITHIN_S
         await connection.wait_closed()
+        assert connection.session is not None
+        key = connection.session.key
+        assert ends_in(caplog) == [f"call ended after N s (webrtc, session {key}): the peer has left"]
 
     run(talk())
 
@@ -220,12 +232,16 @@ def test_the_data_channel_takes_wishes_and_refuses_nonsense(engine: Engine) -> N
     run(talk())
 
 
-def test_a_full_engine_refuses(engine: Engine) -> None:
+def test_a_full_engine_refuses(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "moshi_agent.webrtc")
+
     async def talk() -> None:
         calls = [await connected(engine), await connected(engine)]
         late = Caller()
         with pytest.raises(EngineFull, match="no row is free"):
             await MoshiConnection(engine).answer(await late.offer())
+        refused = "refused, no row is free: 2 conversations, capacity 2"
+        assert ends_in(caplog) == [f"call ended after N s (webrtc): {refused}"]
         for connection, caller in calls:
             await caller.hang_up()
             await connection.wait_closed()
@@ -304,6 +320,8 @@ def test_an_aiortc_with_other_insides_keeps_its_own_buffer(caplog: pytest.LogCap
     class Receiver:
         pass
 
+    warn_once.cache_clear()
     receiver = Receiver()
     assert not set_prefetch(receiver, 0)  # type: ignore[arg-type]
-    assert not vars(receiver) and "jitter buffer" in caplog.text
+    assert not set_prefetch(receiver, 0)  # type: ignore[arg-type]
+    assert not vars(receiver) and caplog.text.count("jitter buffer") == 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import logging
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -181,7 +183,10 @@ def test_a_session_that_nobody_refers_to_frees_its_row(remote: Engine) -> None:
     assert eventually(lambda: remote.metrics().live_sessions == 0)
 
 
-def test_the_death_of_the_process_is_told_and_another_one_answers(remote: Engine, thanks: Samples) -> None:
+def test_the_death_of_the_process_is_told_and_another_one_answers(
+    remote: Engine, thanks: Samples, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "moshi_agent.engine")
     heard: list[Event] = []
     session, other = remote.open_session(FILE), remote.open_session(FILE, on_event=heard.append)
     session.push(thanks)
@@ -198,12 +203,22 @@ def test_the_death_of_the_process_is_told_and_another_one_answers(remote: Engine
         pending.result(10)
     with pytest.raises(SessionClosed):
         session.push(thanks)
+    (lost,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert lost.getMessage() == (
+        "engine process lost: it was ended by signal 9, Killed; 2 conversations lost; "
+        "another one is started, 1 restart so far"
+    )
+    assert vars(lost).items() >= {"lost": 2, "restarts": 1, "starts_again": True}.items()
+    for each in (session, other):
+        assert re.search(rf"session {each.key} ended after \d\.\d s: engine_lost, .*signal 9", caplog.text)
     assert not remote.metrics().healthy
     with pytest.raises(EngineUnhealthy, match="being started again"):
         remote.open_session()
 
     remote.start()
     assert the_child() != child
+    assert eventually(lambda: "serves in place of the one that was lost" in caplog.text)
+    assert remote.capacity().free == 2
     assert text_of(converse(remote, thanks)) == ANSWER
     metrics = remote.metrics()
     assert (metrics.healthy, metrics.restarts, metrics.errors) == (True, 1, errors + 2)

@@ -1,0 +1,46 @@
+"""How the server's log is written: lines for people, or JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+LogFormat = Literal["text", "json"]
+
+_TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+# What every record has, and what uvicorn adds for terminals: all other attributes are the facts of a line.
+_USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime", "color_message"}
+
+
+def set_up_log(level: str, form: LogFormat) -> None:
+    """Writes records from this level on to stderr, Python's warnings among them."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(_TEXT))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.captureWarnings(True)
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes each record as one JSON object on one line.
+
+    Its keys are `time` (ISO 8601, UTC), `level`, `logger` and `message`, then what the record has in `extra`,
+    and `exception` with the traceback where there is one.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Writes one record."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name, value in vars(record).items():
+            if name not in _USUAL:
+                line.setdefault(name, value)
+        exception = self.formatException(record.exc_info) if record.exc_info else record.exc_text
+        if exception:
+            line["exception"] = exception
+        return json.dumps(line, default=str)
