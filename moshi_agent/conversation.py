@@ -13,11 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moshi_agent.checkpoint.translation import ends_of
 from moshi_agent.engine.config import SessionConfig
 from moshi_agent.engine.personas import Personas
 from moshi_agent.engine.prompt.prompt import Prompt
-from moshi_agent.errors import ConfigError, InputError
+from moshi_agent.errors import InputError
 from moshi_agent.models.conditioning import Condition, choose_conditions
 from moshi_agent.models.lm_gen import LMGen
 from moshi_agent.models.prefill import prefill
@@ -56,7 +55,7 @@ class Conversation:
         conditions: of models that take some, by name. Translation models know theirs.
 
     Raises:
-        ConfigError: no language model; a role or a voice that it does not take.
+        ConfigError: a checkpoint that holds no conversation; a role or a voice that it does not take.
         InputError: conditions that are missing, or do not fit; guidance of a model without any; a role or a
             voice that is no good.
         AudioError: a voice that is silent or too short.
@@ -74,24 +73,22 @@ class Conversation:
         cfg_coef: float | None = None,
         conditions: Mapping[str, Condition] | None = None,
     ) -> None:
-        if checkpoint.lm is None:
-            raise ConfigError(f"{checkpoint.name} holds a codec alone; a conversation needs a language model")
-        self._mimi, self._lm = checkpoint.mimi, checkpoint.lm
-        self._ends = ends_of(checkpoint)
+        self._mimi, self._lm = checkpoint.mimi, checkpoint.conversation_lm()
+        self._ends = checkpoint.ends
         self.is_done = False  # a translation that has been spoken to its end
         self._input_ended = False
         options = dict(checkpoint.lm_gen_config)
         options |= {"use_sampling": False} if greedy else {}
         options |= {} if cfg_coef is None else {"cfg_coef": cfg_coef}
         guided = options.get("cfg_coef", 1.0) != 1.0
-        tensors = choose_conditions(checkpoint.lm, checkpoint.model_type, conditions, guided)
-        self._generator = LMGen(checkpoint.lm, seed=seed, condition_tensors=tensors, **options)
+        tensors = choose_conditions(self._lm, checkpoint.model_type, conditions, guided)
+        self._generator = LMGen(self._lm, seed=seed, condition_tensors=tensors, **options)
         self._mimi_state = checkpoint.mimi.init_state(1)
         self._generator.streaming_forever(1)
         self._greet = greet
         self._frame = 0
         # What was said `max_delay` frames ago is only then complete; speech recognition is later still.
-        delay_s = float(checkpoint.stt_config.get("audio_delay_seconds", 0.0))
+        delay_s = checkpoint.text_delay_s
         self._transcript = Transcript(checkpoint.tokenizer, checkpoint.mimi.frame_rate, delay_s)
         asked = SessionConfig(voice=voice, role=role, greet=greet)
         self._has_persona = asked.has_persona

@@ -149,5 +149,5 @@ def test_a_codec_alone_cannot_converse(checkpoint: Checkpoint) -> None:
         config=None,
         tokenizer=None,
     )
-    with pytest.raises(ConfigError, match="language model"):
+    with pytest.raises(ConfigError, match="a codec alone: it holds no conversation"):
         Conversation(codec)

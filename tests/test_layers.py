@@ -31,15 +31,16 @@ LAYERS = {
         __main__
     """,
     "moshi_agent.checkpoint": """
-        sources tensors voices write
-        kyutai
+        foreign translation usage voices write
+        sources tensors tokenizer
+        format
+        kyutai transformers
         lora
-        models
-        transformers
+        checkpoint formats models
         codec load
         check convert
         __init__
-        recogniser translation
+        recogniser
     """,
     "moshi_agent.engine": """
         __init__

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from moshi_agent.checkpoint.kyutai.files import Reference
-from moshi_agent.checkpoint.load import Options, build, locate
+from moshi_agent.checkpoint.format import Format, Reference
+from moshi_agent.checkpoint.formats import FORMATS, locate
+from moshi_agent.checkpoint.load import Options, build
 from moshi_agent.checkpoint.sources import open_source
 
 
@@ -27,6 +29,7 @@ def download_checkpoint(
     revision: str | None = None,
     token: str | None = None,
     lora: Reference | None = None,
+    formats: Sequence[Format] = FORMATS,
 ) -> list[CheckedFile]:
     """Fetches all files that `load_checkpoint` will need, and checks that they fit together.
 
@@ -37,6 +40,6 @@ def download_checkpoint(
         CheckpointError, ConfigError: as for `load_checkpoint`.
     """
     place = open_source(source, revision, token)
-    files = locate(place, token, lora)
+    files = locate(place, token, lora, formats)
     build(place.name, files, Options("meta", torch.float32, fuse_lora=True, pack=None))
     return [CheckedFile(path, path.stat().st_size) for path in files.paths]

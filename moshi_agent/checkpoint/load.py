@@ -3,51 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
-from sentencepiece import SentencePieceProcessor
 
-from moshi_agent.checkpoint.kyutai.config import MOSHI_7B
-from moshi_agent.checkpoint.kyutai.files import KyutaiFiles, Reference, locate_kyutai
-from moshi_agent.checkpoint.models import build_lm, build_mimi, ignore_early_end
-from moshi_agent.checkpoint.sources import BUILT_IN, Source, open_source
-from moshi_agent.checkpoint.tensors import read_json, read_tensors
-from moshi_agent.checkpoint.transformers.config import is_transformers_config
-from moshi_agent.checkpoint.transformers.files import (
-    TransformersFiles,
-    build_transformers,
-    locate_transformers,
-)
+from moshi_agent.checkpoint.checkpoint import Checkpoint
+from moshi_agent.checkpoint.format import CheckpointFiles, Format, Reference
+from moshi_agent.checkpoint.formats import FORMATS, locate
+from moshi_agent.checkpoint.models import build_lm, fill_mimi, ignore_early_end
+from moshi_agent.checkpoint.sources import BUILT_IN, open_source
+from moshi_agent.checkpoint.tensors import reading_device
+from moshi_agent.checkpoint.tokenizer import read_tokenizer
 from moshi_agent.checkpoint.voices import Voices, find_voices
 from moshi_agent.config import MimiConfig, MoshiConfig
 from moshi_agent.errors import CheckpointError, ConfigError
 from moshi_agent.models.lm import LMModel
-from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.packing import PACK_FORMATS, PackFormat
-
-_DEFAULT_CODEBOOKS = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """Models that are ready, and what their checkpoint says about their use."""
-
-    name: str
-    mimi: MimiModel
-    mimi_config: MimiConfig
-    lm: LMModel | None  # None for a codec alone
-    config: MoshiConfig | None
-    tokenizer: SentencePieceProcessor | None  # None where the checkpoint has no sentencepiece model
-    model_type: str = "moshi"
-    lm_gen_config: Mapping[str, Any] = field(default_factory=dict[str, Any])  # arguments of LMGen
-    tts_config: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    stt_config: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    model_id: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    voices: Voices = field(default_factory=Voices)  # that came with it
 
 
 @dataclass(frozen=True)
@@ -72,6 +45,7 @@ def load_checkpoint(
     fuse_lora: bool = True,
     pack: PackFormat | Literal["auto"] | None = None,
     progress: bool = False,
+    formats: Sequence[Format] = FORMATS,
 ) -> Checkpoint:
     """Loads a codec, its language model and the tokenizer.
 
@@ -90,6 +64,7 @@ def load_checkpoint(
             gives float32, and can be neither trained nor saved. Less than float32 changes some of the codec's
             codes.
         progress: shows a bar where there is a terminal.
+        formats: that are known, each told by the first that knows it.
 
     Raises:
         CheckpointError: a file that is missing, cannot be fetched, is damaged, or does not fit.
@@ -97,7 +72,7 @@ def load_checkpoint(
     """
     options = _options(device, dtype, fuse_lora, pack, progress)
     place = open_source(source, revision, token)
-    files = locate(place, token, lora)
+    files = locate(place, token, lora, formats)
     checkpoint = build(place.name, files, options)
     if options.pack is not None:
         if checkpoint.lm is not None:
@@ -114,37 +89,6 @@ def prepare_for_cuda(checkpoint: Checkpoint) -> None:
     if checkpoint.lm is not None:
         checkpoint.lm.pack_embeddings(checkpoint.lm.dtype)
     torch.cuda.empty_cache()  # an engine counts what is free before it decides about its caches
-
-
-def locate(
-    source: Source, token: str | None = None, lora: Reference | None = None
-) -> KyutaiFiles | TransformersFiles:
-    """The files of a checkpoint, fetched where they have to be, its format told by its `config.json`.
-
-    Raises:
-        CheckpointError, ConfigError: as for `load_checkpoint`.
-    """
-    path = source.find("config.json")
-    config = {} if path is None else read_json(path)
-    if path is not None and is_transformers_config(config):
-        if lora is not None:
-            raise ConfigError("low-rank updates go with checkpoints in Kyutai's format")
-        return locate_transformers(source, path, config)
-    files = locate_kyutai(source, token, config_path=path, lora_weights=lora)
-    if lora is not None and files.lora_weights is not None and not files.read_lm_config().lora:
-        files.lm_config = (files.lm_config or MOSHI_7B) | _lora_keys(files.lora_weights)
-    return files
-
-
-def _lora_keys(weights: Path) -> dict[str, Any]:
-    """What the `config.json` beside a file of updates says about them; else their rank, and what is usual."""
-    beside = weights.parent / "config.json"
-    config = read_json(beside) if beside.is_file() else {}
-    # The first files have the updates of all depth steps in one tensor; the others show the rank.
-    tensors = read_tensors(weights, "meta")
-    ranks = [tensor.shape[0] for name, tensor in tensors.items() if name.endswith(".lora_A.weight")]
-    usual = {"lora": True, "lora_rank": min(ranks, default=1)}
-    return usual | {key: config[key] for key in ("lora_rank", "lora_scaling") if key in config}
 
 
 def _options(
@@ -169,23 +113,36 @@ def _options(
     return Options(device, dtype, fuse_lora, pack, progress)
 
 
-def build(name: str, files: KyutaiFiles | TransformersFiles, options: Options) -> Checkpoint:
-    """The models in these files, not packed yet.
+def build(name: str, files: CheckpointFiles, options: Options) -> Checkpoint:
+    """Builds the models in these files, not packed yet.
 
     Raises:
         CheckpointError, ConfigError: as for `load_checkpoint`.
     """
-    if isinstance(files, TransformersFiles):
-        return _build_transformers(name, files, options)
     config, mimi_config = files.read_lm_config(), files.read_mimi_config()
-    _check_fit(name, config, mimi_config, files.num_codebooks)
+    if config is not None:
+        _check_fit(name, config, mimi_config, files.num_codebooks)
     # The small parts first: what is wrong with them shows before the large one is read.
-    tokenizer = read_tokenizer(files.tokenizer)
-    mimi = build_mimi(mimi_config, files.mimi_weights, options.device)
-    mimi.set_num_codebooks(files.num_codebooks)
+    tokenizer = None if files.tokenizer is None else read_tokenizer(files.tokenizer)
+    mimi = fill_mimi(mimi_config, files.read_mimi(reading_device(options.device)), options.device)
+    mimi.set_num_codebooks(min(files.num_codebooks, mimi.total_codebooks))
+    usage = files.usage
+    return Checkpoint(
+        name=name,
+        mimi=mimi,
+        mimi_config=mimi_config,
+        lm=None if config is None else _build_lm(config, files, options),
+        config=config,
+        tokenizer=tokenizer,
+        voices=Voices() if files.voices is None else find_voices(files.voices),
+        **{one.name: getattr(usage, one.name) for one in fields(usage)},
+    )
+
+
+def _build_lm(config: MoshiConfig, files: CheckpointFiles, options: Options) -> LMModel:
     lm = build_lm(
         config,
-        files.moshi_weights,
+        files.read_lm(reading_device(options.device)),
         options.device,
         options.dtype,
         files.lora_weights,
@@ -194,42 +151,9 @@ def build(name: str, files: KyutaiFiles | TransformersFiles, options: Options) -
         to_be_packed=options.pack is not None,
         progress=options.progress,
     )
-    if files.model_type == "hibiki":
+    if files.usage.kind_of(config) == "translator":
         ignore_early_end(lm)
-    return Checkpoint(
-        name=name,
-        mimi=mimi,
-        mimi_config=mimi_config,
-        lm=lm,
-        config=config,
-        tokenizer=tokenizer,
-        model_type=files.model_type,
-        lm_gen_config=files.lm_gen_config,
-        tts_config=files.tts_config,
-        stt_config=files.stt_config,
-        model_id=files.model_id,
-        voices=Voices() if files.voices is None else find_voices(files.voices),
-    )
-
-
-def _build_transformers(name: str, files: TransformersFiles, options: Options) -> Checkpoint:
-    if files.lm_config is not None:
-        _check_fit(name, files.lm_config, files.mimi_config, files.lm_config.dep_q)
-    tokenizer = None if files.tokenizer is None else read_tokenizer(files.tokenizer)
-    mimi, lm = build_transformers(
-        files, options.device, options.dtype, options.pack is not None, options.progress
-    )
-    count = _DEFAULT_CODEBOOKS if lm is None else lm.dep_q
-    mimi.set_num_codebooks(min(count, mimi.total_codebooks))
-    return Checkpoint(
-        name=name,
-        mimi=mimi,
-        mimi_config=files.mimi_config,
-        lm=lm,
-        config=files.lm_config,
-        tokenizer=tokenizer,
-        model_type="moshi" if lm is not None else "mimi",
-    )
+    return lm
 
 
 def _check_fit(name: str, config: MoshiConfig, mimi_config: MimiConfig, num_codebooks: int) -> None:
@@ -239,11 +163,3 @@ def _check_fit(name: str, config: MoshiConfig, mimi_config: MimiConfig, num_code
             f"{name}: the language model speaks {num_codebooks} codebooks of {config.card} entries; "
             f"the codec beside it has {quantizer.n_q} of {quantizer.bins}"
         )
-
-
-def read_tokenizer(path: Path) -> SentencePieceProcessor:
-    """Raises CheckpointError where the file is no sentencepiece model."""
-    try:
-        return SentencePieceProcessor(model_file=str(path))
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: not a sentencepiece model ({error})") from error

@@ -1,4 +1,4 @@
-"""Builds Mimi and the language model from weight files."""
+"""Builds Mimi and the language model of tensors from files, or of none."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from moshi_agent.checkpoint.kyutai.weights import read_kyutai_lm, read_kyutai_mimi
 from moshi_agent.checkpoint.lora import LoraUpdates, read_lora
-from moshi_agent.checkpoint.tensors import Stored, assign_tensors
+from moshi_agent.checkpoint.tensors import Stored, assign_tensors, reading_device
 from moshi_agent.config import MimiConfig, MoshiConfig
 from moshi_agent.errors import ConfigError
 from moshi_agent.models.lm import LMModel
@@ -22,18 +21,9 @@ from moshi_agent.nn.embedding import TokenEmbedding
 from moshi_agent.nn.linear import Int8Linear, Linear, LoraLinear
 
 
-def build_mimi(config: MimiConfig, path: Path | None, device: str = "cpu") -> MimiModel:
-    """Mimi with the weights of a file in Kyutai's format, or drawn anew without one.
-
-    Args:
-        device: "meta" checks the file and leaves its contents where they are.
-
-    Raises:
-        CheckpointError: a file that is damaged or does not fit the configuration.
-    """
-    if path is None:
-        return MimiModel(config).to(device).eval()
-    return fill_mimi(config, read_kyutai_mimi(config, path, _reading(device)), device)
+def new_mimi(config: MimiConfig, device: str = "cpu") -> MimiModel:
+    """Makes a codec with weights that are drawn anew, in evaluation mode."""
+    return MimiModel(config).to(device).eval()
 
 
 def fill_mimi(config: MimiConfig, stored: Stored, device: str) -> MimiModel:
@@ -45,9 +35,16 @@ def fill_mimi(config: MimiConfig, stored: Stored, device: str) -> MimiModel:
     return model.eval()
 
 
+def new_lm(config: MoshiConfig, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> LMModel:
+    """Makes a language model with weights that are drawn anew, in evaluation mode."""
+    model = LMModel(config)
+    model.init_weights()
+    return model.to(device, dtype).eval()
+
+
 def build_lm(
     config: MoshiConfig,
-    path: Path | None,
+    stored: Stored,
     device: str = "cpu",
     dtype: torch.dtype = torch.bfloat16,
     lora_path: Path | None = None,
@@ -55,34 +52,32 @@ def build_lm(
     to_be_packed: bool = False,
     progress: bool = False,
 ) -> LMModel:
-    """The language model with the weights of a file in Kyutai's format, or drawn anew without one.
+    """Builds the language model of these tensors, which are used up.
 
     Args:
-        device: "meta" checks the files and leaves their contents where they are.
+        stored: by our names; on "meta" where the model is to be there.
+        device: "meta" checks the tensors and leaves their contents where they are.
         lora_path: low-rank updates, for a configuration that has them.
         fuse_lora: adds the updates to the weights; else they are kept apart.
         to_be_packed: leaves weights that packing reads only once as the file has them.
         progress: shows a bar where there is a terminal.
 
     Raises:
-        CheckpointError: a file that is damaged or does not fit the configuration.
+        CheckpointError: tensors or updates that are damaged or do not fit the configuration.
         ConfigError: low-rank updates on int8 weights, a file of them without a configuration for
             it, or the other way round.
     """
-    if path is None:
-        model = LMModel(config)
-        model.init_weights()
-        return model.to(device, dtype).eval()
-    stored = read_kyutai_lm(config, path, _reading(device))
     fused: LoraUpdates | None = None
     kept: LoraUpdates | None = None
     if lora_path is not None:
-        fused = read_lora(config, lora_path, stored, _reading(device))
+        fused = read_lora(config, lora_path, stored, reading_device(device))
         stored.tensors.update(fused.whole)
         if not fuse_lora:
             fused, kept = fused.split(lambda layer: not _is_special(layer))
     elif config.lora is not None:
-        raise ConfigError(f"{path}: no file of the low-rank updates that the configuration has (lora)")
+        raise ConfigError(
+            f"{stored.source}: no file of the low-rank updates that the configuration has (lora)"
+        )
     with torch.device("meta"):
         model = LMModel(config)
         _make_int8(model, config, stored)
@@ -144,10 +139,6 @@ def ignore_early_end(model: LMModel) -> None:
     table = model.text_emb.weight.detach().clone()  # the file's own memory stays as it is
     table[2] = table[3]
     model.text_emb.weight = nn.Parameter(table, requires_grad=False)
-
-
-def _reading(device: str) -> str:
-    return "meta" if device == "meta" else "cpu"
 
 
 def _own_type(name: str, tensor: Tensor, dtype: torch.dtype) -> torch.dtype:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moshi_agent.errors import ConfigError
 
 if TYPE_CHECKING:
     from moshi_agent.checkpoint import Checkpoint
-
-_LONGEST_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +26,14 @@ class Recogniser:
         lm = checkpoint.lm
         if lm is None:
             raise _other_kind(checkpoint, "a codec alone")
-        if lm.dep_q or not lm.config.num_user_codebooks:
+        if checkpoint.kind != "recogniser" or not lm.config.num_user_codebooks:
             raise _other_kind(checkpoint, f"a model of type {checkpoint.model_type!r}, which speaks")
         if checkpoint.tokenizer is None:
             raise _other_kind(checkpoint, "without a sentencepiece model to read what it writes")
         return Recogniser(
             name=checkpoint.name,
-            delay_s=_seconds(checkpoint.stt_config, "audio_delay_seconds"),
-            prefix_s=_seconds(checkpoint.stt_config, "audio_silence_prefix_seconds"),
+            delay_s=checkpoint.text_delay_s,
+            prefix_s=checkpoint.silence_prefix_s,
             pause_heads=len(lm.extra_heads),
         )
 
@@ -44,10 +41,3 @@ class Recogniser:
 def _other_kind(checkpoint: Checkpoint, kind: str) -> ConfigError:
     accepted = "a checkpoint for speech recognition, such as kyutai/stt-1b-en_fr"
     return ConfigError(f"{checkpoint.name} is {kind}: it cannot transcribe; accepted: {accepted}")
-
-
-def _seconds(stt_config: Mapping[str, Any], name: str) -> float:
-    value = stt_config.get(name, 0.0)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST_S:
-        raise ConfigError(f"stt_config: {name}={value!r}; accepted: 0 to {_LONGEST_S:g} seconds")
-    return float(value)

@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from moshi_agent.checkpoint.foreign import foreign_source
 from moshi_agent.errors import CheckpointError
 
 BUILT_IN = "tiny"
@@ -55,7 +56,9 @@ def get(source: Source, file: str) -> Path:
     """The file. Raises CheckpointError where the source has none of this name."""
     path = source.find(file)
     if path is None:
-        raise CheckpointError(f"{source.name}: there is no file {file} in it")
+        foreign = foreign_source(source.name)
+        hint = "" if foreign is None else f"; by its name it holds {foreign}"
+        raise CheckpointError(f"{source.name}: there is no file {file} in it{hint}")
     return path
 
 

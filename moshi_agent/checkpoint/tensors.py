@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from moshi_agent.checkpoint.foreign import foreign_file, foreign_tensors
 from moshi_agent.errors import CheckpointError
 
 # What comes from one layer shares a mapping of the file, which ends with the last of it: whoever lets go
@@ -39,6 +41,11 @@ class Stored:
         return shown if len(written) <= 4 else f"{shown} and {len(written) - 4} more"
 
 
+def reading_device(device: torch.device | str) -> str:
+    """The device that files are mapped on for a model on `device`: on "meta" nothing but names and shapes."""
+    return "meta" if str(device) == "meta" else "cpu"
+
+
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
     """Every tensor of a safetensors file, mapped from it rather than read.
 
@@ -54,7 +61,16 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
     try:
         return dict(_mapped(path, device))
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+        reason = foreign_file(path) or f"not a whole safetensors file ({error})"
+        raise CheckpointError(f"{path}: {reason}") from error
+
+
+def tensor_names(path: Path) -> set[str]:
+    """The names of the tensors in a file, or in those of an index; none where it cannot be read."""
+    try:
+        return set(read_weight_map(path) if path.suffix == ".json" else read_tensors(path, "meta"))
+    except CheckpointError:
+        return set()
 
 
 def _mapped(path: Path, device: str) -> Iterator[tuple[str, Tensor]]:
@@ -118,6 +134,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def check_tensors(wanted: Mapping[str, Tensor], found: Stored) -> None:
     """Raises CheckpointError unless `found` are the tensors that are wanted, by name and shape."""
     missing, unexpected = set(wanted) - set(found.tensors), set(found.tensors) - set(wanted)
+    foreign = foreign_tensors(unexpected)
+    if foreign is not None:
+        raise CheckpointError(f"{found.source}: {foreign}")
     if missing or unexpected:
         parts = [f"missing {found.shown(missing)}"] if missing else []
         parts += [f"unexpected {found.shown(unexpected)}"] if unexpected else []

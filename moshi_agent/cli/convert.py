@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import click
 
 
 @click.command()
 @click.argument("source", metavar="SRC")
 @click.argument("folder", metavar="DST", type=click.Path(file_okay=False))
-@click.option("--to", type=click.Choice(["kyutai", "transformers"]), required=True, help="The format of DST.")
+@click.option("--to", required=True, metavar="FORMAT", help="The format of DST: kyutai or transformers.")
 @click.option(
     "--max-shard-size", default="5GB", show_default=True, help="Of one weight file (transformers only)."
 )
@@ -19,7 +17,7 @@ import click
 def convert(
     source: str,
     folder: str,
-    to: Literal["kyutai", "transformers"],
+    to: str,
     max_shard_size: str,
     revision: str | None,
     token: str | None,

@@ -122,11 +122,3 @@ class EngineConfig:
         require_value("kv_cache", self.kv_cache, get_args(KVCache))
         # Pairs can be hashed, and engines are shared by their configuration.
         object.__setattr__(self, "conditions", tuple(sorted(dict(self.conditions).items())))
-
-
-def advised_sampling(lm_gen_config: Mapping[str, object]) -> SamplingConfig:
-    """The sampling that a checkpoint's `lm_gen_config` advises; other keys are not about sampling."""
-    names = ("temp", "temp_text", "top_k", "top_k_text", "top_p", "top_p_text")
-    chosen = {name: lm_gen_config[name] for name in names if name in lm_gen_config}
-    greedy = not lm_gen_config.get("use_sampling", True)
-    return SamplingConfig(greedy=greedy, **chosen)  # pyright: ignore[reportArgumentType]

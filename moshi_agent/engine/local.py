@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 
 from moshi_agent.checkpoint import Checkpoint, load_checkpoint
-from moshi_agent.checkpoint.translation import ends_of
 from moshi_agent.engine.call.call_state import Model, Outlet
 from moshi_agent.engine.capacity import Capacity, StepTimes
 from moshi_agent.engine.commands import Close, Command, Open, Stop
@@ -39,6 +38,7 @@ class LocalBackend:
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
         self.checkpoint = _load(config, config.source)
+        self.checkpoint.conversation_lm()  # refused before anything is made room for
         # Before the step, which sees what memory is left and may make its cache smaller.
         self._recogniser = _recogniser(config)
         self._step = FrameStep(
@@ -178,24 +178,21 @@ def _load(config: EngineConfig, source: str) -> Checkpoint:
     )
 
 
-def _generator(checkpoint: Checkpoint, config: EngineConfig) -> Generator | None:
-    if checkpoint.lm is None:
-        return None
-    coef = checkpoint.lm_gen_config.get("cfg_coef", 1.0) if config.cfg_coef is None else config.cfg_coef
-    return conditioned_generator(checkpoint.lm, checkpoint.model_type, dict(config.conditions), coef)
+def _generator(checkpoint: Checkpoint, config: EngineConfig) -> Generator:
+    coef = checkpoint.advised_cfg_coef if config.cfg_coef is None else config.cfg_coef
+    lm = checkpoint.conversation_lm()
+    return conditioned_generator(lm, checkpoint.model_type, dict(config.conditions), coef)
 
 
 def _model(checkpoint: Checkpoint, recogniser: RecogniserStep | None) -> Model:
-    lm = checkpoint.lm
-    if lm is None:
-        raise ConfigError(f"{checkpoint.name} holds a codec alone; conversations need a language model")
+    lm = checkpoint.conversation_lm()
     return Model(
         tokenizer=checkpoint.tokenizer,
         num_streams=lm.num_codebooks,
         max_delay=lm.config.max_delay,
         context=lm.config.temporal.context,
-        delay_s=float(checkpoint.stt_config.get("audio_delay_seconds", 0.0)),
-        ends=ends_of(checkpoint),
+        delay_s=checkpoint.text_delay_s,
+        ends=checkpoint.ends,
         hearing=None if recogniser is None else recogniser.hearing,
         most_positions=_POSITIONS_ON_CPU if lm.device.type == "cpu" else MOST_POSITIONS,
     )

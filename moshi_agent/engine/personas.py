@@ -16,7 +16,6 @@ import torch
 from moshi_agent.audio.files import read_audio
 from moshi_agent.audio.framing import Samples
 from moshi_agent.checkpoint import Checkpoint
-from moshi_agent.checkpoint.kyutai.files import PERSONAPLEX
 from moshi_agent.checkpoint.voices import FilePlace, Place, VoiceFile, Voices, find_voices
 from moshi_agent.engine.commands import Key, Open
 from moshi_agent.engine.config import EngineConfig, SessionConfig
@@ -45,7 +44,7 @@ class Personas:
     def __init__(
         self, checkpoint: Checkpoint, voices: str | Path | None = None, wanted: bool | None = None
     ) -> None:
-        self.are_taken = checkpoint.model_type == PERSONAPLEX if wanted is None else wanted
+        self.are_taken = checkpoint.takes_personas if wanted is None else wanted
         lm, tokenizer = checkpoint.lm, checkpoint.tokenizer
         if self.are_taken and not (lm and lm.dep_q and lm.config.num_user_codebooks and tokenizer):
             raise ConfigError(f"{checkpoint.name} is no model of a conversation: it takes no role or voice")

@@ -8,13 +8,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from moshi_agent.checkpoint.kyutai.files import KyutaiFiles
+from moshi_agent.checkpoint.format import CheckpointFiles
 from moshi_agent.checkpoint.models import build_lm, fill_lm
-from moshi_agent.checkpoint.tensors import Stored, read_stored
+from moshi_agent.checkpoint.tensors import Stored
 from moshi_agent.checkpoint.transformers.config import read_moshi_config
-from moshi_agent.checkpoint.transformers.names import Pairing, moshi_pairings, to_ours, to_theirs
+from moshi_agent.checkpoint.transformers.names import text_pairings, to_theirs
 from moshi_agent.config import MoshiConfig as LMConfig
-from moshi_agent.errors import CheckpointError, InputError
+from moshi_agent.errors import InputError
 from moshi_agent.hf.cache import MoshiCache
 from moshi_agent.hf.config_base import PretrainedConfig
 from moshi_agent.hf.decoding import Wanted, decode
@@ -27,7 +27,6 @@ from moshi_agent.hf.outputs import (
     MoshiCausalLMOutputWithPast,
 )
 from moshi_agent.hf.pretrained import PreTrainedModel
-from moshi_agent.hf.sources import Files
 from moshi_agent.hf.text_generation import generate_text
 from moshi_agent.models.lm import LMModel
 from moshi_agent.nn.embedding import TokenEmbedding
@@ -54,7 +53,7 @@ class _TextModel(PreTrainedModel):
         self.generation_config = GenerationConfig()
 
     @classmethod
-    def read(cls, config: PretrainedConfig, files: Files, dtype: torch.dtype) -> Self:
+    def read(cls, config: PretrainedConfig, files: CheckpointFiles, dtype: torch.dtype) -> Self:
         """From a whole model's checkpoint, or one of the text part alone."""
         assert isinstance(config, MoshiConfig)
         whole = read_moshi_config(config.to_dict())
@@ -63,18 +62,16 @@ class _TextModel(PreTrainedModel):
         if not cls.has_head:
             del lm.text_linear
         names = set(lm.state_dict())
-        if isinstance(files, KyutaiFiles):
-            tensors = build_lm(
-                whole, files.moshi_weights, dtype=dtype, lora_path=files.lora_weights
-            ).state_dict()
-            stored = Stored(files.moshi_weights, {name: tensors[name] for name in names})
+        if files.lora_weights is None:
+            stored = files.read_lm(only=names)
         else:
-            stored = _read_text_part(read_stored(files.weights), whole, names)
+            tuned = build_lm(whole, files.read_lm(), dtype=dtype, lora_path=files.lora_weights).state_dict()
+            stored = Stored(files.lora_weights, {name: tuned[name] for name in names})
         return cls(config, fill_lm(lm, stored, "cpu", dtype))
 
     def theirs(self) -> dict[str, Tensor]:
         tensors = {name: one for name, one in self.lm.state_dict().items() if name.startswith(_TEXT_PARTS)}
-        pairings = _text_pairings(read_moshi_config(self.config.to_dict()), set(tensors), self.prefix)
+        pairings = text_pairings(read_moshi_config(self.config.to_dict()), set(tensors), self.prefix)
         return to_theirs(pairings, tensors)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -254,32 +251,3 @@ def check_tokens(name: str, tokens: Tensor, card: int) -> Tensor:
 def _text_only(config: LMConfig) -> LMConfig:
     """The same model with a text stream alone."""
     return dataclasses.replace(config, depth=None, delays=(0,), n_q=0, dep_q=0)
-
-
-def _text_pairings(config: LMConfig, names: set[str], prefix: str) -> list[Pairing]:
-    """Of the text part; `prefix` stands where a whole model has `decoder.model.`, but the output layer."""
-    pairings = [pairing for pairing in moshi_pairings(config) if names.issuperset(pairing.ours)]
-    return [
-        dataclasses.replace(
-            pairing,
-            theirs=tuple(
-                prefix + name.removeprefix("decoder.model.")
-                if name.startswith("decoder.model.")
-                else prefix.removesuffix("model.") + name.removeprefix("decoder.")
-                for name in pairing.theirs
-            ),
-        )
-        for pairing in pairings
-    ]
-
-
-def _read_text_part(stored: Stored, config: LMConfig, names: set[str]) -> Stored:
-    """The text part of whichever model was saved; tensors of other parts are passed over."""
-    for prefix in ("decoder.model.", "model.", ""):
-        pairings = _text_pairings(config, names, prefix)
-        wanted = {name for pairing in pairings for name in pairing.theirs}
-        missing = wanted - set(stored.tensors)
-        if not missing:
-            return Stored(stored.source, to_ours(pairings, stored.tensors))
-    shown = stored.shown(missing)
-    raise CheckpointError(f"{stored.source}: tensors do not match the configuration: missing {shown}")

@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from moshi_agent.checkpoint.format import CheckpointFiles
 from moshi_agent.checkpoint.transformers.config import read_moshi_config
 from moshi_agent.checkpoint.transformers.names import moshi_pairings, to_theirs
 from moshi_agent.config import MoshiConfig as LMConfig
@@ -18,7 +19,6 @@ from moshi_agent.hf.losses import IGNORED, cross_entropy
 from moshi_agent.hf.moshi_config import MoshiDepthConfig
 from moshi_agent.hf.outputs import MoshiDepthOutput
 from moshi_agent.hf.pretrained import PreTrainedModel
-from moshi_agent.hf.sources import Files
 from moshi_agent.models.lm import LMModel
 from moshi_agent.nn.embedding import ZERO_TOKEN
 
@@ -36,7 +36,7 @@ class MoshiDepthDecoder(PreTrainedModel):
         self.lm = _depth_alone(config) if lm is None else lm
 
     @classmethod
-    def read(cls, config: PretrainedConfig, files: Files, dtype: torch.dtype) -> Self:
+    def read(cls, config: PretrainedConfig, files: CheckpointFiles, dtype: torch.dtype) -> Self:
         raise ConfigError("a depth decoder has no checkpoint of its own; use MoshiForConditionalGeneration")
 
     def theirs(self) -> dict[str, Tensor]:

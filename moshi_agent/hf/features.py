@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moshi_agent.checkpoint.convert import FEATURES_NAME, feature_extractor_values
 from moshi_agent.checkpoint.sources import open_source
 from moshi_agent.checkpoint.tensors import read_json
 from moshi_agent.checkpoint.transformers.config import read_mimi_config
+from moshi_agent.checkpoint.transformers.write_config import FEATURES_NAME, feature_extractor_values
 from moshi_agent.checkpoint.write import make_folder, write_json
 from moshi_agent.errors import AudioError, ConfigError
 from moshi_agent.hf.mimi_config import MimiConfig

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from moshi_agent.checkpoint.convert import GENERATION_CONFIG_NAME
 from moshi_agent.checkpoint.sources import open_source
 from moshi_agent.checkpoint.tensors import read_json
+from moshi_agent.checkpoint.transformers.write_config import GENERATION_CONFIG_NAME
 from moshi_agent.checkpoint.write import make_folder, write_json
 from moshi_agent.errors import InputError
 

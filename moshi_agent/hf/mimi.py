@@ -15,17 +15,15 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from moshi_agent.checkpoint.kyutai.files import KyutaiFiles
-from moshi_agent.checkpoint.models import build_mimi
+from moshi_agent.checkpoint.format import CheckpointFiles
+from moshi_agent.checkpoint.models import fill_mimi
 from moshi_agent.checkpoint.transformers.config import read_mimi_config
-from moshi_agent.checkpoint.transformers.files import build_transformers
 from moshi_agent.checkpoint.transformers.names import mimi_pairings, to_theirs
 from moshi_agent.errors import InputError
 from moshi_agent.hf.config_base import PretrainedConfig
 from moshi_agent.hf.mimi_config import MimiConfig
 from moshi_agent.hf.outputs import MimiDecoderOutput, MimiEncoderOutput, MimiOutput
 from moshi_agent.hf.pretrained import PreTrainedModel
-from moshi_agent.hf.sources import Files
 from moshi_agent.models import mimi as codecs
 from moshi_agent.models.mimi import MimiState
 
@@ -45,11 +43,9 @@ class MimiModel(PreTrainedModel):
         self.codec = codec or codecs.MimiModel(read_mimi_config(config.to_dict())).eval()
 
     @classmethod
-    def read(cls, config: PretrainedConfig, files: Files, dtype: torch.dtype) -> Self:
+    def read(cls, config: PretrainedConfig, files: CheckpointFiles, dtype: torch.dtype) -> Self:
         assert isinstance(config, MimiConfig)
-        if isinstance(files, KyutaiFiles):
-            return cls(config, build_mimi(files.read_mimi_config(), files.mimi_weights))
-        return cls(config, build_transformers(files, "cpu", dtype)[0])
+        return cls(config, fill_mimi(files.read_mimi_config(), files.read_mimi(), "cpu"))
 
     def theirs(self) -> dict[str, Tensor]:
         tensors = self.codec.state_dict()

@@ -18,10 +18,10 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from moshi_agent.checkpoint.kyutai.files import KyutaiFiles
-from moshi_agent.checkpoint.models import build_lm, build_mimi
+from moshi_agent.checkpoint.format import CheckpointFiles
+from moshi_agent.checkpoint.models import build_lm, fill_mimi
 from moshi_agent.checkpoint.transformers.config import read_moshi_config
-from moshi_agent.checkpoint.transformers.files import CODEC_PREFIX, build_transformers
+from moshi_agent.checkpoint.transformers.files import CODEC_PREFIX
 from moshi_agent.checkpoint.transformers.names import mimi_pairings, moshi_pairings, to_theirs
 from moshi_agent.errors import InputError
 from moshi_agent.hf import delay_pattern
@@ -41,7 +41,6 @@ from moshi_agent.hf.outputs import (
     MoshiUnconditionalInput,
 )
 from moshi_agent.hf.pretrained import PreTrainedModel
-from moshi_agent.hf.sources import Files
 from moshi_agent.hf.speech_generation import generate_speech
 from moshi_agent.hf.speech_inputs import SpeechInputs
 from moshi_agent.models.lm import LMModel
@@ -70,15 +69,12 @@ class MoshiForConditionalGeneration(PreTrainedModel):
         self.generation_config = GenerationConfig()
 
     @classmethod
-    def read(cls, config: PretrainedConfig, files: Files, dtype: torch.dtype) -> Self:
+    def read(cls, config: PretrainedConfig, files: CheckpointFiles, dtype: torch.dtype) -> Self:
         assert isinstance(config, MoshiConfig)
-        if isinstance(files, KyutaiFiles):
-            codec = build_mimi(files.read_mimi_config(), files.mimi_weights)
-            lm = build_lm(
-                files.read_lm_config(), files.moshi_weights, dtype=dtype, lora_path=files.lora_weights
-            )
-        else:
-            codec, lm = build_transformers(files, "cpu", dtype)
+        lm_config = files.read_lm_config()
+        assert lm_config is not None, "its configuration is one of a language model"
+        codec = fill_mimi(files.read_mimi_config(), files.read_mimi(), "cpu")
+        lm = build_lm(lm_config, files.read_lm(), dtype=dtype, lora_path=files.lora_weights)
         return cls(config, lm, MimiModel(config.audio_encoder_config, codec))
 
     def theirs(self) -> dict[str, Tensor]:

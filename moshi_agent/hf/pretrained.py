@@ -11,14 +11,15 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor, nn
 
+from moshi_agent.checkpoint.format import DEFAULT_SHARD_SIZE, CheckpointFiles, Origin
+from moshi_agent.checkpoint.formats import format_of
 from moshi_agent.checkpoint.kyutai.save import refuse_packed
-from moshi_agent.checkpoint.load import locate
 from moshi_agent.checkpoint.sources import open_source
-from moshi_agent.checkpoint.transformers.save import DEFAULT_SHARD_SIZE, write_weights
+from moshi_agent.checkpoint.transformers.save import write_weights
 from moshi_agent.errors import ConfigError
 from moshi_agent.hf.config_base import PretrainedConfig
 from moshi_agent.hf.generation_config import GenerationConfig
-from moshi_agent.hf.sources import Files, config_values, generation_values
+from moshi_agent.hf.sources import config_values, generation_values
 
 Source = str | os.PathLike[str]
 
@@ -63,20 +64,21 @@ class PreTrainedModel(nn.Module, ABC):
         Raises:
             CheckpointError, ConfigError: as for `load_checkpoint`.
         """
-        place = open_source(pretrained_model_name_or_path, revision, token)
-        files = locate(place, token)
+        origin = Origin.of(open_source(pretrained_model_name_or_path, revision, token), token)
+        files = format_of(origin).locate(origin)
+        values = config_values(origin, files)
         if config is None:
-            config = cls.config_class.of_model(config_values(files), **overrides)
-        model = cls.read(config, files, _dtype(dtype or torch_dtype, files))
+            config = cls.config_class.of_model(values, **overrides)
+        model = cls.read(config, files, _dtype(dtype or torch_dtype, values))
         if cls.can_generate:
-            model.generation_config = GenerationConfig.from_dict(generation_values(place, files))
+            model.generation_config = GenerationConfig.from_dict(generation_values(origin, files))
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         return model.to(_device(device_map)).eval()
 
     @classmethod
     @abstractmethod
-    def read(cls, config: PretrainedConfig, files: Files, dtype: torch.dtype) -> Self:
+    def read(cls, config: PretrainedConfig, files: CheckpointFiles, dtype: torch.dtype) -> Self:
         """The model with this configuration and the weights of these files, on the CPU."""
 
     @abstractmethod
@@ -130,9 +132,8 @@ class PreTrainedModel(nn.Module, ABC):
         return self.config.return_dict if return_dict is None else return_dict
 
 
-def _dtype(wanted: torch.dtype | str | None, files: Files) -> torch.dtype:
+def _dtype(wanted: torch.dtype | str | None, values: Mapping[str, Any]) -> torch.dtype:
     if wanted == "auto":
-        values = config_values(files)
         wanted = cast("str | None", values.get("dtype") or values.get("torch_dtype"))
     if wanted is None or isinstance(wanted, torch.dtype):
         return wanted or torch.float32

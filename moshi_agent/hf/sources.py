@@ -1,20 +1,21 @@
-"""Checkpoints in either format, as the classes of `moshi_agent.hf` read them."""
+"""Checkpoints in any format, as the classes of `moshi_agent.hf` read them."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-from moshi_agent.checkpoint.convert import GENERATION_CONFIG_NAME
-from moshi_agent.checkpoint.kyutai.files import KyutaiFiles
-from moshi_agent.checkpoint.load import locate
-from moshi_agent.checkpoint.sources import Source, open_source
+from moshi_agent.checkpoint.format import CheckpointFiles, Origin
+from moshi_agent.checkpoint.formats import format_of
+from moshi_agent.checkpoint.sources import open_source
 from moshi_agent.checkpoint.tensors import read_json
-from moshi_agent.checkpoint.transformers.config import is_transformers_config
-from moshi_agent.checkpoint.transformers.files import TransformersFiles
-from moshi_agent.checkpoint.transformers.write_config import write_generation_config, write_moshi_config
-
-Files = KyutaiFiles | TransformersFiles
+from moshi_agent.checkpoint.transformers.format import TRANSFORMERS
+from moshi_agent.checkpoint.transformers.write_config import (
+    GENERATION_CONFIG_NAME,
+    write_generation_config,
+    write_mimi_config,
+    write_moshi_config,
+)
 
 # How LMGen chooses unless it is told.
 _SETTINGS: dict[str, Any] = {
@@ -26,15 +27,16 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-def config_values(files: Files) -> dict[str, Any]:
-    """The `config.json` of Transformers that goes with these files, made where they are Kyutai's.
+def config_values(origin: Origin, files: CheckpointFiles) -> dict[str, Any]:
+    """The `config.json` of Transformers that goes with these files, made where they are of another format.
 
     Raises:
-        ConfigError: a model of Kyutai's that the format of Transformers cannot hold.
+        ConfigError: a model that the format of Transformers cannot hold.
     """
-    if isinstance(files, TransformersFiles):
-        return files.raw_config
-    return write_moshi_config(files.read_lm_config(), files.read_mimi_config())
+    if TRANSFORMERS.knows(origin):
+        return origin.config
+    config, mimi_config = files.read_lm_config(), files.read_mimi_config()
+    return write_mimi_config(mimi_config) if config is None else write_moshi_config(config, mimi_config)
 
 
 def read_config(source: str | os.PathLike[str], revision: str | None, token: str | None) -> dict[str, Any]:
@@ -43,17 +45,17 @@ def read_config(source: str | os.PathLike[str], revision: str | None, token: str
     Raises:
         CheckpointError, ConfigError: as for `load_checkpoint`.
     """
-    place = open_source(source, revision, token)
-    path = place.find("config.json")
-    if path is not None and is_transformers_config(values := read_json(path)):
-        return values
-    return config_values(locate(place, token))
+    origin = Origin.of(open_source(source, revision, token), token)
+    if TRANSFORMERS.knows(origin):
+        return origin.config
+    return config_values(origin, format_of(origin).locate(origin))
 
 
-def generation_values(place: Source, files: Files) -> dict[str, Any]:
+def generation_values(origin: Origin, files: CheckpointFiles) -> dict[str, Any]:
     """The `generation_config.json` that goes with these files; Kyutai's models sample by default."""
-    if isinstance(files, TransformersFiles):
-        path = place.find(GENERATION_CONFIG_NAME)
+    if TRANSFORMERS.knows(origin):
+        path = origin.source.find(GENERATION_CONFIG_NAME)
         return {} if path is None else read_json(path)
-    settings = {key: files.lm_gen_config[key] for key in _SETTINGS if key in files.lm_gen_config}
-    return write_generation_config(_SETTINGS | settings, files.read_lm_config().dep_q)
+    config, advised = files.read_lm_config(), files.usage.lm_gen_config
+    settings = {key: advised[key] for key in _SETTINGS if key in advised}
+    return write_generation_config(_SETTINGS | settings, 0 if config is None else config.dep_q)

@@ -12,11 +12,11 @@ from typing import Any, Self
 import torch
 from sentencepiece import SentencePieceProcessor
 
-from moshi_agent.checkpoint.convert import TOKENIZER_NAME, write_tokenizer
 from moshi_agent.checkpoint.kyutai.files import TEXT_TOKENIZER_NAME
-from moshi_agent.checkpoint.load import read_tokenizer
 from moshi_agent.checkpoint.sources import open_source
 from moshi_agent.checkpoint.tensors import read_json
+from moshi_agent.checkpoint.tokenizer import read_tokenizer
+from moshi_agent.checkpoint.transformers.format import TOKENIZER_NAME, write_tokenizer
 from moshi_agent.checkpoint.write import make_folder
 from moshi_agent.errors import CheckpointError, ConfigError, InputError
 from moshi_agent.hf.features import BatchFeature

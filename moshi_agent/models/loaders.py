@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from sentencepiece import SentencePieceProcessor
 
+from moshi_agent.checkpoint.format import Reference
 from moshi_agent.checkpoint.kyutai.config import MOSHI_7B, read_moshi_config
 from moshi_agent.checkpoint.kyutai.files import (
     MIMI_NAME,
@@ -17,13 +18,14 @@ from moshi_agent.checkpoint.kyutai.files import (
     MOSHI_Q8_NAME,
     TEXT_TOKENIZER_NAME,
     KyutaiFiles,
-    Reference,
     locate_kyutai,
 )
 from moshi_agent.checkpoint.kyutai.mimi_config import read_mimi_config
-from moshi_agent.checkpoint.load import read_tokenizer
-from moshi_agent.checkpoint.models import build_lm, build_mimi, ignore_early_end
+from moshi_agent.checkpoint.kyutai.weights import read_kyutai_lm, read_kyutai_mimi
+from moshi_agent.checkpoint.models import build_lm, fill_mimi, ignore_early_end, new_lm, new_mimi
 from moshi_agent.checkpoint.sources import open_source
+from moshi_agent.checkpoint.tensors import reading_device
+from moshi_agent.checkpoint.tokenizer import read_tokenizer
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.mimi import MimiModel
 
@@ -107,7 +109,7 @@ class CheckpointInfo(KyutaiFiles):
             fuse_lora,
             lm_kwargs_overrides,
         )
-        if self.model_type == "hibiki":
+        if self.usage.kind_of(model.config) == "translator":
             ignore_early_end(model)
         return model
 
@@ -127,8 +129,12 @@ def get_mimi(
     Raises:
         ConfigError, CheckpointError: see `moshi_agent.errors`.
     """
-    path = None if filename is None else Path(filename)
-    model = build_mimi(read_mimi_config(mimi_config), path, str(device))
+    config = read_mimi_config(mimi_config)
+    if filename is None:
+        model = new_mimi(config, str(device))
+    else:
+        stored = read_kyutai_mimi(config, Path(filename), reading_device(device))
+        model = fill_mimi(config, stored, str(device))
     model.set_num_codebooks(num_codebooks)
     return model
 
@@ -149,11 +155,9 @@ def get_moshi_lm(
     """
     if lm_kwargs_overrides:
         lm_kwargs = {**(MOSHI_7B if lm_kwargs is None else lm_kwargs), **lm_kwargs_overrides}
-    return build_lm(
-        read_moshi_config(lm_kwargs),
-        None if filename is None else Path(filename),
-        str(device),
-        dtype,
-        None if lora_weights is None else Path(lora_weights),
-        fuse_lora,
-    )
+    config = read_moshi_config(lm_kwargs)
+    if filename is None:
+        return new_lm(config, str(device), dtype)
+    stored = read_kyutai_lm(config, Path(filename), reading_device(device))
+    lora_path = None if lora_weights is None else Path(lora_weights)
+    return build_lm(config, stored, str(device), dtype, lora_path, fuse_lora)

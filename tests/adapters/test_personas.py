@@ -18,7 +18,7 @@ def model(takes_roles: bool = True) -> ModelFacts:
         sampling=SamplingConfig(),
         context_s=None,
         text_delay_s=0,
-        speaks=True,
+        kind="dialogue",
         takes_roles=takes_roles,
         voices=VOICES if takes_roles else (),
     )

@@ -19,7 +19,8 @@ import torch
 from moshi_agent.checkpoint import Checkpoint, save_kyutai
 from moshi_agent.checkpoint.kyutai.config import MOSHI_7B, read_moshi_config
 from moshi_agent.checkpoint.kyutai.mimi_config import read_mimi_config, write_mimi_config
-from moshi_agent.checkpoint.load import prepare_for_cuda, read_tokenizer
+from moshi_agent.checkpoint.load import prepare_for_cuda
+from moshi_agent.checkpoint.tokenizer import read_tokenizer
 from moshi_agent.config import MimiConfig, MoshiConfig
 from moshi_agent.models import LMModel, MimiModel
 

@@ -11,7 +11,7 @@ from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.engine.call.call_state import Model
 from moshi_agent.engine.capacity import StepTimes
 from moshi_agent.engine.commands import Command, Open
-from moshi_agent.engine.config import EngineConfig, SessionConfig, advised_sampling
+from moshi_agent.engine.config import EngineConfig, SessionConfig
 from moshi_agent.engine.core import Core
 from moshi_agent.engine.event_queue import EventQueue, Outlet
 from moshi_agent.engine.session import Session
@@ -47,7 +47,7 @@ class SteppedCore:
             delay_s=0.0,
             hearing=self.recogniser and self.recogniser.hearing,
         )
-        advised = advised_sampling(checkpoint.lm_gen_config)
+        advised = checkpoint.advised_sampling
         self.core = Core(
             self.step,
             model,

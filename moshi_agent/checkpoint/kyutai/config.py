@@ -6,7 +6,8 @@ transformer begin with `depformer_`, and what the depth transformer does not say
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from moshi_agent.config import (
@@ -32,6 +33,25 @@ CHECKPOINT_KEYS = (
     "tts_config",
     "stt_config",
     "model_id",
+    "version",  # NVIDIA's
+)
+
+# Notes of people and of other tools, which say nothing about the model: passed over. So are names with a
+# leading underscore.
+NOTES = (
+    "base_model",
+    "dataset",
+    "datasets",
+    "description",
+    "dtype",
+    "language",
+    "library_name",
+    "license",
+    "name",
+    "pipeline_tag",
+    "tags",
+    "torch_dtype",
+    "transformers_version",
 )
 
 _DEPTH = "depformer_"
@@ -106,6 +126,17 @@ MOSHI_7B: dict[str, Any] = {
     "depformer_weights_per_step": True,
     "delays": [0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1],
 }
+
+
+@contextmanager
+def naming_config(where: str) -> Generator[None]:
+    """Raises what is wrong in a configuration as a ConfigError that names `where` it stands."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    except (TypeError, KeyError, ValueError) as error:  # a number where a list is needed, and the like
+        raise ConfigError(f"{where}: a value of the wrong kind ({error})") from error
 
 
 def accepted_keys() -> list[str]:

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from moshi_agent.checkpoint.kyutai.config import CHECKPOINT_KEYS, MOSHI_7B, read_moshi_config
+from moshi_agent.checkpoint.format import Reference
+from moshi_agent.checkpoint.kyutai.config import (
+    CHECKPOINT_KEYS,
+    MOSHI_7B,
+    NOTES,
+    naming_config,
+    read_moshi_config,
+)
 from moshi_agent.checkpoint.kyutai.mimi_config import read_mimi_config
+from moshi_agent.checkpoint.kyutai.weights import read_kyutai_lm, read_kyutai_mimi
 from moshi_agent.checkpoint.sources import Folder, Source, resolve
-from moshi_agent.checkpoint.tensors import read_json
+from moshi_agent.checkpoint.tensors import Stored, read_json, tensor_names
+from moshi_agent.checkpoint.usage import MOSHI, PERSONAPLEX, TTS, Usage
 from moshi_agent.config import MimiConfig, MoshiConfig
-from moshi_agent.errors import ConfigError
 
 MOSHI_NAME = "model.safetensors"
 MOSHI_Q8_NAME = "model.q8.safetensors"
 MIMI_NAME = "tokenizer-e351c8d8-checkpoint125.safetensors"
 TEXT_TOKENIZER_NAME = "tokenizer_spm_32k_3.model"
 
-PERSONAPLEX = "personaplex"  # the `model_type` of models that take a role and a voice
 VOICES_NAME = "voices.tgz"
 VOICES_FOLDER = "voices"
 
-_SECTIONS = ("model_type", "lm_gen_config", "tts_config", "stt_config", "model_id")
+_SECTIONS = tuple(one.name for one in fields(Usage))
 
-Reference = str | os.PathLike[str]  # a path, or a name as `sources.resolve` reads it
+_log = logging.getLogger("moshi_agent.checkpoint")
 
 
 @dataclass
@@ -43,7 +50,7 @@ class KyutaiFiles:
     lm_config: dict[str, Any] | None = None
     raw_config: dict[str, Any] | None = None
     mimi_config: dict[str, Any] | None = None
-    model_type: str = "moshi"
+    model_type: str = MOSHI
     lora_weights: Path | None = None
     voices: Path | None = None  # an archive or a folder of the voices that come with the model
     lm_gen_config: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -66,6 +73,11 @@ class KyutaiFiles:
         count = max(dep_q, n_q - dep_q)
         return count // 2 if self.tts_config.get("multistream") else count
 
+    @property
+    def usage(self) -> Usage:
+        """What `config.json` says about the use of the model."""
+        return Usage(**{name: getattr(self, name) for name in _SECTIONS})
+
     def read_lm_config(self) -> MoshiConfig:
         """Raises ConfigError for an unknown key, or values that do not fit."""
         return read_moshi_config(self.lm_config)
@@ -73,6 +85,19 @@ class KyutaiFiles:
     def read_mimi_config(self) -> MimiConfig:
         """Raises ConfigError for an unknown key, or values that do not fit."""
         return read_mimi_config(self.mimi_config)
+
+    def read_mimi(self, device: str = "cpu") -> Stored:
+        """See `CodecFiles.read_mimi`."""
+        return read_kyutai_mimi(self.read_mimi_config(), self.mimi_weights, device)
+
+    def read_lm(self, device: str = "cpu", only: Collection[str] | None = None) -> Stored:
+        """See `CheckpointFiles.read_lm`."""
+        stored = read_kyutai_lm(self.read_lm_config(), self.moshi_weights, device)
+        if only is not None:
+            # The scales of int8 weights stay with them, and are then no part of a model without.
+            for name in [one for one in stored.tensors if one.removesuffix("_scb") not in only]:
+                del stored.tensors[name]
+        return stored
 
 
 def locate_kyutai(
@@ -96,7 +121,7 @@ def locate_kyutai(
     """
     path = source.find("config.json") if config_path is None else config_path
     raw = None if path is None else read_json(path)
-    said = {key: raw[key] for key in CHECKPOINT_KEYS if key in raw} if raw else {}
+    said = {key: raw[key] for key in CHECKPOINT_KEYS if raw.get(key) is not None} if raw else {}
 
     def locate(given: Reference | None, key: str, default: str | None) -> Path | None:
         if given is not None:
@@ -104,24 +129,34 @@ def locate_kyutai(
         name = said.get(key) or default
         return None if name is None else resolve(str(name), source, token)
 
+    with naming_config(str(path)):
+        usage = Usage(**{key: said[key] for key in _SECTIONS if key in said})
+        lm_config = None if raw is None else _lm_config(raw, usage)
+        config = read_moshi_config(lm_config)  # before anything large is fetched
     mimi_config = locate(mimi_config_path, "mimi_config_name", None)
     weights = MOSHI_NAME if path is not None else _legacy_weights(source)
     files = KyutaiFiles(
         moshi_weights=_there(locate(moshi_weights, "moshi_name", weights)),
         mimi_weights=_there(locate(mimi_weights, "mimi_name", MIMI_NAME)),
         tokenizer=_there(locate(tokenizer, "tokenizer_name", TEXT_TOKENIZER_NAME)),
-        lm_config=None if raw is None else _lm_config(raw),
+        lm_config=lm_config,
         raw_config=raw,
         mimi_config=None if mimi_config is None else read_json(mimi_config),
         lora_weights=locate(lora_weights, "lora_name", None),
-        voices=_voices(source) if said.get("model_type") == PERSONAPLEX else None,
-        **{key: said[key] for key in _SECTIONS if key in said},
+        **{one.name: getattr(usage, one.name) for one in fields(usage)},
     )
-    if path is not None:
-        _check(path, files.read_lm_config)
-    if mimi_config is not None:
-        _check(mimi_config, files.read_mimi_config)
+    with naming_config(str(mimi_config)):
+        files.read_mimi_config()
+    if usage.takes_personas or (usage.kind_of(config) == "dialogue" and _predicts_user(files, config)):
+        files.voices = _voices(source)
+        # Told by what it is, for its `config.json` may not say it, or not be there.
+        files.model_type = PERSONAPLEX if files.voices is not None else files.model_type
     return files
+
+
+def _predicts_user(files: KyutaiFiles, config: MoshiConfig) -> bool:
+    """Whether the file has depth steps for the user's codebooks as well, as PersonaPlex's has."""
+    return f"linears.{config.n_q - 1}.weight" in tensor_names(files.moshi_weights)
 
 
 def _as_reference(given: Reference) -> Reference:
@@ -148,22 +183,26 @@ def _voices(source: Source) -> Path | None:
     return source.find(VOICES_NAME)
 
 
-def _lm_config(raw: Mapping[str, Any]) -> dict[str, Any]:
+def _lm_config(raw: Mapping[str, Any], usage: Usage) -> dict[str, Any]:
     """The keys that are about the model; a file with none of them is about the published Moshi 7B."""
     config = {key: value for key, value in raw.items() if key not in CHECKPOINT_KEYS}
-    if raw.get("model_type") != PERSONAPLEX:
-        return config or dict(MOSHI_7B)
-    # NVIDIA's own code looks at nothing in this file: unless it is about a model, it is about theirs.
-    config = config if "dim" in config else dict(MOSHI_7B)
-    n_q = config.get("n_q", 8)
-    # The user's codebooks, which theirs predicts as well, come from the user.
-    return config | {"dep_q": min(config.get("dep_q", 8), n_q - n_q // 2)}
+    notes = sorted(key for key in config if key in NOTES or key.startswith("_"))
+    if notes:
+        _log.warning("config.json: %s has no effect here", ", ".join(notes))
+        config = {key: value for key, value in config.items() if key not in notes}
+    if usage.takes_personas and "dim" not in config:
+        # NVIDIA's own code looks at nothing in this file: unless it is about a model, it is about theirs.
+        config = {}
+    config = config or dict(MOSHI_7B)
+    n_q, dep_q = config.get("n_q", 8), config.get("dep_q", 8)
+    if dep_q == n_q and not _speaks_alone(config, usage):
+        # The user's codebooks, which the file predicts as well, come from the user.
+        config["dep_q"] = n_q - n_q // 2
+    return config
 
 
-def _check(path: Path, read: Callable[[], object]) -> None:
-    try:
-        read()
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    except (TypeError, KeyError, ValueError) as error:  # a number where a list is needed, and the like
-        raise ConfigError(f"{path}: a value of the wrong kind ({error})") from error
+def _speaks_alone(config: Mapping[str, Any], usage: Usage) -> bool:
+    """Whether a model is meant to hear nobody, as one for speech synthesis is."""
+    has_two_texts = config.get("demux_second_stream") or config.get("demux_second_text_stream")
+    shares_steps = config.get("depformer_weights_per_step_schedule")  # which then belong to no codebook alone
+    return bool(usage.model_type == TTS or usage.tts_config or has_two_texts or shares_steps)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from moshi_agent.checkpoint.kyutai.config import naming_config
 from moshi_agent.config import (
     MimiConfig,
     QuantizerConfig,
@@ -43,6 +44,12 @@ def read_mimi_config(config: Mapping[str, Any] | None) -> MimiConfig:
         transformer=_read_transformer(config.get("transformer")),
         **plain,
     )
+
+
+def read_codec_config(values: Mapping[str, Any] | None, where: str) -> MimiConfig:
+    """Reads a configuration like `read_mimi_config`. Raises ConfigError naming `where` it stands."""
+    with naming_config(where):
+        return read_mimi_config(values)
 
 
 def write_mimi_config(config: MimiConfig) -> dict[str, Any]:

@@ -37,8 +37,10 @@ _MOSHI_FIXED: dict[str, tuple[object, ...]] = {
 
 
 def is_transformers_config(config: Mapping[str, Any]) -> bool:
-    """Whether a `config.json` is one of that library, rather than one of Kyutai's."""
-    return any(key in config for key in ("architectures", "transformers_version", "hidden_size"))
+    """Whether a `config.json` is one of that library, rather than one of Kyutai's with notes of its in it."""
+    if "architectures" in config or "hidden_size" in config:
+        return True
+    return "transformers_version" in config and "dim" not in config
 
 
 def read_mimi_config(config: Mapping[str, Any]) -> MimiConfig:

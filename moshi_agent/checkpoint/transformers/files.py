@@ -1,25 +1,27 @@
-"""A checkpoint in the format of Hugging Face Transformers: its files, and the models they hold."""
+"""A checkpoint in the format of Hugging Face Transformers: its files, and the tensors they hold."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from moshi_agent.checkpoint.models import fill_lm, fill_mimi
 from moshi_agent.checkpoint.sources import Source, get
-from moshi_agent.checkpoint.tensors import Stored, check_tensors, read_stored, read_weight_map
+from moshi_agent.checkpoint.tensors import Stored, check_tensors, read_json, read_stored, read_weight_map
 from moshi_agent.checkpoint.transformers.config import read_mimi_config, read_moshi_config
 from moshi_agent.checkpoint.transformers.names import (
     Pairing,
     mimi_pairings,
     moshi_pairings,
+    text_pairings,
     to_ours,
     to_theirs,
 )
+from moshi_agent.checkpoint.transformers.write_config import GENERATION_CONFIG_NAME, read_generation_config
+from moshi_agent.checkpoint.usage import MOSHI, Usage
 from moshi_agent.config import MimiConfig, MoshiConfig
 from moshi_agent.errors import CheckpointError, ConfigError
 from moshi_agent.models.lm import LMModel
@@ -29,6 +31,8 @@ WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 
 CODEC_PREFIX = "audio_encoder."
+
+_CODEBOOKS_OF_CODEC = 8  # in use, of a codec alone
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,55 @@ class TransformersFiles:
     tokenizer: Path | None
     mimi_config: MimiConfig
     lm_config: MoshiConfig | None  # None for the codec alone
-    raw_config: dict[str, Any]
+    usage: Usage = field(default_factory=Usage)
+    lora_weights: None = None  # the format has no place for them, nor for voices
+    voices: None = None
+
+    @property
+    def num_codebooks(self) -> int:
+        """See `CheckpointFiles.num_codebooks`."""
+        if self.lm_config is None:
+            return min(_CODEBOOKS_OF_CODEC, self.mimi_config.quantizer.n_q)
+        return self.lm_config.dep_q
+
+    def read_lm_config(self) -> MoshiConfig | None:
+        """See `CheckpointFiles.read_lm_config`."""
+        return self.lm_config
+
+    def read_mimi_config(self) -> MimiConfig:
+        """See `CodecFiles.read_mimi_config`."""
+        return self.mimi_config
+
+    def read_mimi(self, device: str = "cpu") -> Stored:
+        """See `CodecFiles.read_mimi`."""
+        with torch.device("meta"):
+            codec = MimiModel(self.mimi_config).state_dict()
+        prefix = "" if self.lm_config is None else CODEC_PREFIX
+        stored = self._stored(device, is_codec=True)
+        pairings = mimi_pairings(codec, self.mimi_config.transformer, prefix)
+        check_tensors(to_theirs(pairings, codec), stored)
+        return _ours(pairings, stored)
+
+    def read_lm(self, device: str = "cpu", only: Collection[str] | None = None) -> Stored:
+        """See `CheckpointFiles.read_lm`."""
+        assert self.lm_config is not None, "a codec alone"
+        stored = self._stored(device, is_codec=False)
+        if only is not None:
+            return _read_part(stored, self.lm_config, only)
+        with torch.device("meta"):
+            wanted = LMModel(self.lm_config).state_dict()
+        pairings = moshi_pairings(self.lm_config)
+        check_tensors(to_theirs(pairings, wanted), stored)
+        return _ours(pairings, stored)
+
+    def _stored(self, device: str, is_codec: bool) -> Stored:
+        """The tensors of one of both models, by their names there."""
+        stored = read_stored(self.weights, device)
+        if self.lm_config is not None:
+            for name in list(stored.tensors):
+                if name.startswith(CODEC_PREFIX) != is_codec:
+                    del stored.tensors[name]
+        return stored
 
 
 def locate_transformers(source: Source, config_path: Path, config: dict[str, Any]) -> TransformersFiles:
@@ -61,6 +113,7 @@ def locate_transformers(source: Source, config_path: Path, config: dict[str, Any
         mimi_config = read_mimi_config(cast("Mapping[str, Any]", codec))
     except ConfigError as error:
         raise ConfigError(f"{config_path}: {error}") from error
+    usage = Usage(model_type="mimi") if lm_config is None else _usage(source)
     weights = source.find(WEIGHTS_NAME) or source.find(INDEX_NAME)
     if weights is None:
         raise CheckpointError(f"{source.name}: there is neither {WEIGHTS_NAME} nor {INDEX_NAME} in it")
@@ -69,43 +122,30 @@ def locate_transformers(source: Source, config_path: Path, config: dict[str, Any
         paths = [get(source, shard) for shard in sorted(set(read_weight_map(weights).values()))]
     tokenizer = source.find_tokenizer() if lm_config is not None else None
     paths += [] if tokenizer is None else [tokenizer]
-    return TransformersFiles(weights, paths, tokenizer, mimi_config, lm_config, config)
+    return TransformersFiles(weights, paths, tokenizer, mimi_config, lm_config, usage)
 
 
-def build_transformers(
-    files: TransformersFiles,
-    device: str,
-    dtype: torch.dtype,
-    to_be_packed: bool = False,
-    progress: bool = False,
-) -> tuple[MimiModel, LMModel | None]:
-    """The codec, and the language model where there is one.
+def _usage(source: Source) -> Usage:
+    """What `generation_config.json` advises; raises ConfigError."""
+    path = source.find(GENERATION_CONFIG_NAME)
+    if path is None:
+        return Usage()
+    try:
+        return Usage(model_type=MOSHI, lm_gen_config=read_generation_config(read_json(path)))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
-    Args:
-        device: "meta" checks the files and leaves their contents where they are.
-        to_be_packed, progress: as for `build_lm`.
 
-    Raises:
-        CheckpointError: files that are damaged or do not fit the configuration.
-    """
-    stored = read_stored(files.weights, "meta" if device == "meta" else "cpu")
-    with torch.device("meta"):
-        mimi_names = dict(MimiModel(files.mimi_config).state_dict())
-        lm = None if files.lm_config is None else LMModel(files.lm_config)
-    prefix = "" if lm is None else CODEC_PREFIX
-    pairings = mimi_pairings(mimi_names, files.mimi_config.transformer, prefix)
-    wanted = to_theirs(pairings, mimi_names)
-    lm_pairings: list[Pairing] = []
-    if lm is not None:
-        lm_pairings = moshi_pairings(lm.config)
-        wanted |= to_theirs(lm_pairings, lm.state_dict())
-    check_tensors(wanted, stored)
-    mimi = fill_mimi(files.mimi_config, _ours(pairings, stored), device)
-    if lm is None:
-        return mimi, None
-    ours = _ours(lm_pairings, stored)
-    stored.tensors.clear()
-    return mimi, fill_lm(lm, ours, device, dtype, to_be_packed=to_be_packed, progress=progress)
+def _read_part(stored: Stored, config: MoshiConfig, names: Collection[str]) -> Stored:
+    """The text stream's part, out of whichever model was saved; tensors of other parts are passed over."""
+    for prefix in ("decoder.model.", "model.", ""):
+        pairings = text_pairings(config, names, prefix)
+        missing = {name for pairing in pairings for name in pairing.theirs} - set(stored.tensors)
+        if not missing:
+            return _ours(pairings, stored)
+    raise CheckpointError(
+        f"{stored.source}: tensors do not match the configuration: missing {stored.shown(missing)}"
+    )
 
 
 def _ours(pairings: list[Pairing], stored: Stored) -> Stored:

@@ -7,8 +7,9 @@ transformer has once per codebook is stacked in one tensor.
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,6 +109,28 @@ def moshi_pairings(config: MoshiConfig) -> list[Pairing]:
         pairings += _layer(ours, theirs, config.temporal, ["gating"])
     assert config.depth is not None, "the format has no model without a depth transformer"
     return pairings + _depth_pairings(config.depth, config.dep_q)
+
+
+def text_pairings(config: MoshiConfig, names: Collection[str], prefix: str) -> list[Pairing]:
+    """Those with these tensors of ours, as a model of the text stream alone is saved.
+
+    Args:
+        prefix: stands where a whole model has `decoder.model.`; the output layer is outside of `model.`.
+    """
+    names = set(names)
+    return [
+        dataclasses.replace(
+            pairing,
+            theirs=tuple(
+                prefix + name.removeprefix("decoder.model.")
+                if name.startswith("decoder.model.")
+                else prefix.removesuffix("model.") + name.removeprefix("decoder.")
+                for name in pairing.theirs
+            ),
+        )
+        for pairing in moshi_pairings(config)
+        if names.issuperset(pairing.ours)
+    ]
 
 
 def _depth_pairings(depth: DepthConfig, steps: int) -> list[Pairing]:

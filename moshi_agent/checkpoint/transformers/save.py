@@ -8,11 +8,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from moshi_agent.checkpoint.format import DEFAULT_SHARD_SIZE
 from moshi_agent.checkpoint.transformers.files import INDEX_NAME, WEIGHTS_NAME
 from moshi_agent.checkpoint.write import make_folder, write_json, write_tensors
 from moshi_agent.errors import ConfigError
-
-DEFAULT_SHARD_SIZE = "5GB"
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 

@@ -1,4 +1,4 @@
-"""Writes the `config.json` of Hugging Face Transformers' Mimi and Moshi, and their generation settings.
+"""Writes the JSON files of Hugging Face Transformers' Mimi and Moshi: sizes, generation, feature extraction.
 
 What the format has no place for is found by reading back what was written: whatever then differs cannot
 be held, and is named in the error.
@@ -14,6 +14,9 @@ from moshi_agent.checkpoint.transformers import config as transformers_config
 from moshi_agent.config import MimiConfig, MoshiConfig, TransformerConfig
 from moshi_agent.errors import ConfigError
 from moshi_agent.nn.feedforward import gated_width
+
+GENERATION_CONFIG_NAME = "generation_config.json"
+FEATURES_NAME = "preprocessor_config.json"
 
 # The arguments of LMGen there are names for: for the text, and for the audio in `depth_decoder_config`.
 _TEXT_SETTINGS = {"temp_text": "temperature", "top_k_text": "top_k", "top_p_text": "top_p"}
@@ -154,6 +157,20 @@ def _is_as_wide(ours: TransformerConfig, again: TransformerConfig) -> bool:
     return gated_width(ours.dim, left) == gated_width(ours.dim, right)
 
 
+def feature_extractor_values(config: MimiConfig) -> dict[str, Any]:
+    """`preprocessor_config.json`: how the codec wants its audio."""
+    return {
+        "chunk_length_s": None,
+        "feature_extractor_type": "EncodecFeatureExtractor",
+        "feature_size": config.channels,
+        "overlap": None,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "return_attention_mask": True,
+        "sampling_rate": config.sample_rate,
+    }
+
+
 def write_generation_config(lm_gen_config: Mapping[str, Any], codebooks: int) -> dict[str, Any]:
     """`generation_config.json` for arguments of LMGen; {} for none.
 
@@ -180,8 +197,9 @@ def write_generation_config(lm_gen_config: Mapping[str, Any], codebooks: int) ->
 def read_generation_config(values: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of LMGen for a `generation_config.json`; what says nothing about the choice is left out."""
     audio = cast("dict[str, Any]", values.get("depth_decoder_config") or {})
-    given = {ours: audio[theirs] for ours, theirs in _AUDIO_SETTINGS.items() if theirs in audio}
-    given |= {ours: values[theirs] for ours, theirs in _TEXT_SETTINGS.items() if theirs in values}
+    given = {ours: audio.get(theirs) for ours, theirs in _AUDIO_SETTINGS.items()}
+    given |= {ours: values.get(theirs) for ours, theirs in _TEXT_SETTINGS.items()}
+    given = {name: value for name, value in given.items() if value is not None}
     if values.get("do_sample") is False:
         given["use_sampling"] = False
     return given

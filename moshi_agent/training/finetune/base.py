@@ -7,8 +7,12 @@ from pathlib import Path
 
 import torch
 
+from moshi_agent.checkpoint.checkpoint import Checkpoint
+from moshi_agent.checkpoint.format import Origin
+from moshi_agent.checkpoint.formats import format_of
 from moshi_agent.checkpoint.kyutai.files import KyutaiFiles, locate_kyutai
-from moshi_agent.checkpoint.load import Checkpoint, Options, build, locate
+from moshi_agent.checkpoint.kyutai.format import KYUTAI
+from moshi_agent.checkpoint.load import Options, build
 from moshi_agent.checkpoint.sources import open_source
 from moshi_agent.errors import ConfigError
 from moshi_agent.models.lm import LMModel
@@ -68,11 +72,12 @@ def _locate(paths: ModelPaths) -> KyutaiFiles:
     if any(given.values()) or paths.config_path:
         config_path = place.find("config.json") if paths.config_path is None else Path(paths.config_path)
         return locate_kyutai(place, config_path=config_path, **given)
-    files = locate(place)
-    if isinstance(files, KyutaiFiles):
-        return files
+    origin = Origin.of(place)
+    current = format_of(origin)
+    if current is KYUTAI:
+        return KYUTAI.locate(origin)
     raise ConfigError(
-        f"{paths.hf_repo_id} is in the format of Transformers; convert it first: "
+        f"{paths.hf_repo_id} is in the format of {current.name}; convert it first: "
         f"moshi-agent convert {paths.hf_repo_id} FOLDER --to kyutai"
     )
 

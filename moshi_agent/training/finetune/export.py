@@ -71,6 +71,8 @@ def write_model(
         "mimi_name": files.mimi_weights.name,
         "tokenizer_name": files.tokenizer.name,
     }
+    if files.lm_config is not None and "dep_q" in config:
+        config["dep_q"] = files.lm_config["dep_q"]  # depth steps that the model does without are not written
     for key in ("lora", "lora_rank", "lora_scaling", "lora_name"):
         config.pop(key, None)
     if files.mimi_config is not None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from moshi_agent.checkpoint.load import Checkpoint
+from moshi_agent.checkpoint.checkpoint import Checkpoint
 from moshi_agent.conversation import Conversation
 from moshi_agent.errors import ConfigError
 from moshi_agent.training.tiny.corpus import Corpus, Item, Utterance

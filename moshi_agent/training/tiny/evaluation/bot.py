@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moshi_agent.checkpoint.load import Checkpoint
+from moshi_agent.checkpoint.checkpoint import Checkpoint
 from moshi_agent.errors import ConfigError
 from moshi_agent.models.lm_gen import LMGen
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN

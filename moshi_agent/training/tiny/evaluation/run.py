@@ -10,7 +10,7 @@ import numpy as np
 import soundfile as sf
 from sentencepiece import SentencePieceProcessor
 
-from moshi_agent.checkpoint.load import Checkpoint
+from moshi_agent.checkpoint.checkpoint import Checkpoint
 from moshi_agent.errors import ConfigError
 from moshi_agent.training.tiny.evaluation.bot import ModelBot
 from moshi_agent.training.tiny.evaluation.caller import Caller, CallPlan

@@ -10,7 +10,7 @@ from typing import Any
 
 import sentencepiece
 
-from moshi_agent.checkpoint.load import Checkpoint
+from moshi_agent.checkpoint.checkpoint import Checkpoint
 from moshi_agent.errors import DataError
 from moshi_agent.outputs import whole_file
 from moshi_agent.training.tiny.conversations import ConversationSampler
