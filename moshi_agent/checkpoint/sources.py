@@ -120,6 +120,21 @@ def _open(source: str | os.PathLike[str], revision: str | None, token: str | Non
     )
 
 
+@dataclass(frozen=True)
+class OnDemand:
+    """A source that is opened when a file of it is wanted: who gives every file may choose any name."""
+
+    name: str
+    revision: str | None = None
+    token: str | None = None
+
+    def find(self, file: str) -> Path | None:
+        return open_source(self.name, self.revision, self.token).find(file)
+
+    def find_tokenizer(self) -> Path | None:
+        return open_source(self.name, self.revision, self.token).find_tokenizer()
+
+
 def _open_folder(path: Path) -> Folder:
     path = path.expanduser()
     if path.is_file():

@@ -18,6 +18,7 @@ __all__ = ["LMGen", "LMModel", "MimiModel", "get_mimi", "get_moshi_lm", "loaders
 
 def __getattr__(name: str) -> object:
     # The loaders stand on `moshi_agent.checkpoint`, which stands on the models.
-    if name in ("get_mimi", "get_moshi_lm"):
-        return getattr(importlib.import_module("moshi_agent.models.loaders"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in ("loaders", "get_mimi", "get_moshi_lm"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    loaders = importlib.import_module("moshi_agent.models.loaders")
+    return loaders if name == "loaders" else getattr(loaders, name)

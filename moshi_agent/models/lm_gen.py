@@ -32,7 +32,9 @@ class LMGen(Generator, Streaming[LMGenState]):
         on_audio_hook: called with the audio tokens, [B, dep_q], likewise.
         cfg_is_masked_until: per row, the unwanted half sees no tokens up to this step.
         cfg_is_no_text: the unwanted half sees no text, and the text is not guided.
-        check, support_out_of_sync: accepted for Kyutai's users; both always hold here.
+        check: accepted for Kyutai's users; it always holds here.
+        support_out_of_sync: `step` always returns a tensor, -2 in the rows that have nothing. Rows may be out
+            of step without it, too; `step` then returns None while no row can have anything.
 
     Raises:
         InputError: a model in training mode, or guidance without what it needs.
@@ -52,7 +54,7 @@ class LMGen(Generator, Streaming[LMGenState]):
         on_text_hook: Hook | None = None,
         on_text_logits_hook: Hook | None = None,
         on_audio_hook: Hook | None = None,
-        support_out_of_sync: bool = True,
+        support_out_of_sync: bool = False,
         cfg_is_masked_until: list[int] | None = None,
         cfg_is_no_text: bool = False,
         *,
@@ -85,6 +87,7 @@ class LMGen(Generator, Streaming[LMGenState]):
         self.on_text_hook = on_text_hook
         self.on_text_logits_hook = on_text_logits_hook
         self.on_audio_hook = on_audio_hook
+        self.support_out_of_sync = support_out_of_sync
         self._steps = 0  # since the stream began; no row can have taken more
         self.sampling: RowSampling | None = None  # the rows' settings while streaming
         # [B, 1 + dep_q] what the model itself chose last; the text alone where audio was replaced
@@ -118,7 +121,7 @@ class LMGen(Generator, Streaming[LMGenState]):
 
         Returns:
             [B, 1 + dep_q, 1], text first, of the frame `max_delay` ago; a row without one yet, or that
-            did not execute, holds -2. None while no row can have one.
+            did not execute, holds -2. None while no row can have one, unless `support_out_of_sync`.
 
         Raises:
             InputError: another shape or type, or a code out of range.
@@ -153,6 +156,8 @@ class LMGen(Generator, Streaming[LMGenState]):
         output = self.advance(state, given, self.sampling)
         self.last_sampled = output.sampled
         self._steps += 1
+        if self.support_out_of_sync:
+            return self.ring.newest_frames(state.ring, exec_mask), output.hidden
         # A row cannot have a frame before this many steps: there is no need to look.
         out = self.ring.newest_frame(state.ring, exec_mask) if self._steps > self.ring.max_delay else None
         return out, output.hidden

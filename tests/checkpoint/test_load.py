@@ -164,6 +164,23 @@ def test_the_info_takes_other_files_than_the_checkpoints_own(saved: Path, golden
     torch.testing.assert_close(logits, expected["text_logits"], rtol=1e-4, atol=1e-3, equal_nan=True)
 
 
+def test_the_info_of_given_files_asks_nobody_for_any(saved: Path) -> None:
+    """A name that is neither a folder nor a repository would be refused if it were looked at."""
+    files = {
+        "config_path": saved / "config.json",
+        "moshi_weights": saved / "model.safetensors",
+        "mimi_weights": str(saved / "mimi.safetensors"),
+        "tokenizer": saved / "tokenizer_spm.model",
+        "mimi_config_path": saved / "mimi_config.json",
+    }
+    info = loaders.CheckpointInfo.from_hf_repo("my own: v2", **files)
+    assert info.moshi_weights == files["moshi_weights"]
+    assert info.get_mimi().num_codebooks == 4
+    del files["tokenizer"]
+    with pytest.raises(CheckpointError, match="my own: v2"):
+        loaders.CheckpointInfo.from_hf_repo("my own: v2", **files)
+
+
 @pytest.mark.parametrize("options", [{}, {"fuse_lora": False}, {"pack": "float32"}], ids=str)
 def test_low_rank_updates_can_be_added_to_a_checkpoint(
     saved: Path, golden: Path, options: dict[str, Any]

@@ -113,7 +113,7 @@ def locate_kyutai(
 ) -> KyutaiFiles:
     """Finds, and fetches where it has to, the files of a checkpoint.
 
-    A file that is given stands instead of the checkpoint's own.
+    A file that is given stands instead of the checkpoint's own; voices are looked for beside given weights.
 
     Raises:
         CheckpointError: a file that is missing, cannot be fetched, or is no JSON file.
@@ -148,7 +148,7 @@ def locate_kyutai(
     with naming_config(str(mimi_config)):
         files.read_mimi_config()
     if usage.takes_personas or (usage.kind_of(config) == "dialogue" and _predicts_user(files, config)):
-        files.voices = _voices(source)
+        files.voices = _voices(source, moshi_weights)
         # Told by what it is, for its `config.json` may not say it, or not be there.
         files.model_type = PERSONAPLEX if files.voices is not None else files.model_type
     return files
@@ -176,8 +176,10 @@ def _legacy_weights(source: Source) -> str:
     return MOSHI_Q8_NAME if int8_only else MOSHI_NAME
 
 
-def _voices(source: Source) -> Path | None:
+def _voices(source: Source, moshi_weights: Reference | None) -> Path | None:
     """The voices beside the model, unpacked or not."""
+    if isinstance(given := None if moshi_weights is None else _as_reference(moshi_weights), Path):
+        source = Folder(given.parent, str(given.parent))
     if isinstance(source, Folder) and (source.path / VOICES_FOLDER).is_dir():
         return source.path / VOICES_FOLDER
     return source.find(VOICES_NAME)
