@@ -28,7 +28,7 @@ LAYERS = {
         training
         __init__
         cli
-        __main__
+        __main__ client server
     """,
     "moshi_agent.checkpoint": """
         foreign translation usage voices write

@@ -18,8 +18,8 @@ _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 _EXIT_TERMINATED = 143
 
 
-class CommandLine(click.Group):
-    """A group whose errors, those of its sub-commands included, are one line that starts with `error:`.
+class SingleCommand(click.Command):
+    """A command whose errors are one line that starts with `error:`.
 
     Exit codes: 0 done, 1 an error, 2 wrong usage, 130 interrupted.
     """
@@ -43,6 +43,10 @@ class CommandLine(click.Group):
             sys.exit(_EXIT_INTERRUPTED)
         # Click hands back the code of an early exit (--help, --version), and else what the command returned.
         sys.exit(code if isinstance(code, int) else 0)
+
+
+class CommandLine(SingleCommand, click.Group):
+    """A group that ends as `SingleCommand` does, whichever of its sub-commands ran."""
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
