@@ -6,6 +6,8 @@ everything stays on the CPU.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,28 @@ def _lm_kwargs() -> dict[str, object]:
         "card": 2048,
         "delays": [0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1],
     }
+
+
+def test_the_loaders_are_there_without_an_import_of_their_own() -> None:
+    """In a process that has imported nothing else before."""
+    program = "import moshi_agent.models as models; print(models.loaders.DEFAULT_REPO, models.LMGen.__name__)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [loaders.DEFAULT_REPO, "LMGen"]
+
+
+@torch.no_grad()
+def test_out_of_sync_streams_have_a_tensor_from_the_first_step_on(moshi_weight: Path) -> None:
+    """-2 in the rows that have nothing: at first in all of them, then in those that wait."""
+    moshi = loaders.get_moshi_lm(moshi_weight, lm_kwargs=_lm_kwargs(), dtype=torch.float32)
+    lm_gen = LMGen(moshi, support_out_of_sync=True)
+    codes = torch.zeros(2, 8, 1, dtype=torch.long)
+    with lm_gen.streaming(2):
+        first = lm_gen.step(codes)
+        assert first is not None and first.shape == (2, 1 + 8, 1) and (first == -2).all()
+        assert (lm_gen.step(codes) >= 0).all()  # pyright: ignore[reportOptionalOperand]
+        lm_gen.set_exec_mask(torch.tensor([True, False]))
+        third = lm_gen.step(codes)
+        assert third is not None and (third[0] >= 0).all() and (third[1] == -2).all()
 
 
 @pytest.mark.slow

@@ -122,7 +122,7 @@ def _open(source: str | os.PathLike[str], revision: str | None, token: str | Non
 
 @dataclass(frozen=True)
 class OnDemand:
-    """A source that is opened when a file of it is wanted: who gives every file may choose any name."""
+    """Opens a source when a file of it is wanted: who gives every file may choose any name."""
 
     name: str
     revision: str | None = None

@@ -19,7 +19,7 @@ _EXIT_TERMINATED = 143
 
 
 class SingleCommand(click.Command):
-    """A command whose errors are one line that starts with `error:`.
+    """Ends with errors of one line that starts with `error:`.
 
     Exit codes: 0 done, 1 an error, 2 wrong usage, 130 interrupted.
     """
@@ -46,7 +46,7 @@ class SingleCommand(click.Command):
 
 
 class CommandLine(SingleCommand, click.Group):
-    """A group that ends as `SingleCommand` does, whichever of its sub-commands ran."""
+    """Ends a group as `SingleCommand` ends, whichever of its sub-commands ran."""
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

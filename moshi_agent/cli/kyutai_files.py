@@ -31,7 +31,7 @@ _OPTIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class GivenFiles:
-    """What the options name; None leaves it to the checkpoint."""
+    """Holds what the options name; None leaves it to the checkpoint."""
 
     hf_repo: str
     moshi_weight: Path | None

@@ -23,11 +23,12 @@ from moshi_agent.checkpoint.kyutai.files import (
 from moshi_agent.checkpoint.kyutai.mimi_config import read_mimi_config
 from moshi_agent.checkpoint.kyutai.weights import read_kyutai_lm, read_kyutai_mimi
 from moshi_agent.checkpoint.models import build_lm, fill_mimi, ignore_early_end, new_lm, new_mimi
-from moshi_agent.checkpoint.sources import open_source
+from moshi_agent.checkpoint.sources import OnDemand, open_source
 from moshi_agent.checkpoint.tensors import reading_device
 from moshi_agent.checkpoint.tokenizer import read_tokenizer
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.mimi import MimiModel
+from moshi_agent.nn.packing_on_use import pack_on_use
 
 SAMPLE_RATE = 24_000
 FRAME_RATE = 12.5
@@ -66,7 +67,8 @@ class CheckpointInfo(KyutaiFiles):
         """Finds, and fetches where it has to, the files of a checkpoint.
 
         Args:
-            hf_repo: a repository, a folder or `tiny`, as `load_checkpoint` takes them.
+            hf_repo: a repository, a folder or `tiny`, as `load_checkpoint` takes them. Any name does where
+                every file is given: the place is opened for what is not.
             moshi_weights, mimi_weights, tokenizer, mimi_config_path, lora_weights: used instead of the
                 checkpoint's own: a path, or `hf://owner/name/file`.
             config_path: used instead of the checkpoint's `config.json`.
@@ -75,8 +77,10 @@ class CheckpointInfo(KyutaiFiles):
             CheckpointError: a file that is missing, cannot be fetched, or is no JSON file.
             ConfigError: a configuration with an unknown key.
         """
+        given = (moshi_weights, mimi_weights, tokenizer, config_path)
+        is_whole = all(file is not None for file in given)
         files = locate_kyutai(
-            open_source(hf_repo, revision, token),
+            OnDemand(hf_repo, revision, token) if is_whole else open_source(hf_repo, revision, token),
             token,
             moshi_weights=moshi_weights,
             mimi_weights=mimi_weights,
@@ -126,6 +130,9 @@ def get_mimi(
 ) -> MimiModel:
     """Mimi from a file in Kyutai's format, or with random weights where `filename` is None.
 
+    On a CPU it packs a copy of its weights when it is first used without gradients, if the file has them in
+    float32; `MimiModel.pack` does so at once, and lets go of the plain ones.
+
     Raises:
         ConfigError, CheckpointError: see `moshi_agent.errors`.
     """
@@ -134,7 +141,10 @@ def get_mimi(
         model = new_mimi(config, str(device))
     else:
         stored = read_kyutai_mimi(config, Path(filename), reading_device(device))
+        is_mapped = all(tensor.dtype == torch.float32 for tensor in stored.tensors.values())
         model = fill_mimi(config, stored, str(device))
+        if is_mapped:
+            pack_on_use(model)
     model.set_num_codebooks(num_codebooks)
     return model
 

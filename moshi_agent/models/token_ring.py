@@ -64,13 +64,13 @@ class TokenRing:
         keep(state.offset, state.offset + 1, exec_mask)
 
     def newest_frame(self, state: TokenRingState, exec_mask: Tensor | None) -> Tensor | None:
-        """As `newest_frames`; None where no row has one, if that can be told without waiting for a device."""
+        """Does as `newest_frames`; None where no row has one, if a CPU can tell."""
         if not state.offset.is_cuda and not bool((state.offset > self.max_delay).any()):
             return None
         return self.newest_frames(state, exec_mask)
 
     def newest_frames(self, state: TokenRingState, exec_mask: Tensor | None) -> Tensor:
-        """The newest whole frame of each row that executes, [B, generated, 1]; -2 in rows without one."""
+        """Reads the newest whole frame of each row that executes, [B, generated, 1]; -2 in rows without one."""
         ready = state.offset > self.max_delay
         if exec_mask is not None:
             ready = ready & exec_mask

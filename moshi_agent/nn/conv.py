@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moshi_agent.nn.packing import PackFormat, Product, pack_product
+from moshi_agent.nn.packing_on_use import PacksOnUse
 from moshi_agent.nn.state import State, keep
 
 
@@ -25,7 +26,7 @@ class ConvState(State):
     started: Tensor  # [B] bool, False until the first input; kept up where the padding repeats it
 
 
-class _CausalConv(nn.Module):
+class _CausalConv(PacksOnUse):
     """What both kinds share: `pad_steps` past inputs stand before each new chunk."""
 
     weight: nn.Parameter
@@ -58,8 +59,10 @@ class _CausalConv(nn.Module):
                 keep(state.started, torch.ones_like(state.started), exec_mask)
         return padded
 
-    def _pack(self, matrix: Tensor, bias: Tensor | None, pack_format: PackFormat) -> None:
-        self.product = pack_product(matrix, bias, pack_format)
+    def pack(self, pack_format: PackFormat) -> None:
+        """Packs the weights for the CPU, and releases the plain ones."""
+        self.product = pack_product(*self.as_product(), pack_format)
+        self.drop_packed_copy()
         self.register_parameter("weight", None)
         self.register_parameter("bias", None)
 
@@ -105,15 +108,14 @@ class CausalConv1d(_CausalConv):
     def forward(self, x: Tensor, state: ConvState | None = None, exec_mask: Tensor | None = None) -> Tensor:
         """Computes [B, T, in] -> [B, T / stride, out]; T is a multiple of the stride."""
         padded = self._with_past(x, state, exec_mask)
-        if self.product is not None:
-            return self.product(_windows(padded, self.kernel_size, self.stride, self.dilation))
+        product = self.product or self.copied_product(x, self.weight, self.bias)
+        if product is not None:
+            return product(_windows(padded, self.kernel_size, self.stride, self.dilation))
         y = F.conv1d(padded.transpose(1, 2), self.weight, self.bias, self.stride, dilation=self.dilation)
         return y.transpose(1, 2)
 
-    def pack(self, pack_format: PackFormat) -> None:
-        """Packs the weights for the CPU, and releases the plain ones."""
-        matrix = self.weight.detach().transpose(1, 2).reshape(self.out_channels, -1)
-        self._pack(matrix, self.bias, pack_format)
+    def as_product(self) -> tuple[Tensor, Tensor | None]:
+        return self.weight.detach().transpose(1, 2).reshape(self.out_channels, -1), self.bias
 
 
 class CausalConvTranspose1d(_CausalConv):
@@ -147,8 +149,9 @@ class CausalConvTranspose1d(_CausalConv):
         if self.depthwise:
             return self._filter_each_channel(padded)
         batch, steps, _ = x.shape
-        if self.product is not None:
-            y = self.product(_windows(padded, self.pad_steps + 1, 1, 1))
+        product = self.product or self.copied_product(x, self.weight, self.bias)
+        if product is not None:
+            y = product(_windows(padded, self.pad_steps + 1, 1, 1))
             return y.view(batch, steps * self.stride, self.out_channels)
         y = F.conv_transpose1d(padded.transpose(1, 2), self.weight, self.bias, self.stride)
         first = self.pad_steps * self.stride
@@ -171,8 +174,9 @@ class CausalConvTranspose1d(_CausalConv):
 
     def pack(self, pack_format: PackFormat) -> None:
         """Packs the weights for the CPU, and releases the plain ones."""
-        if self.depthwise:
-            return
+        if not self.depthwise:
+            super().pack(pack_format)
+
+    def as_product(self) -> tuple[Tensor, Tensor | None]:
         matrix = self._taps().permute(1, 3, 0, 2).reshape(self.stride * self.out_channels, -1)
-        bias = None if self.bias is None else self.bias.repeat(self.stride)
-        self._pack(matrix, bias, pack_format)
+        return matrix, None if self.bias is None else self.bias.repeat(self.stride)

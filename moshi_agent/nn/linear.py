@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moshi_agent.nn.packing import PackFormat, Product, pack_product
+from moshi_agent.nn.packing_on_use import PacksOnUse
 
 
-class Linear(nn.Linear):
+class Linear(PacksOnUse, nn.Linear):
     """Is an `nn.Linear` that can be packed for the CPU, after which the plain weight is gone."""
 
     bias: nn.Parameter | None  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -21,9 +22,11 @@ class Linear(nn.Linear):
         self.product: Product | None = None
 
     def forward(self, input: Tensor) -> Tensor:  # [*, in] -> [*, out]
-        if self.product is not None:
-            return self.product(input)
-        return F.linear(input, self.weight, self.bias)
+        product = self.product or self.copied_product(input, self.weight, self.bias)
+        return F.linear(input, self.weight, self.bias) if product is None else product(input)
+
+    def as_product(self) -> tuple[Tensor, Tensor | None]:
+        return self.weight, self.bias
 
     def whole_weight(self) -> Tensor:
         """Returns the weight as it acts, [out, in], for uses of a part of it."""
@@ -57,6 +60,7 @@ class Linear(nn.Linear):
             weight *= output_scale.float()[:, None]
             bias = None if bias is None else bias * output_scale.float()
         self.product = pack_product(weight, bias, pack_format)
+        self.drop_packed_copy()
         self.register_parameter("weight", None)
         self.register_parameter("bias", None)
 

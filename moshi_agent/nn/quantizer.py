@@ -6,7 +6,7 @@ another projection, each what the ones before it left over. The two results are 
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,12 @@ from moshi_agent.config import QuantizerConfig
 from moshi_agent.errors import InputError
 from moshi_agent.nn.linear import Linear
 from moshi_agent.nn.packing import PackFormat, Product, pack_product
+from moshi_agent.nn.packing_on_use import PacksOnUse
 
 _LEAST_USAGE = 1e-5
 
 
-class Codebook(nn.Module):
+class Codebook(PacksOnUse):
     """Holds centroids as training keeps them: a running sum of members over a running count."""
 
     cluster_usage: Tensor  # [bins]
@@ -45,17 +46,26 @@ class Codebook(nn.Module):
     def refresh(self) -> None:
         """Recomputes the centroids; call it after the buffers have changed."""
         self._centroids = self._half_norms = self._product = None
+        self.drop_packed_copy()
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]  # pyright: ignore
         self.refresh()
         return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.refresh()
+
+    def as_product(self) -> tuple[Tensor, Tensor | None]:
+        return self.centroids, None
 
     def encode(self, x: Tensor) -> Tensor:
         """Finds the nearest centroid. [*, dim] -> [*] int64."""
         if self._half_norms is None:
             self._half_norms = self.centroids.square().sum(1) / 2
         # |x - c|^2 / 2 without the part that is the same for every centroid.
-        similarity = F.linear(x, self.centroids) if self._product is None else self._product(x)
+        product = self._product or self.copied_product(x, self.centroids)
+        similarity = F.linear(x, self.centroids) if product is None else product(x)
         return (self._half_norms - similarity).argmin(dim=-1)
 
     def decode(self, codes: Tensor) -> Tensor:
