@@ -70,7 +70,7 @@ class TokenRing:
         return self.newest_frames(state, exec_mask)
 
     def newest_frames(self, state: TokenRingState, exec_mask: Tensor | None) -> Tensor:
-        """Reads the newest whole frame of each row that executes, [B, generated, 1]; -2 in rows without one."""
+        """Reads the newest frame of the rows that execute, [B, generated, 1]; -2 where there is none."""
         ready = state.offset > self.max_delay
         if exec_mask is not None:
             ready = ready & exec_mask

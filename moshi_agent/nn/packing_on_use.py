@@ -33,7 +33,7 @@ class PacksOnUse(nn.Module):
         raise NotImplementedError
 
     def copied_product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Product | None:
-        """Gives the product on a packed copy; None where it does not serve: gradients, other types and devices.
+        """Gives the product on a packed copy; None where it cannot serve: gradients, other types or devices.
 
         Args:
             x: the input.
