@@ -70,33 +70,41 @@ class RefusedCall(Exception):
 
 
 class Lines:
-    """Who may call, and who does: a webhook reserves a line, and its media stream takes it."""
+    """Who may call, and who does: a webhook reserves a line, and its media stream takes it.
+
+    Providers ask the webhook again when an answer was slow or lost, and open a second stream when the first
+    broke: one call has one line, however often it is asked for.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._reserved: dict[str, tuple[str, float]] = {}  # by token: the call and until when
-        self._open: set[str] = set()
+        self._reserved: dict[str, tuple[str, float]] = {}  # by call: its token, and until when
+        self._open: dict[str, str] = {}  # by call: the token of its stream
 
     def reserve(self, call_sid: str) -> str | None:
-        """A token for the media stream, or None where all lines are taken."""
+        """A token for the media stream, or None where all lines are taken by other calls."""
         now = time.monotonic()
-        self._reserved = {token: held for token, held in self._reserved.items() if held[1] > now}
-        if len(self._reserved) + len(self._open) >= self._most:
+        self._reserved = {call: held for call, held in self._reserved.items() if held[1] > now}
+        if call_sid not in self._reserved and len({*self._reserved, *self._open} - {call_sid}) >= self._most:
             return None
-        token = secrets.token_urlsafe(24)
-        self._reserved[token] = (call_sid, now + START_TIMEOUT_S)
+        token, _ = self._reserved.get(call_sid, (secrets.token_urlsafe(24), 0.0))
+        self._reserved[call_sid] = (token, now + START_TIMEOUT_S)
         return token
 
     def take(self, token: str, call_sid: str) -> None:
         """Turns a reservation into a call. Raises RefusedCall for one that was not made, or is over."""
-        reserved_for, until = self._reserved.pop(token, ("", 0.0))
-        if not call_sid or reserved_for != call_sid or time.monotonic() > until:
+        reserved, until = self._reserved.get(call_sid, ("", 0.0))
+        if not call_sid or not hmac.compare_digest(reserved.encode(), token.encode()):
             raise RefusedCall("its token is not that of a call that came in")
-        self._open.add(call_sid)
+        del self._reserved[call_sid]
+        if time.monotonic() > until:
+            raise RefusedCall("it comes too late after the webhook")
+        self._open[call_sid] = token
 
-    def free(self, call_sid: str) -> None:
-        """The call is over."""
-        self._open.discard(call_sid)
+    def free(self, call_sid: str, token: str) -> None:
+        """A stream is over; the call is, unless another stream has taken its place."""
+        if self._open.get(call_sid) == token:
+            del self._open[call_sid]
 
 
 def signature(auth_token: str, url: str, form: Sequence[tuple[str, str]]) -> str:
@@ -193,9 +201,26 @@ def call_pipeline(websocket: WebSocket, call: Call, config: AgentConfig, engine:
     return worker
 
 
+@dataclass(frozen=True)
+class MediaStream:
+    """The audio of a call, as long as it flows."""
+
+    worker: PipelineWorker
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+async def end_stream(stream: MediaStream | None) -> None:
+    """Ends the stream that a call had before, so that its row in the engine is free for the next."""
+    if stream is not None:
+        logger.warning("a call has opened another media stream: the one before ends")
+        await stream.worker.cancel(reason="the call has opened another stream")
+        await stream.over.wait()
+
+
 def create_app(config: AgentConfig, engine: Engine) -> FastAPI:
     """The agent as an ASGI application. It starts the engine, and closes it at the end."""
     lines = Lines(config.calls)
+    streams: dict[str, MediaStream] = {}  # by call
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -237,12 +262,17 @@ def create_app(config: AgentConfig, engine: Engine) -> FastAPI:
             logger.warning(f"a media stream is refused: {refusal}")
             await websocket.close(code=1008)
             return
+        await end_stream(streams.get(call.call_sid))
+        stream = streams[call.call_sid] = MediaStream(call_pipeline(websocket, call, config, engine))
         try:
             runner = WorkerRunner(handle_sigint=False)
-            await runner.add_workers(call_pipeline(websocket, call, config, engine))
+            await runner.add_workers(stream.worker)
             await runner.run()
         finally:
-            lines.free(call.call_sid)
+            stream.over.set()
+            lines.free(call.call_sid, call.token)
+            if streams.get(call.call_sid) is stream:
+                del streams[call.call_sid]
 
     return app
 
@@ -273,15 +303,27 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args()
+    auth_token = os.environ.get("TWILIO_AUTH_TOKEN", "").strip()
+    if not auth_token:
+        parser.error("TWILIO_AUTH_TOKEN is not set: it is on the first page of Twilio's console")
+    if not options.public_url.startswith(("https://", "http://")):
+        parser.error("--public-url is the address at which Twilio reaches this program: https://HOST")
     config = AgentConfig(
         public_url=options.public_url.rstrip("/"),
-        auth_token=os.environ["TWILIO_AUTH_TOKEN"],
+        auth_token=auth_token,
         calls=options.calls,
         call_limit_s=options.call_limit,
         transcripts=options.transcripts,
     )
     engine = Engine.load(options.model, capacity=options.calls)
-    uvicorn.run(create_app(config, engine), host=options.host, port=options.port)
+    # A media stream's messages are small, and whoever connects has not shown a token yet.
+    uvicorn.run(
+        create_app(config, engine),
+        host=options.host,
+        port=options.port,
+        ws_max_size=MOST_BODY_BYTES,
+        ws_per_message_deflate=False,
+    )
 
 
 if __name__ == "__main__":

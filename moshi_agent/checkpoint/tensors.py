@@ -121,10 +121,10 @@ def read_weight_map(index: Path) -> dict[str, str]:
 def read_json(path: Path) -> dict[str, Any]:
     """The object that a JSON file holds. Raises CheckpointError where it holds none."""
     try:
-        values: object = json.loads(path.read_text(encoding="utf-8"))
+        values: object = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a JSON file ({error})") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: a JSON object is needed; it holds a {type(values).__name__}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import signal
 import sys
 from collections.abc import Generator
@@ -26,9 +28,11 @@ class SingleCommand(click.Command):
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         kwargs["standalone_mode"] = False
+        _open_missing_streams()
         try:
             with _terminated_as_exit():
                 code = super().main(*args, **kwargs)
+            _flush()
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(error.exit_code)
@@ -41,6 +45,13 @@ class SingleCommand(click.Command):
             _fail(str(error), _EXIT_ERROR)
         except click.Abort:
             sys.exit(_EXIT_INTERRUPTED)
+        except OSError as error:
+            if not _is_from_output():
+                raise
+            _lose_output()
+            if isinstance(error, BrokenPipeError):  # `moshi-agent ... | head`: nobody wants the rest
+                sys.exit(_EXIT_ERROR)
+            _fail(f"cannot write to the standard output: {error.strerror}", _EXIT_ERROR)
         # Click hands back the code of an early exit (--help, --version), and else what the command returned.
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -52,6 +63,36 @@ class CommandLine(SingleCommand, click.Group):
 def _fail(message: str, exit_code: int) -> NoReturn:
     click.echo("error: " + " ".join(message.splitlines()), err=True)
     sys.exit(exit_code)
+
+
+def _open_missing_streams() -> None:
+    """Gives a program without a console, or with a stream closed by its shell, one that takes everything."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open as long as the process is
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file's name may be any bytes, and is printed so
+
+
+def _flush() -> None:
+    """Writes out what was printed, while an error of it can still be told."""
+    sys.stdout.flush()
+
+
+def _is_from_output() -> bool:
+    """Whether it is the standard output that cannot be written: errors of files name them."""
+    try:
+        sys.stdout.write("")
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
+
+
+def _lose_output() -> None:
+    """Has the rest of the standard output go nowhere: the interpreter would fail once more at its end."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 @contextmanager

@@ -134,3 +134,34 @@ def test_a_defect_is_not_dressed_up_as_an_error_of_the_user() -> None:
 
 def test_without_a_sub_command_the_help_is_shown() -> None:
     assert "Commands:" in _invoke().output
+
+
+def _run(*args: str, shell: str = "") -> subprocess.CompletedProcess[str]:
+    """Runs the command in a shell that redirects as `shell` says."""
+    command = " ".join([sys.executable, "-m", "moshi_agent", *args, shell])
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+
+
+def test_without_standard_error_it_works_all_the_same(tmp_path: Path) -> None:
+    """As under pythonw, in a windowed program, or with a stream closed by the shell."""
+    run = _run("run", "--question", "1", "--greedy", "--out", f"{tmp_path}/a.wav", shell="2>&-")
+    assert run.returncode == 0 and "Moshi" in run.stdout
+    assert (tmp_path / "a.wav").stat().st_size > 100_000
+
+
+def test_a_full_standard_output_is_one_line() -> None:
+    run = _run("run", "--list-questions", shell=">/dev/full")
+    assert run.returncode == 1
+    assert run.stderr == "error: cannot write to the standard output: No space left on device\n"
+
+
+def test_a_reader_that_has_enough_is_no_error_to_speak_of() -> None:
+    run = _run("run", "--list-questions", shell="| true; exit ${PIPESTATUS[0]}")
+    assert run.returncode in (0, 1) and run.stderr == ""
+
+
+def test_a_name_that_is_no_utf_8_is_written_and_printed(tmp_path: Path) -> None:
+    out = os.fsencode(tmp_path) + b"/\xff.wav"
+    command = [sys.executable, "-m", "moshi_agent", "run", "--question", "1", "--greedy", "--out", out]
+    run = subprocess.run(command, capture_output=True, check=True)
+    assert b"Written: " + out in run.stdout and os.path.exists(out)

@@ -112,7 +112,7 @@ def _tls(asked: Serve) -> Generator[tuple[Path, Path] | None]:
 
 def _announce(asked: Serve, port: int, secure: bool) -> None:
     server = asked.server
-    host = f"[{server.host}]" if ":" in server.host else server.host
+    host = f"[{server.host.strip('[]')}]" if ":" in server.host else server.host
     click.echo(
         f"{server.model_name} is at {'https' if secure else 'http'}://{host}:{port}, "
         f"for {counted(asked.capacity, 'call')} at once."
@@ -134,7 +134,7 @@ def ice_servers(texts: Iterable[str]) -> tuple[IceServer, ...]:
 def read_tokens(file: Path) -> tuple[str, ...]:
     """The tokens of a file, one a line. Raises ConfigError where there is none."""
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     tokens = tuple(line for line in lines if line and not line.startswith("#"))

@@ -29,7 +29,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 
 def _addresses(host: str, port: int) -> list[tuple[int, int, int, str, tuple[str, int]]]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    # An IPv6 address may be written as in a URL, in brackets.
+    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     # A machine without IPv6 still has a name for its address in it.
     usable = [entry for entry in found if entry[0] == socket.AF_INET or _has_ipv6()]
     return list(dict.fromkeys(usable))  # pyright: ignore[reportReturnType]

@@ -104,7 +104,7 @@ def _subtitles(path: Path, text: str) -> list[Cue]:
 
 def _read_texts(path: Path) -> dict[Path, str]:
     texts: dict[Path, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         if not line.strip():
             continue
         try:

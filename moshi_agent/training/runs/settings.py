@@ -43,7 +43,7 @@ def read_settings(path: Path, kind: type[Settings]) -> Settings:
 def read_text(path: Path) -> str:
     """Reads a file of settings. Raises ConfigError, which does not name it, where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # editors on Windows may begin a file with a mark
     except OSError as error:
         raise ConfigError(f"it cannot be read: {error.strerror or error}") from error
     except ValueError as error:

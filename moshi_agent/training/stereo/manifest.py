@@ -37,7 +37,7 @@ def read_manifest(path: Path) -> list[ManifestEntry]:
         raise DataError(f"{path} is a recording; accepted: a .jsonl manifest, or a folder of recordings")
     try:
         text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        lines = text.decode().splitlines()
+        lines = text.decode("utf-8-sig").splitlines()
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as a manifest: {error}") from error
     entries = [

@@ -6,6 +6,8 @@ import asyncio
 import importlib.util
 import json
 import re
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -256,6 +258,51 @@ def end_of(call_sid: str, log: list[str]) -> str:
     pattern = re.compile(rf"INFO call ended after \d+\.\d s \({call_sid}, session \d+\): (.*)\n")
     (end,) = [found[1] for line in log if (found := pattern.fullmatch(line))]
     return end
+
+
+@pytest.mark.real_time
+class TestRetries:
+    """Providers ask twice: a slow answer is asked for again, a broken stream is opened again."""
+
+    def test_a_webhook_that_is_asked_again_renews_its_line(self, example: ModuleType, tmp_path: Path) -> None:
+        async def calls(agent: Agent) -> None:
+            answers = [await agent.dial("CA1") for _ in range(3)]
+            assert len({token_in(instructions) for _, instructions in answers}) == 1
+            _, other = await agent.dial("CA2")
+            assert "busy" in other
+            async with await agent.call("CA1") as phone:
+                await until(lambda: len(phone.heard) > 5, 30)
+            await agent.has_no_calls()
+
+        with Agent(example, 1, tmp_path) as agent:
+            asyncio.run(calls(agent))
+
+    def test_a_second_stream_of_a_call_takes_the_place_of_the_first(
+        self, example: ModuleType, tmp_path: Path
+    ) -> None:
+        async def calls(agent: Agent) -> None:
+            async with await agent.call("CA1") as first:
+                await until(lambda: len(first.heard) > 5, 30)
+                async with await agent.call("CA1") as second:
+                    await asyncio.wait_for(first.socket.wait_closed(), 20)
+                    await until(lambda: len(second.heard) > 5, 30)
+                    _, other = await agent.dial("CA2")
+                    assert "busy" in other
+            await agent.has_no_calls()
+            async with await agent.call("CA2") as third:
+                await until(lambda: len(third.heard) > 5, 30)
+            await agent.has_no_calls()
+
+        with Agent(example, 1, tmp_path) as agent:
+            asyncio.run(calls(agent))
+
+
+def test_without_the_accounts_token_it_says_where_to_find_it() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TWILIO_AUTH_TOKEN"}
+    command = [sys.executable, str(EXAMPLE), "--public-url", PUBLIC_URL]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "TWILIO_AUTH_TOKEN is not set" in run.stderr and "Traceback" not in run.stderr
 
 
 @pytest.mark.real_time
