@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from moshi_agent.audio.framing import FRAME_S
 from moshi_agent.config import SamplingConfig
-from moshi_agent.engine.call.call_state import CallFrame, CallState, Model
+from moshi_agent.engine.call.call_state import CallFrame, CallState
+from moshi_agent.engine.call.model import Model
 from moshi_agent.engine.call.opening import PrefillFrame, PromptFrame
 from moshi_agent.engine.call.tail import TailFrame
 from moshi_agent.engine.commands import InputFrame, Key, Open

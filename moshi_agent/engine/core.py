@@ -11,7 +11,7 @@ from typing import Any
 
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.admission import Admission
-from moshi_agent.engine.call.call_state import Model
+from moshi_agent.engine.call.model import Model
 from moshi_agent.engine.capacity import StepTimes
 from moshi_agent.engine.commands import (
     Close,

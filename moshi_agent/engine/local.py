@@ -10,11 +10,12 @@ from typing import Any, cast
 import torch
 
 from moshi_agent.checkpoint import Checkpoint, load_checkpoint
-from moshi_agent.engine.call.call_state import Model, Outlet
+from moshi_agent.engine.call.model import model_of
 from moshi_agent.engine.capacity import Capacity, StepTimes
 from moshi_agent.engine.commands import Close, Command, Open, Stop
 from moshi_agent.engine.config import EngineConfig
 from moshi_agent.engine.core import Core
+from moshi_agent.engine.event_queue import Outlet
 from moshi_agent.engine.inbox import NOT_STARTED
 from moshi_agent.engine.metrics.metrics import Metrics
 from moshi_agent.engine.model_facts import facts_of
@@ -24,12 +25,8 @@ from moshi_agent.engine.step.frame_step import FrameStep
 from moshi_agent.engine.step.memory import free_bytes
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
 from moshi_agent.errors import ConfigError, EngineUnhealthy
-from moshi_agent.models.conditioning import conditioned_generator
-from moshi_agent.models.generator import Generator
-from moshi_agent.models.prefill import MOST_POSITIONS
 
 _WARM_UP_STEPS = 6
-_POSITIONS_ON_CPU = 16  # of a prompt at once: there, time goes with their number
 
 
 class LocalBackend:
@@ -44,7 +41,8 @@ class LocalBackend:
         self._step = FrameStep(
             self.checkpoint,
             config.capacity,
-            generator=_generator(self.checkpoint, config),
+            conditions=dict(config.conditions),
+            cfg_coef=config.cfg_coef,
             kv_cache=config.kv_cache,
             graphs=config.cuda_graphs,
         )
@@ -58,7 +56,7 @@ class LocalBackend:
         )
         self.core = Core(
             self._step,
-            _model(self.checkpoint, self._recogniser),
+            model_of(self.checkpoint, self._recogniser and self._recogniser.hearing),
             self.model.sampling,
             config,
             self._times,
@@ -175,24 +173,4 @@ def _load(config: EngineConfig, source: str) -> Checkpoint:
         lora=config.lora,
         pack=cast(Any, config.pack),
         progress=True,
-    )
-
-
-def _generator(checkpoint: Checkpoint, config: EngineConfig) -> Generator:
-    coef = checkpoint.advised_cfg_coef if config.cfg_coef is None else config.cfg_coef
-    lm = checkpoint.conversation_lm()
-    return conditioned_generator(lm, checkpoint.model_type, dict(config.conditions), coef)
-
-
-def _model(checkpoint: Checkpoint, recogniser: RecogniserStep | None) -> Model:
-    lm = checkpoint.conversation_lm()
-    return Model(
-        tokenizer=checkpoint.tokenizer,
-        num_streams=lm.num_codebooks,
-        max_delay=lm.config.max_delay,
-        context=lm.config.temporal.context,
-        delay_s=checkpoint.text_delay_s,
-        ends=checkpoint.ends,
-        hearing=None if recogniser is None else recogniser.hearing,
-        most_positions=_POSITIONS_ON_CPU if lm.device.type == "cpu" else MOST_POSITIONS,
     )

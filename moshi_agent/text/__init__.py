@@ -3,5 +3,4 @@
 pieces.py        tokens as text, text as tokens
 word_tracker.py  pieces as words, each with its place in the audio
 timed_reader.py  a recogniser's tokens as pieces, words and pauses
-transcript.py    words with their times
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import unicodedata
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from moshi_agent.errors import InputError
@@ -72,6 +73,12 @@ class PieceReader:
     def load(self, saved: list[int]) -> None:
         """Takes what `save` returned."""
         self._utf8.setstate((bytes(saved), 0))
+
+
+def text_of(tokenizer: Tokenizer | None, tokens: Iterable[int]) -> str:
+    """What a whole stream of text tokens writes, without the space before its first word."""
+    reader = PieceReader(tokenizer)
+    return ("".join(map(reader.read, tokens)) + reader.flush()).strip()
 
 
 def is_text(tokenizer: Tokenizer, token: int) -> bool:

@@ -10,8 +10,7 @@ from moshi_agent.audio.framing import FRAME_S
 from moshi_agent.config import require_value
 from moshi_agent.errors import ConfigError
 from moshi_agent.text.pieces import Tokenizer
-from moshi_agent.text.transcript import TimedWord
-from moshi_agent.text.word_tracker import WordTracker
+from moshi_agent.text.word_tracker import TimedWord, WordTracker
 
 # What each extra head of Kyutai's models foretells: silence for so many seconds.
 PAUSE_HORIZONS_S = (0.5, 1.0, 2.0, 3.0)

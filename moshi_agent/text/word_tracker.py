@@ -7,7 +7,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from moshi_agent.text.pieces import PieceReader, Tokenizer, split_words
-from moshi_agent.text.transcript import LONGEST_WORD_S, TimedWord
+
+LONGEST_WORD_S = 1.0
+
+
+@dataclass(frozen=True)
+class TimedWord:
+    """A word and when it is said, in seconds from the first frame."""
+
+    word: str
+    start: float
+    end: float
 
 
 @dataclass(slots=True)
@@ -70,7 +80,8 @@ class WordTracker:
                 word.fell_silent = frame
         complete: list[TimedWord] = []
         while self._open and self._first_is_complete(frame):
-            complete += self._take_first(frame)
+            complete += self._timed(0, frame)
+            del self._open[0]
         return complete
 
     def _first_is_complete(self, frame: int) -> bool:
@@ -81,22 +92,25 @@ class WordTracker:
             return True
         return frame + 1 - word.start >= self._longest_frames
 
-    def _take_first(self, frame: int) -> list[TimedWord]:
-        """The first open word, if it has any text; `frame` is the last one heard."""
-        word = self._open.pop(0)
-        ends = [frame + 1, *(following.start for following in self._open[:1])]
+    def _timed(self, place: int, frame: int) -> list[TimedWord]:
+        """An open word by its place, if it has any text; `frame` is the last one heard."""
+        word = self._open[place]
+        ends = [frame + 1, *(following.start for following in self._open[place + 1 : place + 2])]
         if word.fell_silent is not None:
             ends.append(word.fell_silent)
         start = word.start * self._frame_s
         end = min(min(ends) * self._frame_s, start + LONGEST_WORD_S)
         return [TimedWord(word.text, round(start, 6), round(end, 6))] if word.text else []
 
+    def unfinished(self, frame: int) -> list[TimedWord]:
+        """The words not yet given that have begun before `frame`, as if they ended there."""
+        begun = [place for place, word in enumerate(self._open) if word.start < frame]
+        return [word for place in begun for word in self._timed(place, frame - 1)]
+
     def finish(self, frame: int) -> list[TimedWord]:
         """Ends the stream before `frame`. Returns the words not yet given that have begun by then."""
         self._write(self._reader.flush(), frame - 1)
-        words: list[TimedWord] = []
-        while self._open and self._open[0].start < frame:
-            words += self._take_first(frame - 1)
+        words = self.unfinished(frame)
         self._open.clear()
         self._is_writing = False
         return words

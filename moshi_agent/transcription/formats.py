@@ -10,7 +10,7 @@ from typing import Any, Protocol, TextIO
 from moshi_agent.config import require_value
 from moshi_agent.text.pieces import ends_sentence
 from moshi_agent.text.timed_reader import Pause, TimedPiece
-from moshi_agent.text.transcript import TimedWord
+from moshi_agent.text.word_tracker import TimedWord
 
 FORMATS = ("text", "json", "srt", "vtt")
 

@@ -17,7 +17,7 @@ from moshi_agent.engine.microphone import Pcm, to_float32
 from moshi_agent.engine.step.frame_step import FrameStep, RowInput
 from moshi_agent.errors import InputError
 from moshi_agent.text.timed_reader import Pause, PauseConfig, TimedPiece, TimedReader
-from moshi_agent.text.transcript import TimedWord
+from moshi_agent.text.word_tracker import TimedWord
 
 if TYPE_CHECKING:
     from moshi_agent.checkpoint import Checkpoint

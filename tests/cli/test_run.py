@@ -21,7 +21,7 @@ from moshi_agent.audio.files import read_audio
 from moshi_agent.cli import answering, main
 from moshi_agent.errors import CheckpointError
 from moshi_agent.questions import sample_questions
-from moshi_agent.text.transcript import TimedWord
+from moshi_agent.text.word_tracker import TimedWord
 from tests.translation_model import write_translation_checkpoint
 
 ASSETS = Path(cli.__file__).parents[1] / "assets"

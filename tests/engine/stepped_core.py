@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from moshi_agent.checkpoint import Checkpoint
-from moshi_agent.engine.call.call_state import Model
+from moshi_agent.engine.call.model import Model
 from moshi_agent.engine.capacity import StepTimes
 from moshi_agent.engine.commands import Command, Open
 from moshi_agent.engine.config import EngineConfig, SessionConfig

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moshi_agent.text.pieces import PieceReader, split_words
+from moshi_agent.text.pieces import PieceReader, split_words, text_of
 from tests.text_tokenizers import byte_tokenizer, shipped_tokenizer
 
 UNICODE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"), max_size=12)
@@ -87,3 +87,12 @@ def test_words_begin_at_spaces() -> None:
     assert split_words(" ") == ("", [""])
     assert split_words("\ufffd the") == ("\ufffd", ["the"])
     assert split_words("") == ("", [])
+
+
+def test_a_whole_stream_is_read_at_once() -> None:
+    """Padding, begin, end and ids that the tokenizer has not write nothing; half a character does."""
+    tokenizer = shipped_tokenizer()
+    tokens = [3, 1, *tokenizer.encode("Hello there."), 0, 2, -2, 10_000]
+    assert text_of(tokenizer, tokens) == "Hello there."
+    assert text_of(byte_tokenizer(), [*byte_tokenizer().encode("the"), byte(0xE2)]) == "the\ufffd"
+    assert text_of(None, tokens) == ""

@@ -8,7 +8,7 @@ import pytest
 
 from moshi_agent import ConfigError
 from moshi_agent.text.timed_reader import TimedReader
-from moshi_agent.text.transcript import TimedWord
+from moshi_agent.text.word_tracker import TimedWord
 from moshi_agent.transcription import Pause, PauseConfig, TimedPiece
 from tests.text_tokenizers import END_OF_PADDING, PADDING, byte_tokenizer
 

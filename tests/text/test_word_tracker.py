@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moshi_agent.text.pieces import PieceReader
-from moshi_agent.text.transcript import TimedWord
-from moshi_agent.text.word_tracker import WordTracker
+from moshi_agent.text.word_tracker import TimedWord, WordTracker
 from tests.text_tokenizers import PADDING, byte_tokenizer, shipped_tokenizer
 
 FRAME_S = 0.08
@@ -137,6 +136,15 @@ def test_the_end_gives_the_words_that_have_begun() -> None:
     assert bot.says(" the") == bot.says(None) == bot.says(" a") == []
     assert bot.words.finish(bot.frame) == [TimedWord("the", 0.16, 0.24)]
     assert bot.words.finish(bot.frame) == []
+
+
+def test_words_can_be_looked_at_before_they_are_complete() -> None:
+    """They last until now, those that have not begun are not there, and nothing changes."""
+    bot = Speech(ahead=2)
+    assert bot.says(" the") == bot.says(None) == bot.says(" a") == []
+    assert bot.words.unfinished(2) == []
+    assert bot.words.unfinished(bot.frame) == [TimedWord("the", 0.16, 0.24)]
+    assert bot.says(None) == [TimedWord("the", 0.16, 0.32)]
 
 
 def test_a_character_cut_short_by_the_end_is_in_the_last_word() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moshi_agent import ConfigError
-from moshi_agent.text.transcript import TimedWord
+from moshi_agent.text.word_tracker import TimedWord
 from moshi_agent.transcription import FORMATS, Pause, TimedPiece, write_transcript
 
 HELLO = [

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from moshi_agent import AudioError, ConfigError, InputError, load_checkpoint
 from moshi_agent.checkpoint import Checkpoint
-from moshi_agent.text.transcript import TimedWord
+from moshi_agent.text.word_tracker import TimedWord
 from moshi_agent.transcription import Pause, PauseConfig, Recogniser, TimedPiece, Transcriber, transcribe_file
 from tests.recogniser_model import write_recogniser_checkpoint
 

@@ -6,7 +6,6 @@ device, no thread, no clock.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,9 @@ import numpy as np
 from moshi_agent.audio.framing import FRAME_S, FRAME_SAMPLES, SAMPLE_RATE_HZ
 from moshi_agent.audio.playout import PlayoutClock
 from moshi_agent.audio.resampling import StreamResampler
-from moshi_agent.audio.speech_gate import SpeechGate
-from moshi_agent.checkpoint.translation import Ends
 from moshi_agent.config import SamplingConfig
+from moshi_agent.engine.call.bot_speech import BotSpeech, Spoken
+from moshi_agent.engine.call.model import Model
 from moshi_agent.engine.call.opening import OpeningFrame, PromptFrame, opening_frames
 from moshi_agent.engine.call.say import SayQueue
 from moshi_agent.engine.call.stamp import Stamp
@@ -45,11 +44,8 @@ from moshi_agent.events import (
     SayFinished,
     TextToken,
 )
-from moshi_agent.models.prefill import MOST_POSITIONS
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
-from moshi_agent.text.pieces import Tokenizer, ends_sentence, is_text
-from moshi_agent.text.timed_reader import Hearing
-from moshi_agent.text.word_tracker import WordTracker
+from moshi_agent.text.pieces import ends_sentence
 
 _SILENCE = np.zeros(FRAME_SAMPLES, np.float32)
 _LONGEST_BACKLOG_S = 30.0
@@ -58,20 +54,6 @@ _MUTUAL_SILENCE_FRAMES = 6
 _REMEMBERED_CHARACTERS = 32
 
 CallFrame = InputFrame | OpeningFrame | TailFrame
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """What a call has to know of the checkpoint."""
-
-    tokenizer: Tokenizer | None
-    num_streams: int
-    max_delay: int
-    context: int | None
-    delay_s: float  # by which the text is later than what it is about
-    ends: Ends | None = None  # of a translation
-    hearing: Hearing | None = None  # of the recogniser that hears the user
-    most_positions: int = MOST_POSITIONS  # of a prompt that are read at once
 
 
 class CallState:
@@ -89,9 +71,8 @@ class CallState:
         self.context_is_full = False
         self._model = model
         self._outlet = outlet
-        self._gate = SpeechGate(floor_dbfs=config.silence_floor_dbfs)
+        self._speech = BotSpeech(model, config.silence_floor_dbfs)
         self._turns = Turns()
-        self._words = WordTracker(model.tokenizer, FRAME_S)
         self._user_words = UserWords(model.hearing) if model.hearing and config.transcribe else None
         self._say_queue = SayQueue(model.tokenizer)
         self._said = ""  # the end of what the bot has written
@@ -129,7 +110,7 @@ class CallState:
         """What the row is given."""
         frame = ready.frame
         if isinstance(frame, PromptFrame):
-            return RowInput(row=row, pcm=_SILENCE if frame.hears_silence else None, forced=frame.forced)
+            return frame.row_input(row)
         end = self._tail.first_tokens(self._model.num_streams) if self._is_tail(frame) else None
         if end is not None:
             return RowInput(row=row, pcm=None, forced=end)
@@ -152,25 +133,30 @@ class CallState:
             wall_s: the same in Unix time.
             backlog_s: input that waits behind this frame.
         """
-        if isinstance(ready.frame, PromptFrame):
-            return
-        speech = output.audio if output.audio is not None else _SILENCE
-        tokenizer = self._model.tokenizer
-        gated = self._gate.process(speech, tokenizer is not None and is_text(tokenizer, output.text))
-        if self.config.digital_silence:
-            speech = gated.pcm
         stamp = Stamp(self.frame, wall_s)
+        if isinstance(ready.frame, PromptFrame):
+            if not ready.frame.of_prompt:
+                self._begin(output, stamp)
+            return
+        spoken = self._speech.follow(output, self.frame)
         events = [
             *self._input_events(ready, stamp),
-            *self._text_events(output.next_text, gated.is_open, stamp),
-            *self._turn_events(ready.frame, gated.is_open, stamp),
-            *self._audio_events(speech, now, stamp),
+            *self._speech_events(output.next_text, spoken, stamp),
+            *self._turn_events(ready.frame, spoken.is_audible, stamp),
+            *self._audio_events(spoken.gated if self.config.digital_silence else spoken.pcm, now, stamp),
         ]
         if self._is_tail(ready.frame):
             self._tail.follow(output.text)
         self._count(ready, now, backlog_s)
         self.frame += 1
         self._outlet(Delivery(events, inputs_taken=ready.skipped + isinstance(ready.frame, InputFrame)))
+
+    def _begin(self, output: RowOutput, stamp: Stamp) -> None:
+        """Tells what the model has written in its own first step."""
+        text = self._speech.begin(output, stamp.frame)
+        events = self._text_events(text, output.next_text, stamp.frame - 1, stamp)
+        if events:
+            self._outlet(Delivery(events))
 
     def heard(self, ready: Ready[Key, CallFrame]) -> Frame | None:
         """What the recogniser is to hear in the step just taken; None where it does not listen."""
@@ -217,7 +203,7 @@ class CallState:
     def end(self, reason: EndReason, wall_s: float, error: str | None = None) -> None:
         """The last events."""
         stamp = Stamp(self.frame, wall_s)
-        words = [stamp.word(word, self._model.delay_s) for word in self._words.finish(self.frame)]
+        words = [stamp.word(word) for word in self._speech.finish(self.frame)]
         heard = [] if self._user_words is None else self._user_words.finish(stamp)
         last = Ended(frame=stamp.frame, media_s=stamp.media_s, wall_s=wall_s, reason=reason, error=error)
         self._outlet(Delivery([*words, *heard, last]))
@@ -232,18 +218,20 @@ class CallState:
             events.append(stamp.event(InputSkipped, frames=ready.skipped))
         return events
 
-    def _text_events(self, token: int, audible: bool, stamp: Stamp) -> list[Event]:
-        aligned = stamp.frame + self._model.max_delay
-        events: list[Event] = []
-        text = self._words.add(token, aligned)
-        if text:
-            self._said = (self._said + text)[-_REMEMBERED_CHARACTERS:]
-            events.append(stamp.event(TextToken, text=text, token=token, aligned_frame=aligned))
-        events += [stamp.word(word, self._model.delay_s) for word in self._words.hear(stamp.frame, audible)]
+    def _speech_events(self, token: int, spoken: Spoken, stamp: Stamp) -> list[Event]:
+        events = self._text_events(spoken.text, token, stamp.frame, stamp)
+        events += [stamp.word(word) for word in spoken.words]
         sentence = self._say_queue.advance(token)
         if sentence is not None:
             events.append(stamp.event(SayFinished, text=sentence))
         return events
+
+    def _text_events(self, text: str, token: int, written_in: int, stamp: Stamp) -> list[Event]:
+        if not text:
+            return []
+        self._said = (self._said + text)[-_REMEMBERED_CHARACTERS:]
+        aligned = self._speech.aligned_frame(written_in)
+        return [stamp.event(TextToken, text=text, token=token, aligned_frame=aligned)]
 
     def _turn_events(self, frame: CallFrame | None, audible: bool, stamp: Stamp) -> list[Event]:
         self._user_speaking = isinstance(frame, InputFrame) and frame.speaking
@@ -280,9 +268,8 @@ class CallState:
         return {
             "frame": self.frame,
             "context_is_full": self.context_is_full,
-            "gate": self._gate.save(),
             "turns": self._turns.save(),
-            "words": self._words.save(),
+            **self._speech.save(),
             "say_queue": self._say_queue.save(),
             "said": self._said,
             "user_words": self._user_words and self._user_words.save(),
@@ -292,9 +279,8 @@ class CallState:
         """Takes what `save` gave."""
         self.frame = saved["frame"]
         self.context_is_full = saved["context_is_full"]
-        self._gate.load(saved["gate"])
+        self._speech.load(saved)
         self._turns.load(saved["turns"])
-        self._words.load(saved["words"])
         self._say_queue.load(saved["say_queue"])
         self._said = saved["said"]
         if self._user_words is not None and saved.get("user_words"):

@@ -9,8 +9,9 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
+from moshi_agent.audio.framing import FRAME_SAMPLES
 from moshi_agent.engine.prompt.prompt import Prompt
-from moshi_agent.engine.step.step_tensors import Tokens
+from moshi_agent.engine.step.step_tensors import RowInput, Tokens
 from moshi_agent.errors import InputError
 from moshi_agent.models.prefill import MOST_POSITIONS
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN, ZERO_TOKEN
@@ -25,6 +26,11 @@ class PromptFrame:
     forced: Tokens | None
     hears_silence: bool
     of_prompt: bool = True  # one of the steps that conversations with the same prompt share
+
+    def row_input(self, row: int) -> RowInput:
+        """The step, as that of a row."""
+        pcm = np.zeros(FRAME_SAMPLES, np.float32) if self.hears_silence else None
+        return RowInput(row=row, pcm=pcm, forced=self.forced)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +54,17 @@ def opening_frames(
     """
     if prompt is not None and prompt.is_whole:
         return list(_frames_of(prompt, most_positions))
-    first = None
-    if greet:
-        first = np.full(num_streams, UNGENERATED_TOKEN)
-        first[0] = _BEGIN_OF_TEXT
     frames = [] if prompt is None else _frames_of(prompt, most_positions)
-    return [PromptFrame(first, False, of_prompt=prompt is not None), *frames]
+    return [first_step(greet, num_streams, of_prompt=prompt is not None), *frames]
+
+
+def first_step(greet: bool, num_streams: int, of_prompt: bool = False) -> PromptFrame:
+    """The model's own first step, which reads initial tokens alone; asked to greet, it begins the text."""
+    if not greet:
+        return PromptFrame(None, False, of_prompt)
+    forced = np.full(num_streams, UNGENERATED_TOKEN)
+    forced[0] = _BEGIN_OF_TEXT
+    return PromptFrame(forced, False, of_prompt)
 
 
 def check_opening(frames: Iterable[OpeningFrame], highest: NDArray[np.int64], dim: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from moshi_agent.audio.framing import FRAME_S
 from moshi_agent.events import Event, Word
-from moshi_agent.text.transcript import TimedWord
+from moshi_agent.text.word_tracker import TimedWord
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,13 @@ class Stamp:
         """An event of this moment, with the fields of its kind."""
         return kind(frame=self.frame, media_s=self.media_s, wall_s=self.wall_s, **fields)
 
-    def word(self, word: TimedWord, delay_s: float) -> Word:
-        """A word that is complete now. The text runs `delay_s` behind what it is about."""
+    def word(self, word: TimedWord) -> Word:
+        """A word that is complete now."""
         return Word(
             frame=self.frame,
             media_s=self.media_s,
             wall_s=self.wall_s,
             text=word.word,
-            start=round(max(0.0, word.start - delay_s), 6),
-            end=round(max(0.0, word.end - delay_s), 6),
+            start=word.start,
+            end=word.end,
         )

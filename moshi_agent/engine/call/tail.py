@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from moshi_agent.audio.framing import FRAME_S
 from moshi_agent.checkpoint.translation import Ends
 from moshi_agent.engine.config import SessionConfig
 from moshi_agent.engine.step.step_tensors import Tokens
-from moshi_agent.nn.embedding import UNGENERATED_TOKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +32,7 @@ class Tail:
         """[streams] to be forced in the first of the frames, in which nothing is heard; None for silence."""
         if self._ends is None or self._frames:
             return None
-        tokens = np.full(streams, UNGENERATED_TOKEN)
-        tokens[-self._ends.codebooks :] = self._ends.code
-        return tokens
+        return self._ends.tokens(streams)
 
     def follow(self, text_token: int) -> None:
         """One of the frames is over, and the bot has written `text_token`."""

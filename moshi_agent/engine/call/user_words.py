@@ -11,7 +11,7 @@ from moshi_agent.engine.call.stamp import Stamp
 from moshi_agent.engine.step.step_tensors import RowOutput
 from moshi_agent.events import Event, UserPaused, UserSaid, UserText, UserWord
 from moshi_agent.text.timed_reader import Heard, Hearing, TimedReader
-from moshi_agent.text.transcript import TimedWord
+from moshi_agent.text.word_tracker import TimedWord
 
 _SETTLED_FRAMES = 3  # without a piece: what was said until then has been written
 _VOICE_HOLD_FRAMES = 5  # after the last sound before the user counts as silent: `VoiceActivity.stop_ms`

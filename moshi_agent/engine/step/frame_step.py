@@ -7,7 +7,7 @@ that holds as many conversations as there is room for.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -39,8 +39,8 @@ from moshi_agent.engine.step.step_tensors import (
     Tokens,
 )
 from moshi_agent.errors import ConfigError
-from moshi_agent.models.conditioning import conditioned_generator
-from moshi_agent.models.generator import Generator, LMGenState, StepInput
+from moshi_agent.models.conditioning import Condition, conditioned_generator
+from moshi_agent.models.generator import LMGenState, StepInput
 from moshi_agent.models.mimi import MimiModel, MimiState
 from moshi_agent.models.prefill import prefill
 from moshi_agent.nn import cache_attention
@@ -66,14 +66,15 @@ class FrameStep:
     Not thread-safe: one thread owns it.
 
     Args:
-        generator: of the checkpoint's language model; by default under the conditions it was released with.
+        conditions: of all rows, by name, where they are not those that the model was released with.
+        cfg_coef: classifier-free guidance, 1 being none; None is as the checkpoint advises.
         kv_cache: how the temporal transformer's cache is stored, as in `EngineConfig`.
         graphs: what captures the steps; by default CUDA graphs on a CUDA device, and nothing elsewhere.
             False runs them as they are anywhere.
 
     Raises:
         ConfigError: the checkpoint has no language model.
-        InputError: it needs conditions that nobody has given.
+        InputError: conditions that are missing or do not fit; guidance of a model without any.
     """
 
     def __init__(
@@ -81,7 +82,8 @@ class FrameStep:
         checkpoint: Checkpoint,
         rows: int,
         *,
-        generator: Generator | None = None,
+        conditions: Mapping[str, Condition] | None = None,
+        cfg_coef: float | None = None,
         kv_cache: KVCache = "auto",
         graphs: GraphDevice | bool = True,
     ) -> None:
@@ -89,7 +91,8 @@ class FrameStep:
             raise ConfigError(f"{checkpoint.name} holds a codec alone; conversations need a language model")
         self.rows = rows
         self.mimi: MimiModel = checkpoint.mimi
-        self.generator = generator or conditioned_generator(checkpoint.lm, checkpoint.model_type, {}, 1.0)
+        coef = checkpoint.advised_cfg_coef if cfg_coef is None else cfg_coef
+        self.generator = conditioned_generator(checkpoint.lm, checkpoint.model_type, conditions or {}, coef)
         self.num_streams = checkpoint.lm.num_codebooks
         self.dim = checkpoint.lm.config.temporal.dim
         self.highest_tokens = _highest_tokens(checkpoint.lm.config)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from moshi_agent.audio.framing import Samples
 from moshi_agent.checkpoint import load_checkpoint
-from moshi_agent.text.transcript import TimedWord
+from moshi_agent.text.word_tracker import TimedWord
 from moshi_agent.training.annotation.placed_word import PlacedWord
 from moshi_agent.transcription import Transcriber
 

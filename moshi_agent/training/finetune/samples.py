@@ -15,7 +15,7 @@ from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.lm_gen import LMGen
 from moshi_agent.nn.conditioners import ConditionAttributes, ConditionTensors
-from moshi_agent.text.transcript import Transcript
+from moshi_agent.text.pieces import text_of
 from moshi_agent.training.stereo.dataset import Batch
 
 
@@ -49,10 +49,8 @@ def sample_reply(
     mimi = checkpoint.mimi
     sides = torch.cat([tokens[:, 1 : 1 + mimi.num_codebooks], user[..., : tokens.shape[-1]]])
     sound = mimi.decode(sides.clamp(0, mimi.cardinality - 1))[:, 0].float().cpu().numpy()
-    transcript = Transcript(checkpoint.tokenizer, mimi.frame_rate)
-    for frame, token in enumerate(tokens[0, 0].tolist()):
-        transcript.add(token, frame)
-    return Reply(np.ascontiguousarray(sound.T), int(mimi.sample_rate), transcript.text)
+    text = text_of(checkpoint.tokenizer, tokens[0, 0].tolist())
+    return Reply(np.ascontiguousarray(sound.T), int(mimi.sample_rate), text)
 
 
 def _generate(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sentencepiece import SentencePieceProcessor
 
-from moshi_agent.text.transcript import Transcript
+from moshi_agent.text.pieces import text_of
 from moshi_agent.training.tiny.evaluation.caller import Turn
 from moshi_agent.training.tiny.evaluation.matching import Matcher
 from moshi_agent.training.tiny.evaluation.material import Material
@@ -21,7 +21,6 @@ from moshi_agent.training.tiny.evaluation.play import Recording
 from moshi_agent.training.tiny.phrases import plain
 from moshi_agent.training.tiny.speech import FRAME_SAMPLES, LOUD_DB, SAMPLE_RATE_HZ, Audio, loud_span
 
-FRAME_RATE_HZ = SAMPLE_RATE_HZ / FRAME_SAMPLES
 QUIET_DB = -55.0  # rms of a frame
 STOPPED_DB = -60.0  # peak
 STOP_FRAMES = 5  # from an interruption's frame on, in which the bot may still sound
@@ -148,18 +147,12 @@ class CallJudge:
                     first=first,
                     until=until,
                     cut=cut,
-                    said=self._said(call, first, until),
+                    said=text_of(self._tokenizer, call.text[first:until].tolist()),
                     sound=sound,
                     heard=None if sound is None else self._matcher.nearest(sound.audio),
                 )
             )
         return spans
-
-    def _said(self, call: Recording, first: int, until: int) -> str:
-        transcript = Transcript(self._tokenizer, FRAME_RATE_HZ)
-        for frame in range(first, until):
-            transcript.add(int(call.text[frame]), frame)
-        return transcript.text
 
     def _answer(self, call: Recording, span: _Span) -> AnswerScore:
         turn, sound, expected = span.turn, span.sound, self._texts[span.turn.answer]

@@ -1,0 +1,42 @@
+"""What a call has to know of its checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moshi_agent.checkpoint import Checkpoint
+from moshi_agent.checkpoint.translation import Ends
+from moshi_agent.models.prefill import MOST_POSITIONS
+from moshi_agent.text.pieces import Tokenizer
+from moshi_agent.text.timed_reader import Hearing
+
+_POSITIONS_ON_CPU = 16  # of a prompt at once: there, time goes with their number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """The facts of a checkpoint that its calls go by."""
+
+    tokenizer: Tokenizer | None
+    num_streams: int
+    max_delay: int  # frames by which a piece is written before it is said
+    context: int | None
+    delay_s: float  # by which the text is later than what it is about
+    ends: Ends | None = None  # of a translation
+    hearing: Hearing | None = None  # of the recogniser that hears the user
+    most_positions: int = MOST_POSITIONS  # of a prompt that are read at once
+
+
+def model_of(checkpoint: Checkpoint, hearing: Hearing | None = None) -> Model:
+    """Reads the facts of a checkpoint. Raises ConfigError for one that holds no conversation."""
+    lm = checkpoint.conversation_lm()
+    return Model(
+        tokenizer=checkpoint.tokenizer,
+        num_streams=lm.num_codebooks,
+        max_delay=lm.config.max_delay,
+        context=lm.config.temporal.context,
+        delay_s=checkpoint.text_delay_s,
+        ends=checkpoint.ends,
+        hearing=hearing,
+        most_positions=_POSITIONS_ON_CPU if lm.device.type == "cpu" else MOST_POSITIONS,
+    )
