@@ -1,4 +1,4 @@
-"""Messages between two processes: pickled through a pipe, their audio through shared memory."""
+"""Messages between two processes, pickled through a pipe."""
 
 from __future__ import annotations
 
@@ -11,11 +11,6 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
-
-import numpy as np
-
-from moshi_agent.audio.framing import Samples
-from moshi_agent.engine.process.rings import Ring
 
 _log = logging.getLogger("moshi_agent.engine")
 _MOST_AT_ONCE = 64  # messages that go through the pipe together, where so many wait
@@ -33,12 +28,12 @@ class Channel:
     """One end. Any thread sends, one receives. Both ends belong to this package, so pickle is safe.
 
     A thread of the channel's own pickles and writes: `send` neither blocks nor fails, and a finalizer may
-    call it in the midst of anything. Float32 arrays go through the ring where they fit, else inline.
+    call it in the midst of anything. Audio goes through the pipe as well: shared memory would save a copy
+    that costs next to nothing, and a process that dies could leave it behind.
     """
 
-    def __init__(self, connection: Connection, outgoing: Ring, incoming: Ring) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._outgoing, self._incoming = outgoing, incoming
         self._outbox: SimpleQueue[_Letter | None] = SimpleQueue()
         self._is_broken = False
         self._writer = threading.Thread(target=self._write, name="moshi-channel", daemon=True)
@@ -62,7 +57,7 @@ class Channel:
                 return
             size = packet.getbuffer().nbytes
             while packet.tell() < size:
-                yield _Unpickler(packet, self._incoming).load()
+                yield pickle.load(packet)
 
     def close(self) -> None:
         """Sends what waits, then closes this end. Nobody may be receiving any more."""
@@ -73,7 +68,7 @@ class Channel:
     def _write(self) -> None:
         while True:
             letters = self._take_waiting()
-            packet = b"".join(self._pickled(letter) for letter in letters if letter is not None)
+            packet = b"".join(_pickled(letter) for letter in letters if letter is not None)
             try:
                 if packet:
                     self._connection.send_bytes(packet)
@@ -89,39 +84,15 @@ class Channel:
             letters.append(self._outbox.get())
         return letters
 
-    def _pickled(self, letter: _Letter) -> bytes:
-        begin, packet = self._outgoing.next, io.BytesIO()
-        try:
-            _Pickler(packet, self._outgoing).dump(letter.message)
-        except Exception as error:
-            self._outgoing.take_back(begin)
-            if letter.unsent is None:
-                kind = type(letter.message).__name__
-                _log.exception("a %s cannot be pickled: %s", kind, error, extra={"kind": kind})
-            else:
-                letter.unsent(error)
-            return b""
-        return packet.getvalue()
 
-
-class _Pickler(pickle.Pickler):
-    """Puts audio into a ring, and only its place into the pickle."""
-
-    def __init__(self, file: io.BytesIO, ring: Ring) -> None:
-        super().__init__(file, pickle.HIGHEST_PROTOCOL)
-        self._ring = ring
-
-    def persistent_id(self, obj: object) -> tuple[int, int] | None:
-        if type(obj) is not np.ndarray or obj.dtype != np.float32 or obj.ndim != 1:
-            return None
-        sequence = self._ring.write(obj)
-        return None if sequence is None else (sequence, len(obj))
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, ring: Ring) -> None:
-        super().__init__(file)
-        self._ring = ring
-
-    def persistent_load(self, pid: tuple[int, int]) -> Samples:
-        return self._ring.read(*pid)
+def _pickled(letter: _Letter) -> bytes:
+    """The message as bytes, or none where it cannot be: that is the sender's alone to hear."""
+    try:
+        return pickle.dumps(letter.message, pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        if letter.unsent is None:
+            kind = type(letter.message).__name__
+            _log.exception("a %s cannot be pickled: %s", kind, error, extra={"kind": kind})
+        else:
+            letter.unsent(error)
+        return b""

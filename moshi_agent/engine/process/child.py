@@ -27,18 +27,16 @@ from moshi_agent.engine.process.messages import (
     About,
     Answer,
     Ask,
-    Attached,
     Delivered,
     Loaded,
     Logged,
     Question,
 )
-from moshi_agent.engine.process.rings import Rings
 from moshi_agent.engine.prompt.prompt import PromptSource
 from moshi_agent.errors import EngineUnhealthy, MoshiAgentError
 
 
-def run(config: EngineConfig, connection: Connection, rings_name: str, log_level: int) -> None:
+def run(config: EngineConfig, connection: Connection, log_level: int) -> None:
     """All that the process does: loads, serves until `Stop`, ends.
 
     It ends as well as soon as its parent does, or one of its threads fails: a process that is half alive
@@ -47,9 +45,7 @@ def run(config: EngineConfig, connection: Connection, rings_name: str, log_level
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which decides
     threading.excepthook = _end_with_thread
     threading.Thread(target=_end_with_parent, name="moshi-parent", daemon=True).start()
-    rings = Rings.attach(rings_name)
-    channel = Channel(connection, rings.from_engine, rings.to_engine)
-    channel.send(Attached())
+    channel = Channel(connection)
     _send_logs(channel, log_level)
     try:
         backend = LocalBackend(config)

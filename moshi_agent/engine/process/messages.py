@@ -38,11 +38,6 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Attached:
-    """The process has its shared memory, whose name is needed no longer."""
-
-
-@dataclass(frozen=True, slots=True)
 class Loaded:
     """The checkpoint is loaded; or it is not, and the process ends."""
 

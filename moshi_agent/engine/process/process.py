@@ -5,7 +5,7 @@ out of the engine's process. Frames carry `time.monotonic` across: on Linux it i
 
     ProcessBackend  what a session talks to; starts one `EngineProcess` after the other
     EngineProcess   one process, and what it owes: answers and events
-    ProcessHandle   the process itself, with a `Channel` over a pipe and `Rings` in shared memory
+    ProcessHandle   the process itself, with a `Channel` over a pipe
     child.run       what goes on in it
 """
 
