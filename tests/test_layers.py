@@ -48,7 +48,7 @@ LAYERS = {
         callbacks config
         commands model_facts
         call microphone personas
-        session snapshot
+        session shared snapshot
         inbox rows
         admission conversations
         core

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
 from moshi_agent.cli.options import Seconds, device_option, model_option, threads_option
+
+if TYPE_CHECKING:
+    from moshi_agent.config import KVCache
 
 
 class _CallerOptions(TypedDict):
@@ -23,7 +26,7 @@ class _CallerOptions(TypedDict):
     rate: int
     jitter: float
     process: bool
-    kv_cache: str
+    kv_cache: KVCache
     full_context: bool
     json: Path | None
 

@@ -19,6 +19,7 @@ from moshi_agent.cli.call_metrics import CallMetrics, batches_between, percentil
 from moshi_agent.cli.callers import Beginning, Crowd, Line, full_context, spoken_questions
 from moshi_agent.cli.machine import device_bytes, machine_name, resident_bytes, versions
 from moshi_agent.cli.model import check_device
+from moshi_agent.config import KVCache
 from moshi_agent.outputs import naming, whole_file
 
 
@@ -36,7 +37,7 @@ class Benchmark:
     rate: int  # Hz, of the callers' audio
     jitter: float  # ms
     process: bool
-    kv_cache: str
+    kv_cache: KVCache
     full_context: bool
     json: Path | None
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TypedDict, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,6 @@ from numpy.typing import NDArray
 from moshi_agent.config import KVCache, SamplingConfig, require_value
 from moshi_agent.engine.prompt.prompt import Prompt, Recording
 from moshi_agent.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,3 +120,28 @@ class EngineConfig:
         require_value("kv_cache", self.kv_cache, get_args(KVCache))
         # Pairs can be hashed, and engines are shared by their configuration.
         object.__setattr__(self, "conditions", tuple(sorted(dict(self.conditions).items())))
+
+
+class EngineOptions(TypedDict, total=False):
+    """The fields of `EngineConfig` but for its source, as keywords of `Engine.load`."""
+
+    device: str
+    dtype: str | None
+    pack: str | None
+    revision: str | None
+    token: str | None
+    lora: str | None
+    voices: str | Path | None
+    personas: bool | None
+    cfg_coef: float | None
+    conditions: Mapping[str, str] | tuple[tuple[str, str], ...]
+    capacity: int
+    threads: int
+    batch_wait_ms: float
+    waiting: int
+    wait_timeout_s: float
+    admit_by_time: bool
+    kv_cache: KVCache
+    cuda_graphs: bool
+    transcriber: str | None
+    process: bool

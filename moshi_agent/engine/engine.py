@@ -6,21 +6,22 @@ import asyncio
 import itertools
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self, Unpack
 
 from moshi_agent.audio.framing import Samples
 from moshi_agent.engine.callbacks import Callbacks
 from moshi_agent.engine.capacity import Capacity
 from moshi_agent.engine.commands import Drain, RestartPercentiles
-from moshi_agent.engine.config import EngineConfig, SessionConfig
+from moshi_agent.engine.config import EngineConfig, EngineOptions, SessionConfig
 from moshi_agent.engine.local import LocalBackend
 from moshi_agent.engine.metrics.metrics import EngineMetrics
 from moshi_agent.engine.model_facts import ModelFacts
 from moshi_agent.engine.process.process import ProcessBackend
 from moshi_agent.engine.prompt.prompt import Prompt, PromptSource
 from moshi_agent.engine.session import Session
+from moshi_agent.engine.shared import Shared
 from moshi_agent.events import AudioChunk, Event, TextToken
 
 
@@ -31,9 +32,8 @@ class Engine:
     sync or async, or call `start` and `close`.
     """
 
-    # Many adapters in a process share one engine: by what it was loaded with, and how often.
-    _shared: ClassVar[dict[EngineConfig, tuple[Engine, int]]] = {}
-    _shared_lock: ClassVar[threading.Lock] = threading.Lock()
+    # Many adapters in a process share one engine, by what it was loaded with.
+    _shared: ClassVar[Shared[EngineConfig, Engine]] = Shared()
 
     def __init__(self, config: EngineConfig | None = None) -> None:
         self.config = config or EngineConfig()
@@ -43,24 +43,25 @@ class Engine:
         self._is_closed = False
 
     @classmethod
-    def load(cls, source: str = "tiny", *, shared: bool = True, **options: Any) -> Engine:
-        """The engine of this process for this checkpoint and these options; loaded where it is not yet.
+    def load(
+        cls, source: str | Path = "tiny", *, shared: bool = True, **options: Unpack[EngineOptions]
+    ) -> Engine:
+        """Returns the engine of this process for this checkpoint and these options; loads it if need be.
+
+        Threads that ask for different engines load them at the same time; who asks for one that is being
+        loaded waits for it.
 
         Args:
             source: `tiny`, a folder, or `owner/name` of a repository, as for `load_checkpoint`.
             shared: whoever asks for the same gets the same engine, which closes when all have closed it.
-            options: the fields of `EngineConfig`.
+            options: the other fields of `EngineConfig`.
 
         Raises:
-            ConfigError, CheckpointError: as `load_checkpoint`, or for an option that does not exist.
+            ConfigError, CheckpointError: as `load_checkpoint`, or for an option's value.
+            TypeError: an option that does not exist.
         """
-        config = replace(EngineConfig(source=str(source)), **options)
-        if not shared:
-            return cls(config)
-        with cls._shared_lock:
-            engine, users = cls._shared.get(config) or (cls(config), 0)
-            cls._shared[config] = (engine, users + 1)
-            return engine
+        config = EngineConfig(source=str(source), **options)
+        return cls._shared.get(config, lambda: cls(config)) if shared else cls(config)
 
     def start(self) -> Self:
         """Begins to serve; returns when it does. May be called again."""
@@ -74,13 +75,8 @@ class Engine:
 
     def close(self) -> None:
         """Ends every conversation and frees the device, once all who share the engine have closed it."""
-        with self._shared_lock:
-            engine, users = self._shared.get(self.config) or (None, 0)
-            if engine is self and users > 1:
-                self._shared[self.config] = (self, users - 1)
-                return
-            if engine is self:
-                del self._shared[self.config]
+        if not self._shared.release(self.config, self):
+            return
         with self._lock:
             self._backend.stop()
             self._is_closed = True
