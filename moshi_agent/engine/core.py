@@ -6,8 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
-from typing import Any
 
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.admission import Admission
@@ -15,7 +13,6 @@ from moshi_agent.engine.call.model import Model
 from moshi_agent.engine.capacity import StepTimes
 from moshi_agent.engine.commands import (
     Close,
-    Command,
     Drain,
     Finish,
     InputFrame,
@@ -31,7 +28,6 @@ from moshi_agent.engine.commands import (
 )
 from moshi_agent.engine.config import EngineConfig
 from moshi_agent.engine.conversations import Batch, Conversations
-from moshi_agent.engine.event_queue import Outlet
 from moshi_agent.engine.inbox import CLOSED, Inbox, Request
 from moshi_agent.engine.metrics.metrics import Metrics
 from moshi_agent.engine.snapshot import Snapshot, pack_snapshot
@@ -48,10 +44,11 @@ _LATER = object()  # in place of an answer that will be given later
 
 
 class Core:
-    """Runs conversations on a device. `run` belongs to one thread; `send` and `request` to anyone."""
+    """Runs conversations on a device, as commanded by the inbox. It belongs to one thread."""
 
     def __init__(
         self,
+        inbox: Inbox,
         step: FrameStep,
         model: Model,
         advised: SamplingConfig,
@@ -65,7 +62,7 @@ class Core:
         self._step = step
         self._recogniser = recogniser
         self._clock = clock
-        self._inbox = Inbox()
+        self._inbox = inbox
         self._admission = Admission(config, times, self.metrics)
         self._conversations = Conversations(
             step, model, advised, config.batch_wait_ms / 1000, self.metrics, recogniser
@@ -73,14 +70,6 @@ class Core:
         self._batch_wait_ms = config.batch_wait_ms
         self._failures = 0
         self._is_stopped = False
-
-    def send(self, command: Command) -> None:
-        """Hands over a command that needs no answer. One about a conversation that is over is ignored."""
-        self._inbox.send(command)
-
-    def request(self, command: Command, outlet: Outlet | None = None) -> Future[Any]:
-        """Hands over a command and returns its answer to come; `outlet` takes what an opened call says."""
-        return self._inbox.request(command, outlet)
 
     @property
     def free(self) -> int:

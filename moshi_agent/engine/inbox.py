@@ -50,11 +50,11 @@ class Inbox:
         self._is_closed = False
 
     def send(self, command: Command) -> None:
-        """Hands over a command that needs no answer."""
+        """Hands over a command that needs no answer. One about a conversation that is over is ignored."""
         self._put(Request(command))
 
     def request(self, command: Command, outlet: Outlet | None = None) -> Future[Any]:
-        """Hands over a command and returns its answer to come."""
+        """Hands over a command and returns its answer to come; `outlet` takes what an opened call says."""
         reply: Future[Any] = Future()
         try:
             # Here and not where it is got: it may be large, and nobody's frames are to wait for it.

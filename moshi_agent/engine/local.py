@@ -16,7 +16,7 @@ from moshi_agent.engine.commands import Close, Command, Open, Stop
 from moshi_agent.engine.config import EngineConfig
 from moshi_agent.engine.core import Core
 from moshi_agent.engine.event_queue import Outlet
-from moshi_agent.engine.inbox import NOT_STARTED
+from moshi_agent.engine.inbox import NOT_STARTED, Inbox
 from moshi_agent.engine.metrics.metrics import Metrics
 from moshi_agent.engine.model_facts import facts_of
 from moshi_agent.engine.personas import PersonaOpenings, Personas
@@ -54,7 +54,9 @@ class LocalBackend:
             voices=tuple(personas.voices),
             takes_roles=personas.are_taken,
         )
-        self.core = Core(
+        self._inbox = Inbox()
+        self._core = Core(
+            self._inbox,
             self._step,
             model_of(self.checkpoint, self._recogniser and self._recogniser.hearing),
             self.model.sampling,
@@ -63,14 +65,14 @@ class LocalBackend:
             recogniser=self._recogniser,
         )
         self._persona_openings = PersonaOpenings(
-            personas, config, self.core.request, lambda key: self.core.send(Close(key))
+            personas, config, self._inbox.request, lambda key: self._inbox.send(Close(key))
         )
         self._thread: threading.Thread | None = None
 
     @property
     def metrics(self) -> Metrics:
         """Of the engine."""
-        return self.core.metrics
+        return self._core.metrics
 
     def start(self) -> None:
         """Measures the step and begins to serve. Returns when it does."""
@@ -93,7 +95,7 @@ class LocalBackend:
                 self._started.set_exception(error)
                 return
             self._started.set_result(None)
-            self.core.run()
+            self._core.run()
 
     def _measure(self) -> None:
         sizes = [size for size in (1, 2, 4, 8, 16, 32, 64, 128, 256) if size < self.config.capacity]
@@ -108,7 +110,7 @@ class LocalBackend:
         """Hands over a command that needs no answer."""
         if isinstance(command, Close):
             self._persona_openings.withdraw(command.key)
-        self.core.send(command)
+        self._inbox.send(command)
 
     def request(self, command: Command, outlet: Outlet | None = None) -> Future[Any]:
         """Hands over a command and returns its answer to come."""
@@ -118,7 +120,7 @@ class LocalBackend:
             return reply
         if isinstance(command, Open) and command.config.has_persona:
             return self._persona_openings.open(command, outlet)
-        return self.core.request(command, outlet)
+        return self._inbox.request(command, outlet)
 
     def prompt(self, source: PromptSource) -> Prompt:
         """The tokens of a prompt. Takes its time, in the caller's thread."""
@@ -126,17 +128,17 @@ class LocalBackend:
 
     def capacity(self) -> Capacity:
         """What fits, as measured."""
-        refusal = EngineUnhealthy(NOT_STARTED) if self._thread is None else self.core.refusal
+        refusal = EngineUnhealthy(NOT_STARTED) if self._thread is None else self._core.refusal
         row_bytes = self._step.row_bytes + (self._recogniser.row_bytes if self._recogniser is not None else 0)
         return Capacity(
             rows=self.config.capacity,
-            live=self.core.metrics.snapshot().live_sessions,
+            live=self._core.metrics.snapshot().live_sessions,
             by_memory=self.config.capacity + free_bytes(self._step.device) // row_bytes,
             by_time=self._times.most_rows(),
             row_bytes=row_bytes,
             step_ms=self._times.table,
             budget_ms=self._times.budget_ms,
-            free=0 if self._thread is None else self.core.free,
+            free=0 if self._thread is None else self._core.free,
             refusal=None if refusal is None else str(refusal),
         )
 
@@ -144,7 +146,7 @@ class LocalBackend:
         """Ends every conversation and the thread."""
         if self._thread is None:
             return
-        self.core.send(Stop())
+        self._inbox.send(Stop())
         if threading.current_thread() is not self._thread:
             self._thread.join()
 

@@ -14,6 +14,7 @@ from moshi_agent.engine.commands import Command, Open
 from moshi_agent.engine.config import EngineConfig, SessionConfig
 from moshi_agent.engine.core import Core
 from moshi_agent.engine.event_queue import EventQueue, Outlet
+from moshi_agent.engine.inbox import Inbox
 from moshi_agent.engine.session import Session
 from moshi_agent.engine.step.frame_step import FrameStep
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
@@ -48,7 +49,9 @@ class SteppedCore:
             hearing=self.recogniser and self.recogniser.hearing,
         )
         advised = checkpoint.advised_sampling
+        self.inbox = Inbox()
         self.core = Core(
+            self.inbox,
             self.step,
             model,
             advised,
@@ -61,10 +64,10 @@ class SteppedCore:
         self._key = 0
 
     def send(self, command: Command) -> None:
-        self.core.send(command)
+        self.inbox.send(command)
 
     def request(self, command: Command, outlet: Outlet | None = None) -> Future[Any]:
-        reply = self.core.request(command, outlet)
+        reply = self.inbox.request(command, outlet)
         self.settle()
         return reply
 

@@ -211,7 +211,7 @@ def test_the_end_refuses_who_waits_and_ends_the_rest(small_checkpoint: Checkpoin
     core = SteppedCore(small_checkpoint, capacity=1, waiting=2)
     session = core.session()
     _, waiting, _ = core.knock()
-    core.core.send(Stop())
+    core.send(Stop())
     core.core.run()
     assert isinstance(waiting.exception(0), EngineUnhealthy)
     (end,) = kinds_of(taken(session), Ended)

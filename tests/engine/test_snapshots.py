@@ -102,10 +102,10 @@ def test_what_waits_goes_along_even_a_prompt_that_is_not_over(
     config = SessionConfig(seed=3, live=False, digital_silence=False, prompt=prompt)
     here, there = SteppedCore(small_checkpoint), SteppedCore(small_checkpoint)
     events = EventQueue()
-    here.core.request(Open(1, config), events.put)
+    here.inbox.request(Open(1, config), events.put)
     for pcm in NOISE:
         here.send(InputFrame(1, pcm, False, False, 0.0))
-    reply = here.core.request(TakeSnapshot(1))  # before the first step
+    reply = here.inbox.request(TakeSnapshot(1))  # before the first step
     here.settle()
     saved = unpack_snapshot(reply.result(20))
     assert len(saved.opening) == opening
