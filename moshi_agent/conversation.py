@@ -103,7 +103,7 @@ class Conversation:
 
     @property
     def words(self) -> list[TimedWord]:
-        """All that the model has said, word by word, with times in seconds.
+        """Lists all that the model has said, word by word, with times in seconds.
 
         A word ends where the next one begins or where the model falls silent, and a second after its start at
         the latest; a word that has no end yet lasts until now.

@@ -25,7 +25,7 @@ class Ends:
     text_token: int  # before the end of the input it means nothing
 
     def tokens(self, num_streams: int) -> NDArray[np.int64]:
-        """What is forced in the one frame that tells of the end: [num_streams], -2 where nothing is."""
+        """Gives what is forced in the one frame that tells of the end: [num_streams], -2 where nothing is."""
         tokens = np.full(num_streams, UNGENERATED_TOKEN)
         tokens[-self.codebooks :] = self.code
         return tokens

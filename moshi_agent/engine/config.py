@@ -123,7 +123,7 @@ class EngineConfig:
 
 
 class EngineOptions(TypedDict, total=False):
-    """The fields of `EngineConfig` but for its source, as keywords of `Engine.load`."""
+    """Types the keywords of `Engine.load`: the fields of `EngineConfig` but for its source."""
 
     device: str
     dtype: str | None

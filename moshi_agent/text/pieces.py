@@ -76,7 +76,7 @@ class PieceReader:
 
 
 def text_of(tokenizer: Tokenizer | None, tokens: Iterable[int]) -> str:
-    """What a whole stream of text tokens writes, without the space before its first word."""
+    """Reads a whole stream of text tokens, and leaves out the space before its first word."""
     reader = PieceReader(tokenizer)
     return ("".join(map(reader.read, tokens)) + reader.flush()).strip()
 

@@ -13,7 +13,7 @@ LONGEST_WORD_S = 1.0
 
 @dataclass(frozen=True)
 class TimedWord:
-    """A word and when it is said, in seconds from the first frame."""
+    """Holds a word and when it is said, in seconds from the first frame."""
 
     word: str
     start: float
@@ -103,7 +103,7 @@ class WordTracker:
         return [TimedWord(word.text, round(start, 6), round(end, 6))] if word.text else []
 
     def unfinished(self, frame: int) -> list[TimedWord]:
-        """The words not yet given that have begun before `frame`, as if they ended there."""
+        """Lists the words not yet given that have begun before `frame`, as if they ended there."""
         begun = [place for place, word in enumerate(self._open) if word.start < frame]
         return [word for place in begun for word in self._timed(place, frame - 1)]
 

@@ -19,7 +19,7 @@ _FLOOR_DBFS = -55.0  # what counts as nothing
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """What the bot does in one frame."""
+    """Tells what the bot does in one frame."""
 
     pcm: Frame  # [1920] its sound; zeros where it has none
     gated: Frame  # [1920] the same, and exactly zero where it is under the floor
@@ -44,7 +44,7 @@ class BotSpeech:
         self._words = WordTracker(model.tokenizer, FRAME_S)
 
     def aligned_frame(self, frame: int) -> int:
-        """The frame in which is said what is written in `frame`."""
+        """Tells the frame in which the model says what it writes in `frame`."""
         return frame + self._max_delay
 
     def begin(self, output: RowOutput, frame: int) -> str:
@@ -65,7 +65,7 @@ class BotSpeech:
         return Spoken(pcm, gated.pcm, gated.is_open, text, words)
 
     def unfinished(self, frame: int) -> list[TimedWord]:
-        """The words that have begun before `frame` and are not complete, as if they ended there."""
+        """Lists the words that have begun before `frame` and are not complete, as if they ended there."""
         return self._shifted(self._words.unfinished(frame))
 
     def finish(self, frame: int) -> list[TimedWord]:
@@ -80,7 +80,7 @@ class BotSpeech:
         return round(max(0.0, written_s - self._delay_s), 6)
 
     def save(self) -> dict[str, Any]:
-        """Everything that the next frame depends on, as plain numbers and lists."""
+        """Returns everything that the next frame depends on, as plain numbers and lists."""
         return {"gate": self._gate.save(), "words": self._words.save()}
 
     def load(self, saved: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ _POSITIONS_ON_CPU = 16  # of a prompt at once: there, time goes with their numbe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """The facts of a checkpoint that its calls go by."""
+    """Holds the facts of a checkpoint that its calls go by."""
 
     tokenizer: Tokenizer | None
     num_streams: int

@@ -28,7 +28,7 @@ class PromptFrame:
     of_prompt: bool = True  # one of the steps that conversations with the same prompt share
 
     def row_input(self, row: int) -> RowInput:
-        """The step, as that of a row."""
+        """Makes the step one of a row."""
         pcm = np.zeros(FRAME_SAMPLES, np.float32) if self.hears_silence else None
         return RowInput(row=row, pcm=pcm, forced=self.forced)
 
@@ -59,7 +59,7 @@ def opening_frames(
 
 
 def first_step(greet: bool, num_streams: int, of_prompt: bool = False) -> PromptFrame:
-    """The model's own first step, which reads initial tokens alone; asked to greet, it begins the text."""
+    """Makes the model's own first step, which reads initial tokens alone; a greeting begins the text."""
     if not greet:
         return PromptFrame(None, False, of_prompt)
     forced = np.full(num_streams, UNGENERATED_TOKEN)
