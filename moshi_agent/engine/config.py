@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypedDict, get_args
+from typing import Literal, TypedDict, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 from moshi_agent.config import KVCache, SamplingConfig, require_value
 from moshi_agent.engine.prompt.prompt import Prompt, Recording
 from moshi_agent.errors import ConfigError
+
+# Refuse: `push` raises BacklogFull. Drop oldest: what came first is left out, and InputSkipped tells of it;
+# that is right for a caller whose network stalled and then brings all at once what was said meanwhile.
+WhenLate = Literal["refuse", "drop_oldest"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,7 @@ class SessionConfig:
     live: bool = True  # in real time; else input is taken as fast as it comes and nothing is left out
     stall_ms: float = 200.0  # live: input missing for longer is replaced by silence
     backlog_limit_ms: float = 160.0  # live: more waiting input than this loses silent frames
+    when_late: WhenLate = "refuse"  # live: what happens to input beyond some seconds that wait
     output_limit_ms: float = 120.0  # live: output this far ahead of real time loses digital silence
     queue_s: float = 20.0  # audio that waits for a slow consumer; the oldest is dropped beyond it
     digital_silence: bool = True  # where the bot says nothing its samples are exactly zero
@@ -59,6 +64,7 @@ class SessionConfig:
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
             raise ConfigError(f"seed={self.seed}; accepted: a 64-bit integer")
 
+        require_value("when_late", self.when_late, get_args(WhenLate))
         self._check_persona()
 
     def _check_persona(self) -> None:

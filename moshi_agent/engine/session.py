@@ -36,6 +36,7 @@ from moshi_agent.errors import BacklogFull, SessionClosed
 from moshi_agent.events import Event
 
 _LONGEST_BACKLOG_S = 10.0  # of a live conversation, waiting for the engine
+_LOST_ENGINE_S = 60.0  # likewise, where the engine leaves out what is late: it does not even do that
 _PATIENT_BACKLOG_S = 1.0  # above it, who can wait does
 _LONGEST_FILE_S = 3600.0  # of any other, in and out together
 _NOT_OPEN = "the session is not open yet: use `async with` or `open`"
@@ -170,7 +171,8 @@ class Session:
 
         Raises:
             AudioError: other samples, or another rate. Nothing of them is heard.
-            BacklogFull: too much waits already. Nothing of them is heard.
+            BacklogFull: too much waits already, and `SessionConfig.when_late` does not say to leave out the
+                oldest. Nothing of them is heard.
             SessionClosed: the conversation, or its input, has ended.
         """
         with self._lock:
@@ -225,7 +227,9 @@ class Session:
 
     @property
     def _longest_s(self) -> float:
-        return _LONGEST_BACKLOG_S if self.config.live else _LONGEST_FILE_S
+        if not self.config.live:
+            return _LONGEST_FILE_S
+        return _LOST_ENGINE_S if self.config.when_late == "drop_oldest" else _LONGEST_BACKLOG_S
 
     # In the conversation
 

@@ -189,6 +189,7 @@ class MoshiLLMService(ConversationFrames):
             role=role,
             voice=voice,
             live=True,
+            when_late="drop_oldest",
             output_sample_rate=self._sample_rate_hz,
             output_limit_ms=_NEVER_MS,
             sampling=settings.sampling(config.sampling or self._engine.model.sampling),

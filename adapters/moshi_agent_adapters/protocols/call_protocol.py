@@ -24,9 +24,9 @@ EndKind = Literal[
     "left",  # the client has gone
     "hung_up",  # the client has asked for the end
     "bad_message",
-    "too_fast",  # it sends more audio than real time holds
+    "too_fast",  # it sends more audio than real time holds, or messages without any
     "too_slow",  # it does not read
-    "idle",  # it sends nothing
+    "idle",  # it says nothing, and others wait for its row
     "expired",  # the call is as long as a call may be
     "refused",  # there is no room
     "drained",  # the server is shutting down
@@ -65,6 +65,7 @@ class Say:
     """The bot is to speak this sentence."""
 
     text: str
+    client_event_id: str | None = None  # of the message that asks for it
 
 
 @dataclass(frozen=True)
@@ -78,17 +79,26 @@ Order = Hear | Send | Say | HangUp
 class ProtocolError(Exception):
     """A message of the client that the protocol does not allow.
 
+    It is refused by itself and the call goes on, unless it is fatal or comes before the conversation begins.
+
     Attributes:
         code: for programs, in the protocol's own terms.
         client_event_id: of the message, where it has one.
+        is_fatal: nothing that follows it in the stream can be understood.
     """
 
     def __init__(
-        self, message: str, code: str = "invalid_message", client_event_id: str | None = None
+        self,
+        message: str,
+        code: str = "invalid_message",
+        client_event_id: str | None = None,
+        *,
+        is_fatal: bool = False,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.client_event_id = client_event_id
+        self.is_fatal = is_fatal
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,10 @@ class CallProtocol(Protocol):
 
     def tell(self, event: Event) -> Iterable[Message]:
         """What the client is told of an event."""
+        ...
+
+    def refused(self, error: ProtocolError) -> Iterable[Message]:
+        """Tells the client of a message that is refused by itself."""
         ...
 
     def ended(self, end: CallEnd) -> Iterable[Message]:

@@ -56,6 +56,7 @@ _CLOSE_REASONS: dict[EndKind, str] = {
 }
 _CLIENT_FAULTS: tuple[EndKind, ...] = ("bad_message", "too_fast", "too_slow", "idle")
 _LONGEST_TEXT = 100_000  # characters
+_LONGEST_COMMENTARY = 2000  # characters: some two minutes of speech
 
 Json = dict[str, Any]
 
@@ -175,10 +176,14 @@ class LiveProtocol:
     def _context(self, kind: str, event: Json, client_id: str | None) -> Iterator[Order]:
         """Words for the model: spoken as they are, if so set up; nothing else can be done with them."""
         content = _text(event, "content")
+        is_spoken = self._server.say_commentary and kind == "session.commentary.append" and content
+        if is_spoken and len(content or "") > _LONGEST_COMMENTARY:
+            message = f"a commentary of {len(content or '')} characters, which would be spoken"
+            raise ProtocolError(f"{message}; accepted: at most {_LONGEST_COMMENTARY}", "invalid_value")
         now = {"start_ms": self._media_ms, "end_ms": self._media_ms}
         yield Send(self._event(f"{kind}ed", client_id, **now))
-        if self._server.say_commentary and kind == "session.commentary.append" and content:
-            yield Say(content)
+        if is_spoken and content:
+            yield Say(content, client_id)
             return
         text = "this model takes no context during a conversation: it is not used"
         yield Send(self._event("info", client_id, code="context_not_used", message=text))
@@ -194,6 +199,10 @@ class LiveProtocol:
             yield self._transcript("output", event.text, event.aligned_frame * _FRAME_MS)
         elif isinstance(event, UserText):
             yield self._transcript("input", event.text, round(1000 * event.start))
+
+    def refused(self, error: ProtocolError) -> Iterator[Message]:
+        """An error event about one message."""
+        yield self._error("invalid_request_error", error.code, str(error), error.client_event_id)
 
     def _transcript(self, side: str, text: str, start_ms: int) -> str:
         end_ms = start_ms + _FRAME_MS

@@ -100,7 +100,11 @@ class KyutaiProtocol:
                 if dropped < len(pcm):
                     yield Hear(pcm[dropped:], DECODED_RATE_HZ)
         except AudioError as error:
-            raise ProtocolError(str(error)) from error
+            raise ProtocolError(str(error), is_fatal=True) from error
+
+    def refused(self, error: ProtocolError) -> Iterator[Message]:
+        """An error, which the peers' clients show and go on."""
+        yield Kind.ERROR.message(str(error).encode())
 
     def tell(self, event: Event) -> Iterator[Message]:
         """What the client is told of an event."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 
+import numpy as np
+from numpy.typing import NDArray
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from moshi_agent import (
@@ -20,6 +23,7 @@ from moshi_agent import (
     InputError,
     Session,
     SessionClosed,
+    SessionConfig,
 )
 from moshi_agent_adapters.call_log import CallLog
 from moshi_agent_adapters.protocols.call_protocol import (
@@ -34,7 +38,8 @@ from moshi_agent_adapters.protocols.call_protocol import (
     Send,
     Wanted,
 )
-from moshi_agent_adapters.server.limits import Pace, TooMany
+from moshi_agent_adapters.server.idle_calls import IdleCall
+from moshi_agent_adapters.server.limits import Allowance, Pace, TooMany
 from moshi_agent_adapters.server.server import Server
 
 _log = logging.getLogger("moshi_agent.server")
@@ -48,6 +53,9 @@ _CLOSE_CODES: dict[EndKind, int] = {  # RFC 6455; 1012 and 1013 are IANA's
 }
 _POLICY_VIOLATION = 1008
 _LONGEST_REASON = 123  # bytes, of a close frame
+_MESSAGES_A_TURN = 16  # that one call may have read before others have theirs
+_MESSAGES_AT_ONCE_S = 10.0  # of messages without audio, that may come together
+_MESSAGE_BYTES = 16 * 1024  # of a message without audio, that count as one more of them
 
 
 async def hold_call(websocket: WebSocket, protocol: CallProtocol, server: Server) -> CallEnd:
@@ -72,6 +80,8 @@ class _Call:
         self._server = server
         self._config = server.config
         self._pace = Pace(server.config.ahead_s)
+        messages = server.config.messages_per_second
+        self._silent_messages = Allowance(messages, _MESSAGES_AT_ONCE_S * messages)
         self._address = websocket.client.host if websocket.client else ""
         self.log = CallLog(over=protocol.name)
 
@@ -90,17 +100,17 @@ class _Call:
         """Turns whatever goes wrong into the end of the call."""
         try:
             config = self._server.session_config(await self._hear_wishes())
-            async with self._server.engine.session(config) as session:
-                self.log.session = session.key
+            session = await self._open(config)
+            self.log.session = session.key
+            try:
                 await self._send(self._protocol.began())
                 return await self._talk(session)
+            finally:
+                session.close()
         except WebSocketDisconnect as error:
             return CallEnd("left", f"close code {error.code}")
         except ProtocolError as error:
             return CallEnd("bad_message", str(error), error.code, error.client_event_id)
-        except BacklogFull as error:
-            # What a client may be ahead of real time is less than that: it is the engine that is behind.
-            return CallEnd("failed", f"the server cannot keep up: {error}")
         except (InputError, AudioError, ConfigError) as error:
             return CallEnd("bad_message", str(error))
         except EngineFull as error:
@@ -109,52 +119,117 @@ class _Call:
             return CallEnd("failed", str(error))
         except _TooSlow:
             return CallEnd("too_slow", f"a message was not read within {self._config.send_s:g} s")
-        except TimeoutError:
-            return CallEnd("idle", f"no message within {self._config.idle_s:g} s")
         except Exception as error:
             _log.exception("%s failed: %s", self.log.name, error, extra=self.log.facts)
             return CallEnd("failed", "a fault of the server")
 
+    async def _open(self, config: SessionConfig) -> Session:
+        """Begins the conversation; where no row is free, in the place of a call that does not use its own."""
+        engine = self._server.engine
+        try:
+            async with asyncio.timeout(self._config.open_s):
+                try:
+                    return await engine.session(config).open_async()
+                except EngineFull:
+                    if not await self._server.idle_calls.make_room(time.monotonic()):
+                        raise
+                    return await engine.session(config).open_async()
+        except TimeoutError as error:
+            message = f"the engine has not answered within {self._config.open_s:g} s"
+            raise EngineUnhealthy(message) from error
+
     async def _hear_wishes(self) -> Wanted:
-        async with asyncio.timeout(self._config.start_s):
-            while (wanted := self._protocol.wanted) is None:
-                for order in self._protocol.receive(await self._receive()):
-                    if isinstance(order, Send):
-                        await self._send([order.message])
-            return wanted
+        try:
+            async with asyncio.timeout(self._config.start_s):
+                return await self._wishes()
+        except TimeoutError as error:
+            message = f"the start of the call has not come within {self._config.start_s:g} s"
+            raise ProtocolError(message, "no_start") from error
+
+    async def _wishes(self) -> Wanted:
+        while (wanted := self._protocol.wanted) is None:
+            for order in self._protocol.receive(await self._receive()):
+                if isinstance(order, Send):
+                    await self._send([order.message])
+        return wanted
 
     async def _talk(self, session: Session) -> CallEnd:
         """Both directions at once, until the first of them ends."""
-        both = [asyncio.create_task(self._listen(session)), asyncio.create_task(self._tell(session))]
+        presence = self._server.idle_calls.enter(self._address, time.monotonic())
+        tasks = [
+            asyncio.create_task(one)
+            for one in (self._listen(session, presence), self._tell(session), self._make_room(presence))
+        ]
         try:
             done, _ = await asyncio.wait(
-                both, timeout=self._config.longest_call_s, return_when=asyncio.FIRST_COMPLETED
+                tasks, timeout=self._config.longest_call_s, return_when=asyncio.FIRST_COMPLETED
             )
             if not done:
                 return CallEnd("expired", f"a call lasts {self._config.longest_call_s:g} s at most")
-            return next(task for task in both if task in done).result()
+            return next(task for task in tasks if task in done).result()
         finally:
-            for task in both:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*both, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+            session.close()
+            self._server.idle_calls.leave(presence)
 
-    async def _listen(self, session: Session) -> CallEnd:
-        while True:
-            async with asyncio.timeout(self._config.idle_s):
+    async def _make_room(self, presence: IdleCall) -> CallEnd:
+        await presence.given_up.wait()
+        return CallEnd("idle", f"others wait, and nothing was said for {self._config.idle_s:g} s")
+
+    async def _listen(self, session: Session, presence: IdleCall) -> CallEnd:
+        """Takes the client's messages, one after the other. Work without audio in it is metered, too."""
+        for number in itertools.count(1):
+            now, heard_s, end, size = time.monotonic(), 0.0, None, 0
+            try:
                 message = await self._receive()
-            for order in self._protocol.receive(message):
-                match order:
-                    case Hear(pcm, sample_rate):
-                        if not self._pace.admits(len(pcm) / sample_rate, time.monotonic()):
-                            ahead = f"more than {self._config.ahead_s:g} s of audio ahead of real time"
-                            return CallEnd("too_fast", ahead)
-                        session.push(pcm, sample_rate)
-                    case Send(answer):
-                        await self._send([answer])
-                    case Say(text):
+                now, size = time.monotonic(), len(message)
+                heard_s, end = await self._obey(message, session, now)
+            except ProtocolError as error:
+                if error.is_fatal:
+                    raise
+                await self._send(self._protocol.refused(error))
+            if end is not None:
+                return end
+            if heard_s:
+                presence.heard_at = now
+            elif not self._silent_messages.spend(1 + size / _MESSAGE_BYTES, now):
+                most = f"{self._config.messages_per_second:g} messages a second"
+                return CallEnd("too_fast", f"more than {most} without audio", "too_many_messages")
+            if not number % _MESSAGES_A_TURN:
+                await asyncio.sleep(0)  # what has come already is read without giving way to anybody
+        raise AssertionError("a count has no end")
+
+    async def _obey(self, message: Message, session: Session, now: float) -> tuple[float, CallEnd | None]:
+        """Does what a message asks for. Returns seconds of audio in it, and the end if it ends the call."""
+        heard_s = 0.0
+        for order in self._protocol.receive(message):
+            match order:
+                case Hear(pcm, sample_rate):
+                    heard_s += len(pcm) / sample_rate
+                    if not self._pace.admits(len(pcm) / sample_rate, now):
+                        ahead = f"more than {self._config.ahead_s:g} s of audio ahead of real time"
+                        return heard_s, CallEnd("too_fast", ahead)
+                    self._hear(session, pcm, sample_rate)
+                case Send(answer):
+                    await self._send([answer])
+                case Say(text, client_event_id):
+                    try:
                         await asyncio.wrap_future(session.say(text))
-                    case HangUp():
-                        return CallEnd("hung_up")
+                    except InputError as error:
+                        raise ProtocolError(str(error), "cannot_be_said", client_event_id) from error
+                case HangUp():
+                    return heard_s, CallEnd("hung_up")
+        return heard_s, None
+
+    def _hear(self, session: Session, pcm: NDArray[np.int16], sample_rate: int) -> None:
+        try:
+            session.push(pcm, sample_rate)
+        except BacklogFull:
+            pass  # the engine stands still, and does not even leave out what is too late
+        except AudioError as error:
+            raise ProtocolError(str(error), "invalid_audio") from error
 
     async def _tell(self, session: Session) -> CallEnd:
         async for event in session:

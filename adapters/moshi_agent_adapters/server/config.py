@@ -31,7 +31,9 @@ class ServerConfig:
     starts_per_minute: int = 120  # of calls, from one address
     longest_call_s: float = 3600.0
     start_s: float = 20.0  # for a client to say how its call is to be
-    idle_s: float = 30.0  # without a message from the client
+    open_s: float = 10.0  # for the engine to begin a conversation
+    idle_s: float = 30.0  # without audio; then a call may have to make room, see `idle_calls.py`
+    messages_per_second: float = 50.0  # of one call, without audio in them; ten times so many at once
     send_s: float = 5.0  # for a client to take one message
     ahead_s: float = 8.0  # audio that may come faster than real time
     drain_s: float = 30.0  # for calls to end by themselves, once the server is told to stop

@@ -55,17 +55,41 @@ class AddressLimits:
 class Pace:
     """How far the audio of a client is ahead of real time.
 
-    A level that rises with every second of audio and falls with every second of time, never below zero.
+    Counted from the call's first audio: what a stalled network held up and brings all at once is not ahead.
     """
 
     def __init__(self, ahead_s: float) -> None:
         self._ahead_s = ahead_s
-        self._level_s = 0.0
-        self._now: float | None = None
+        self._heard_s = 0.0
+        self._began: float | None = None
 
     def admits(self, audio_s: float, now: float) -> bool:
         """Whether so much more audio is within bounds. It counts as having come either way."""
+        if self._began is None:
+            self._began = now
+        self._heard_s += audio_s
+        return self._heard_s <= now - self._began + self._ahead_s
+
+
+class Allowance:
+    """A budget that is spent by work and refilled by time, up to its size.
+
+    Args:
+        per_second: what comes back each second.
+        size: what there is at the beginning, and at most.
+    """
+
+    def __init__(self, per_second: float, size: float) -> None:
+        self._per_second, self._size = per_second, size
+        self._left = size
+        self._now: float | None = None
+
+    def spend(self, cost: float, now: float) -> bool:
+        """Takes a cost out of the budget; False, and nothing taken, where there is not so much left."""
         passed = 0.0 if self._now is None else now - self._now
         self._now = now
-        self._level_s = max(0.0, self._level_s - passed) + audio_s
-        return self._level_s <= self._ahead_s
+        self._left = min(self._size, self._left + passed * self._per_second)
+        if cost > self._left:
+            return False
+        self._left -= cost
+        return True

@@ -9,6 +9,7 @@ from moshi_agent import ConfigError, Engine, SessionConfig
 from moshi_agent_adapters.personas import choose_persona
 from moshi_agent_adapters.protocols.call_protocol import Wanted
 from moshi_agent_adapters.server.config import ServerConfig
+from moshi_agent_adapters.server.idle_calls import IdleCalls
 from moshi_agent_adapters.server.limits import AddressLimits
 
 _log = logging.getLogger("moshi_agent.server")
@@ -27,6 +28,7 @@ class Server:
             raise ConfigError(f"no voice {config.voice!r}; there are: {', '.join(model.voices) or 'none'}")
         self._has_warned = False
         self.addresses = AddressLimits(config.connections_per_address, config.starts_per_minute)
+        self.idle_calls = IdleCalls(config.idle_s)
         self.is_draining = False
         self.at_shutdown: list[Callable[[], Awaitable[None]]] = []  # before the engine is closed
 
@@ -53,4 +55,5 @@ class Server:
             voice=voice,
             output_sample_rate=wanted.output_sample_rate,
             greet=self.config.greet and role is None and voice is None,
+            when_late="drop_oldest",
         )

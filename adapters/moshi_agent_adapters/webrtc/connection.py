@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from aiortc import RTCDataChannel, RTCPeerConnection, RTCRtpSender, RTCSessionDescription, sdp
@@ -88,7 +89,8 @@ class MoshiConnection:
         self.caller_audio: CallerAudio | None = None
         self.track = OutputTrack(self.config.bit_rate, self.config.expected_loss_percent)
         self._engine = engine
-        self._session_config = session or SessionConfig()
+        # What a stalled network brings all at once is caught up with; who it is too old for is told.
+        self._session_config = replace(session or SessionConfig(), when_late="drop_oldest")
         if not self._session_config.live or self._session_config.output_sample_rate != SAMPLE_RATE_HZ:
             raise InputError(f"a session for WebRTC is live and puts out {SAMPLE_RATE_HZ} Hz")
         self._on_event = on_event

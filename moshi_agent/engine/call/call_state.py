@@ -49,6 +49,7 @@ from moshi_agent.text.pieces import ends_sentence
 
 _SILENCE = np.zeros(FRAME_SAMPLES, np.float32)
 _LONGEST_BACKLOG_S = 30.0
+_LATEST_S = 8.0  # where older input is left out
 _MOST_FILE_S = 24 * 3600.0  # input that is not live may all be there at once
 _MUTUAL_SILENCE_FRAMES = 6
 _REMEMBERED_CHARACTERS = 32
@@ -92,7 +93,8 @@ class CallState:
             frame_s=FRAME_S,
             stall_s=config.stall_ms / 1000,
             backlog_limit_s=config.backlog_limit_ms / 1000,
-            longest_backlog_s=_LONGEST_BACKLOG_S if config.live else _MOST_FILE_S,
+            longest_backlog_s=_longest_backlog_s(config),
+            drops_oldest=config.live and config.when_late == "drop_oldest",
         )
 
     def opening(self) -> list[OpeningFrame]:
@@ -285,3 +287,9 @@ class CallState:
         self._said = saved["said"]
         if self._user_words is not None and saved.get("user_words"):
             self._user_words.load(saved["user_words"])
+
+
+def _longest_backlog_s(config: SessionConfig) -> float:
+    if not config.live:
+        return _MOST_FILE_S
+    return _LATEST_S if config.when_late == "drop_oldest" else _LONGEST_BACKLOG_S

@@ -21,6 +21,7 @@ class Pace:
     stall_s: float = 0.2  # input missing for so long: silence is fed; infinite never feeds any
     backlog_limit_s: float = 0.16  # waiting input above this: silent frames are skipped
     longest_backlog_s: float = 30.0  # input that would make more wait is refused
+    drops_oldest: bool = False  # or the input that has waited longest is left out for it
 
     def __post_init__(self) -> None:
         if not 0 < self.frame_s < math.inf:

@@ -49,6 +49,7 @@ class _Conversation(Generic[Frame]):
     input: deque[_Waiting[Frame]] = field(default_factory=deque[_Waiting[Frame]])
     expected_at: float = math.inf  # when the next input should come, as the last one did
     silences: int = 0  # fed in the present stall
+    left_out: int = 0  # frames that had no room, since the last one taken
     newest_chunk: int = 0
     finished: bool = False
 
@@ -101,7 +102,8 @@ class _Conversation(Generic[Frame]):
         return Ready(key=key, frame=self.urgent.popleft().frame, backlog_s=self.backlog_s)
 
     def _take_input(self, key: Key, now: float) -> Ready[Key, Frame]:
-        skipped = self._skip_silent()
+        skipped = self.left_out + self._skip_silent()
+        self.left_out = 0
         head = self.input.popleft()
         resumed_after, self.silences = self.silences, 0
         return Ready(
@@ -138,8 +140,9 @@ class _Conversation(Generic[Frame]):
 class Scheduler(Generic[Key, Frame]):
     """Holds the frames that wait, of every conversation, and says which are next.
 
-    Every frame pushed comes out of `batch` in the order of its conversation, unless it is skipped (silent,
-    live, late) or the conversation is removed before. Not thread-safe: one thread owns it.
+    Every frame pushed comes out of `batch` in the order of its conversation, unless the conversation is
+    removed before, or is live and late: then silent frames are skipped, and the oldest where too many wait.
+    Not thread-safe: one thread owns it.
 
     Args:
         gather_s: once a frame is ready, a step waits for more of them for at most so long, and only for
@@ -193,14 +196,18 @@ class Scheduler(Generic[Key, Frame]):
         do not make each other late, and the next input is due when all of them have been heard.
 
         Raises:
-            BacklogFull: `longest_backlog_s` of input waits; the frame is not taken.
+            BacklogFull: `longest_backlog_s` of input waits; the frame is not taken, unless the pace has the
+                oldest make room for it.
         """
         conversation = self._conversations[key]
         if not self.room(key):
-            raise BacklogFull(
-                f"{conversation.backlog_s:.2f} s of input wait already, and at most "
-                f"{conversation.pace.longest_backlog_s:.2f} s may: push no faster than frames are taken"
-            )
+            if not conversation.pace.drops_oldest:
+                raise BacklogFull(
+                    f"{conversation.backlog_s:.2f} s of input wait already, and at most "
+                    f"{conversation.pace.longest_backlog_s:.2f} s may: push no faster than frames are taken"
+                )
+            conversation.input.popleft()
+            conversation.left_out += 1
         goes_on = bool(chunk) and conversation.newest_chunk == chunk
         conversation.newest_chunk = chunk
         conversation.input.append(_Waiting(frame, now, silent, chunk))

@@ -164,8 +164,10 @@ def test_context_is_acknowledged_and_said_to_be_of_no_use() -> None:
 def test_commentary_is_spoken_where_it_is_set_up_so() -> None:
     server = LiveServer(model="tiny", session_id="s", expires_at=0, say_commentary=True)
     orders = _do(_started(server), "session.commentary.append", content="Hello there.", delegation_id=None)
-    assert orders[-1] == Say("Hello there.")
+    assert orders[-1] == Say("Hello there.", "e")
     assert len(_sent(orders)) == 1
+    with pytest.raises(ProtocolError, match="3000 characters, which would be spoken; accepted: at most 2000"):
+        _do(_started(server), "session.commentary.append", content="a" * 3000, delegation_id=None)
 
 
 def test_an_update_is_confirmed_with_the_whole_session() -> None:

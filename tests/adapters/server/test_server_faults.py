@@ -8,7 +8,8 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
+from typing import Any
 
 import pytest
 
@@ -53,15 +54,30 @@ def _live_errors(connection: ClientConnection) -> list[str]:
 
 @pytest.mark.parametrize(
     ("message", "said"),
+    [(b"", "empty"), ("text", "binary"), (b"\x04" + bytes(300_000), "at most")],
+)
+def test_a_bad_message_over_kyutais_protocol_is_refused_and_the_call_goes_on(
+    impatient: Running, message: bytes | str, said: str
+) -> None:
+    with chat(impatient) as connection:
+        connection.send(message)
+        connection.send(Kind.PING.message())
+        answers = [next(one for one in connection if one[:1] not in (b"\x01", b"\x02")) for _ in range(2)]
+        assert answers[0][:1] == bytes([Kind.ERROR]) and said in answers[0][1:].decode()
+        assert answers[1] == Kind.PING.message()
+    wait_for(lambda: not impatient.live, 5)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
     [
-        (b"", "empty"),
-        ("text", "binary"),
         (b"\x01" + b"garbage" * 20, "Ogg"),
         (b"\x01" + opus(0.2)[:-3] + b"\xff\xff\xff", "checksum"),
-        (b"\x04" + bytes(300_000), "at most"),
     ],
 )
-def test_a_bad_message_over_kyutais_protocol(impatient: Running, message: bytes | str, said: str) -> None:
+def test_a_stream_that_cannot_be_decoded_any_more_ends_the_call(
+    impatient: Running, message: bytes, said: str
+) -> None:
     with chat(impatient) as connection:
         connection.send(message)
         assert said in _last_chat_error(connection)
@@ -80,11 +96,19 @@ def test_a_bad_message_over_kyutais_protocol(impatient: Running, message: bytes 
         (json.dumps({"type": "x", "padding": "y" * 300_000}), "message_too_long"),
     ],
 )
-def test_a_bad_message_over_gpt_live(impatient: Running, message: str | bytes, code: str) -> None:
+def test_a_bad_message_over_gpt_live_is_refused_and_the_call_goes_on(
+    impatient: Running, message: str | bytes, code: str
+) -> None:
     with live(impatient) as connection:
         connection.send(message)
-        assert _live_errors(connection) == [code]
-        assert connection.close_code == 1008
+        connection.send('{"type": "session.input_audio.mute", "event_id": "mine"}')
+        told: list[dict[str, Any]] = []
+        while len(told) < 2:
+            event = json.loads(connection.recv(timeout=10))
+            if event["type"] in ("error", "session.input_audio.muted"):
+                told.append(event)
+        assert told[0]["error"]["code"] == code
+        assert told[1]["client_event_id"] == "mine"
     wait_for(lambda: not impatient.live, 5)
 
 
@@ -115,19 +139,59 @@ def test_a_few_bytes_that_hold_minutes_of_audio(impatient: Running) -> None:
 
 
 @pytest.mark.parametrize("begin", [chat, live])
-def test_a_client_that_sends_nothing(
+def test_a_client_that_sends_nothing_stays(
     impatient: Running, begin: Callable[[Running], AbstractContextManager[ClientConnection]]
 ) -> None:
+    """Its microphone may be muted; that it lives, its pongs tell."""
     with begin(impatient) as connection:
-        last = rest(connection)
-        assert any("no message within" in str(message) for message in last)
+        until = time.monotonic() + 4.0
+        while time.monotonic() < until:
+            assert connection.recv(timeout=5)
+        assert impatient.live == 1
+    wait_for(lambda: not impatient.live, 5)
+
+
+def test_silent_calls_of_one_address_make_room_for_others(impatient: Running) -> None:
+    with ExitStack() as stack:
+        silent = [stack.enter_context(live(impatient)) for _ in range(4)]
+        time.sleep(1.7)  # longer than a call may be silent here when others wait
+        with live(impatient) as newcomer:
+            assert json.loads(newcomer.recv(timeout=10))["type"] == "session.output_audio.delta"
+            codes = [code for connection in silent[:1] for code in _live_errors(connection)]
+        assert codes == ["idle"]
+    wait_for(lambda: not impatient.live, 5)
+
+
+def _hear_no_error(connection: ClientConnection, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        assert json.loads(connection.recv(timeout=5))["type"] != "error"
+
+
+def test_what_a_stalled_network_brings_at_once_is_heard_or_left_out(impatient: Running) -> None:
+    """Five seconds of audio after five seconds of nothing are not ahead of real time."""
+    with live(impatient) as connection:
+        connection.send(append(bytes(4800)))
+        _hear_no_error(connection, 5.0)
+        for _ in range(50):
+            connection.send(append(bytes(4800)))
+        _hear_no_error(connection, 2.0)
+    wait_for(lambda: not impatient.live, 5)
+
+
+def test_messages_without_audio_are_metered(impatient: Running) -> None:
+    with chat(impatient) as connection:
+        with suppress(ConnectionClosed):
+            for _ in range(3000):
+                connection.send(Kind.CONTROL.message(b"\x00"))
+        assert "without audio" in _last_chat_error(connection)
     wait_for(lambda: not impatient.live, 5)
 
 
 def test_a_client_that_never_starts_its_session(impatient: Running) -> None:
     with connect(f"{impatient.websocket}/v1/live/sessions") as connection:
         (event,) = [json.loads(message) for message in rest(connection)]
-        assert event["error"]["code"] == "idle"
+        assert event["error"]["code"] == "no_start" and "within 1 s" in event["error"]["message"]
 
 
 def test_a_client_that_never_reads(impatient: Running) -> None:

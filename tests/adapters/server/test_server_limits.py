@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moshi_agent_adapters.server.limits import AddressLimits, Pace, TooMany
+from moshi_agent_adapters.server.idle_calls import IdleCalls
+from moshi_agent_adapters.server.limits import AddressLimits, Allowance, Pace, TooMany
 
 
 def test_an_address_has_so_many_calls_at_once() -> None:
@@ -64,8 +67,41 @@ def test_ten_times_real_time_is_not() -> None:
     assert 20 <= admitted.index(False) <= 30
 
 
-def test_what_was_saved_by_silence_is_not_owed() -> None:
+def test_what_a_stall_held_up_is_not_ahead() -> None:
     pace = Pace(ahead_s=2.0)
     assert pace.admits(1.0, 0.0)
-    assert pace.admits(2.0, 100.0)
-    assert not pace.admits(0.5, 100.0)
+    assert pace.admits(100.0, 100.0)
+    assert not pace.admits(2.0, 100.0)
+
+
+def test_an_allowance_comes_back_with_time_up_to_its_size() -> None:
+    allowance = Allowance(per_second=10, size=30)
+    assert all(allowance.spend(1, 0.0) for _ in range(30))
+    assert not allowance.spend(1, 0.0)
+    assert allowance.spend(5, 0.5) and not allowance.spend(1, 0.5)
+    assert all(allowance.spend(1, 1000.0) for _ in range(30)) and not allowance.spend(1, 1000.0)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 5)), max_size=200))
+def test_no_more_is_spent_than_there_was_and_came_back(spending: list[tuple[float, float]]) -> None:
+    allowance, now, spent = Allowance(per_second=2, size=3), 0.0, 0.0
+    for passed, cost in spending:
+        now += passed
+        spent += cost * allowance.spend(cost, now)
+        assert spent <= 3 + 2 * now + 1e-6
+
+
+def test_an_address_with_several_silent_calls_gives_up_the_longest_silent() -> None:
+    async def scene() -> None:
+        calls = IdleCalls(idle_s=30)
+        first, second, alone = calls.enter("a", 0), calls.enter("a", 1), calls.enter("b", 0)
+        assert not await calls.make_room(20)
+        first.heard_at = 15.0
+        room = asyncio.create_task(calls.make_room(60))
+        await asyncio.sleep(0)
+        assert second.given_up.is_set() and not first.given_up.is_set() and not alone.given_up.is_set()
+        calls.leave(second)
+        assert await room
+        assert not await calls.make_room(60)  # nobody else has two
+
+    asyncio.run(scene())

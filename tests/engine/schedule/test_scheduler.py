@@ -275,3 +275,15 @@ def test_an_endless_stall_is_never_filled() -> None:
 def test_gathering_for_ever_or_backwards_is_refused(gather_s: float) -> None:
     with pytest.raises(ConfigError, match="gather_s"):
         Scheduler[str, int](gather_s)
+
+
+def test_a_live_conversation_may_leave_out_what_has_waited_longest() -> None:
+    """After a stall of the network everything comes at once: the newest is heard, and the rest is told of."""
+    pace = Pace(live=True, longest_backlog_s=0.8, drops_oldest=True)
+    scheduler = Scheduler[str, int]()
+    scheduler.add("a", 0.0, pace)
+    for number in range(25):
+        scheduler.push("a", number, 0.0, silent=False)
+    taken = [scheduler.batch(0.0)[0] for _ in range(10)]
+    assert [ready.frame for ready in taken] == list(range(15, 25))
+    assert [ready.skipped for ready in taken] == [15] + [0] * 9
