@@ -13,7 +13,8 @@ Needs the extra `webrtc`.
 """
 
 from moshi_agent_adapters.webrtc.config import ConnectionConfig, IceServer
-from moshi_agent_adapters.webrtc.connection import MoshiConnection, OfferError
+from moshi_agent_adapters.webrtc.connection import MoshiConnection
+from moshi_agent_adapters.webrtc.offer import OfferError
 from moshi_agent_adapters.webrtc.routes import Connections, TooManyCalls, webrtc_routes
 
 __all__ = [

@@ -64,6 +64,9 @@ class ConnectionConfig:
     # lost one 14 for the rest of the call. A number uses private parts of aiortc, and is ignored where those
     # have changed.
     prefetch: int | None = 0
+    # Whether a caller may name private and loopback addresses as its own, to which packets then go. None: one
+    # that calls from such an address may.
+    private_candidates: bool | None = None
     connect_timeout_s: float = 15.0  # from the answer to the first packet
     silence_timeout_s: float = 3.5  # nothing at all received for so long: the peer is gone
     longest_call_s: float = 3600.0

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from aiortc import RTCDataChannel, RTCPeerConnection, RTCRtpSender, RTCSessionDescription, sdp
+from aiortc import RTCDataChannel, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from moshi_agent import (
@@ -29,37 +29,18 @@ from moshi_agent import (
 from moshi_agent.audio.framing import SAMPLE_RATE_HZ
 from moshi_agent_adapters.call_log import CallLog, one_line
 from moshi_agent_adapters.protocols.event_json import event_to_json
+from moshi_agent_adapters.webrtc.candidates import Candidates
 from moshi_agent_adapters.webrtc.config import ConnectionConfig
 from moshi_agent_adapters.webrtc.event_channel import EventChannel
 from moshi_agent_adapters.webrtc.ice_restart import follow_ice_restart
 from moshi_agent_adapters.webrtc.input_track import CallerAudio
+from moshi_agent_adapters.webrtc.offer import Offer, OfferError, read_offer
 from moshi_agent_adapters.webrtc.output_track import OutputTrack
 from moshi_agent_adapters.webrtc.packet_order import set_prefetch
 
 _log = logging.getLogger("moshi_agent.webrtc")
-_LONGEST_SDP = 65_536  # characters
 _WATCH_INTERVAL_S = 0.25
 _LAST_WORDS_S = 0.5  # for the last events to leave
-
-
-class OfferError(InputError):
-    """An SDP offer that cannot be answered."""
-
-
-def _checked_media(offer_sdp: str, known: list[str]) -> list[str]:
-    """The ids of the offer's media. Raises OfferError without audio, or without what was known."""
-    if len(offer_sdp) > _LONGEST_SDP:
-        raise OfferError(f"an offer of {len(offer_sdp)} characters; accepted: at most {_LONGEST_SDP}")
-    try:
-        media = sdp.SessionDescription.parse(offer_sdp).media
-    except Exception as error:  # the parser fails in many ways, each of them the offer's fault
-        raise OfferError(f"the offer is no SDP ({error}); accepted: an SDP offer with audio") from error
-    if not any(medium.kind == "audio" for medium in media):
-        raise OfferError("the offer has no audio; accepted: an SDP offer with one audio track")
-    ids = [medium.rtp.muxId for medium in media]
-    if ids[: len(known)] != known:
-        raise OfferError(f"the renewed offer has the media {ids}; accepted: {known}, then new ones")
-    return ids
 
 
 class MoshiConnection:
@@ -74,6 +55,7 @@ class MoshiConnection:
         session: how the conversation is set up; always live, at the model's sample rate.
         config: of the connection.
         on_event: called with every event of the conversation, audio chunks too.
+        address: of the peer, if it is known: it decides which ICE candidates are taken, see `Candidates`.
     """
 
     def __init__(
@@ -82,6 +64,7 @@ class MoshiConnection:
         session: SessionConfig | None = None,
         config: ConnectionConfig | None = None,
         on_event: Callable[[Event], object] | None = None,
+        address: str = "",
     ) -> None:
         self.config = config or ConnectionConfig()
         self.session: Session | None = None  # once the peer is connected
@@ -94,13 +77,14 @@ class MoshiConnection:
         if not self._session_config.live or self._session_config.output_sample_rate != SAMPLE_RATE_HZ:
             raise InputError(f"a session for WebRTC is live and puts out {SAMPLE_RATE_HZ} Hz")
         self._on_event = on_event
+        self._address = address
         self._call_log = CallLog(over="webrtc")
         self._peer = RTCPeerConnection(self.config.rtc_configuration())
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
         self._closed = asyncio.Event()
         self._negotiating = asyncio.Lock()
-        self._media: list[str] = []  # the ids of what was offered
+        self._offer: Offer | None = None  # the last that was answered
         self._has_offer = self._was_connected = False
         self._prepare_peer()
 
@@ -129,10 +113,12 @@ class MoshiConnection:
                 raise SessionClosed("the connection is closed; make another one")
             is_first, self._has_offer = not self._has_offer, True
             try:
-                self._media = _checked_media(offer_sdp, self._media)
+                candidates = Candidates(self._address, self.config.private_candidates)
+                offer = read_offer(offer_sdp, self._offer, candidates.admits)
                 if is_first:
                     self._check_room()
-                answer = await self._negotiate(offer_sdp)
+                answer = await self._negotiate(offer)
+                self._offer = offer
             except BaseException as error:
                 if is_first:
                     self._start_closing(f"refused, {error}")
@@ -168,20 +154,21 @@ class MoshiConnection:
         if refusal is not None:
             raise EngineFull(refusal)
 
-    async def _negotiate(self, offer_sdp: str) -> str:
+    async def _negotiate(self, offer: Offer) -> str:
         try:
-            await self._peer.setRemoteDescription(RTCSessionDescription(sdp=offer_sdp, type="offer"))
+            await self._peer.setRemoteDescription(RTCSessionDescription(sdp=offer.sdp, type="offer"))
             for transceiver in self._peer.getTransceivers():
                 if transceiver is not self._audio:
                     transceiver.direction = "inactive"  # video, or a second microphone
             await self._peer.setLocalDescription(await self._peer.createAnswer())
         except Exception as error:
+            self._note(logging.INFO, "aiortc does not take the offer", error)
             raise OfferError(
-                f"the offer cannot be answered ({error}); accepted: SDP with Opus audio, ICE and DTLS"
+                "the offer cannot be answered; accepted: SDP with Opus audio, ICE and DTLS"
             ) from error
-        if follow_ice_restart(self._peer, offer_sdp):
+        if follow_ice_restart(self._peer, offer.sdp):
             self._note(logging.INFO, "the network path is renewed (ICE restart)")
-        return self._peer.localDescription.sdp
+        return offer.answer(self._peer.localDescription.sdp)
 
     # The conversation
 

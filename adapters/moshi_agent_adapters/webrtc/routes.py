@@ -1,8 +1,8 @@
 """HTTP endpoints for offers, and the calls that were begun through them.
 
     GET    /api/webrtc         what a page has to know: the model, ICE servers, what can be chosen
-    POST   /api/webrtc         {"sdp": offer} -> 201 {"id": ..., "sdp": answer}
-    PATCH  /api/webrtc/{id}    {"sdp": renewed offer} -> {"id": ..., "sdp": answer}
+    POST   /api/webrtc         {"sdp": offer} -> 201 {"id": ..., "type": "answer", "sdp": answer}
+    PATCH  /api/webrtc/{id}    {"sdp": renewed offer} -> {"id": ..., "type": "answer", "sdp": answer}
     DELETE /api/webrtc/{id}    hangs up
 
 Errors are {"error": {"code": ..., "message": ...}}: 400 for a bad request or offer, 404 for a call that is
@@ -34,7 +34,8 @@ from moshi_agent import (
 from moshi_agent.plural import counted
 from moshi_agent_adapters.personas import choose_persona
 from moshi_agent_adapters.webrtc.config import ConnectionConfig
-from moshi_agent_adapters.webrtc.connection import MoshiConnection, OfferError
+from moshi_agent_adapters.webrtc.connection import MoshiConnection
+from moshi_agent_adapters.webrtc.offer import OfferError
 
 _LONGEST_BODY = 131_072  # bytes
 _OPTIONS = {"greet": bool, "seed": int, "role": str, "voice": str}
@@ -99,7 +100,7 @@ class Connections:
         connecting = sum(call.session is None for call in self._calls.values())
         if connecting and connecting >= self.engine.capacity().free:
             raise EngineFull(f"no row is free: {counted(connecting, 'call')} on the way in")
-        call = MoshiConnection(self.engine, session, self.config)
+        call = MoshiConnection(self.engine, session, self.config, address=address)
         call_id = secrets.token_urlsafe(16)
         self._calls[call_id] = call
         return call_id, await call.answer(offer_sdp)
@@ -143,12 +144,12 @@ def webrtc_routes(
         body = await _json_body(request)
         address = request.client.host if request.client else ""
         call_id, answer = await calls.open(_sdp(body), body.get("options") or {}, address)
-        return JSONResponse({"id": call_id, "sdp": answer}, status_code=201)
+        return JSONResponse({"id": call_id, "type": "answer", "sdp": answer}, status_code=201)
 
     async def renew(request: Request) -> Response:
         call_id = request.path_params["call_id"]
         answer = await calls.call(call_id).answer(_sdp(await _json_body(request)))
-        return JSONResponse({"id": call_id, "sdp": answer})
+        return JSONResponse({"id": call_id, "type": "answer", "sdp": answer})
 
     async def hang_up(request: Request) -> Response:
         await calls.call(request.path_params["call_id"]).close("the caller hung up")
