@@ -1,0 +1,64 @@
+"""Every block of the README and of the documents is run as it stands there, or says why not.
+
+`blocks.py` says how a document marks a block.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile as sf
+
+from moshi_agent.audio.files import read_audio
+from moshi_agent.questions import sample_questions
+from tests.documents.blocks import BLOCKS, CHECKOUT, DOCUMENTS, PICTURES, PROGRAMS, Block, blocks_of
+
+LIMIT_S = 240  # on a machine that does much else; a few seconds on an idle one
+RUN = [
+    pytest.param(block, id=str(block), marks=[pytest.mark.slow] if block.is_slow else [])
+    for block in BLOCKS
+    if block.language in PROGRAMS and block.not_run is None
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What a reader has: a spoken question, and the examples."""
+    sf.write(tmp_path / "question.wav", read_audio(sample_questions()[0].path), 24_000)
+    (tmp_path / "examples").symlink_to(CHECKOUT / "examples")
+    return tmp_path
+
+
+@pytest.mark.parametrize("block", RUN)
+def test_the_block_runs(block: Block, folder: Path) -> None:
+    command = [sys.executable, "-c"] if block.language == "python" else ["bash", "-euo", "pipefail", "-c"]
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    run = subprocess.run(
+        [*command, block.code],
+        cwd=folder,
+        env=os.environ | {"PATH": programs, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert block.prints is None or block.prints in run.stdout
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_the_block_is_run_or_says_why_not(block: Block) -> None:
+    assert block.language, "a block without a language: ```text for what is neither program nor data"
+    is_run = block.language in PROGRAMS and block.not_run is None
+    assert is_run or block.not_run or block.language in PICTURES
+    assert is_run or not (block.prints or block.is_slow), "a mark for a block that is not run"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_block_is_overlooked(document: Path) -> None:
+    fences = sum(line.lstrip().startswith("```") for line in document.read_text("utf-8").splitlines())
+    assert fences == 2 * len(blocks_of(document))
