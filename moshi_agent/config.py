@@ -47,7 +47,7 @@ def refuse_unknown_keys(given: Iterable[str], accepted: Iterable[str], where: st
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """A stack of transformer layers; one kind serves Mimi, the temporal and the depth transformer."""
+    """Describes a stack of transformer layers: Mimi's, the temporal or the depth transformer."""
 
     dim: int
     num_heads: int
@@ -100,7 +100,7 @@ class TransformerConfig:
         return self.weights_per_step or 1
 
     def weight_set(self, step: int) -> int:
-        """Which set of weights serves this step."""
+        """Returns which set of weights serves this step."""
         if self.num_weight_sets == 1:
             return 0
         return step if self.weights_per_step_schedule is None else self.weights_per_step_schedule[step]
@@ -108,7 +108,7 @@ class TransformerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SEANetConfig:
-    """The convolutional encoder and decoder of Mimi."""
+    """Describes the convolutional encoder and decoder of Mimi."""
 
     channels: int = 1
     dimension: int = 512
@@ -137,7 +137,7 @@ class SEANetConfig:
 
     @property
     def hop_length(self) -> int:
-        """Samples per step of the encoder's output."""
+        """Returns the samples per step of the encoder's output."""
         hop = 1
         for ratio in self.ratios:
             hop *= ratio
@@ -146,7 +146,7 @@ class SEANetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizerConfig:
-    """The split quantizer: `n_q_semantic` codebooks by themselves, the rest residual among themselves."""
+    """Describes the split quantizer: `n_q_semantic` codebooks alone, the rest residual."""
 
     dimension: int = 256
     n_q: int = 32
@@ -157,7 +157,7 @@ class QuantizerConfig:
 
 
 def published_mimi_transformer() -> TransformerConfig:
-    """Both transformers of `kyutai/mimi`."""
+    """Returns what both transformers of `kyutai/mimi` are."""
     return TransformerConfig(
         dim=512,
         num_heads=8,
@@ -171,7 +171,7 @@ def published_mimi_transformer() -> TransformerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MimiConfig:
-    """The codec. Defaults are those of `kyutai/mimi`."""
+    """Describes the codec. Defaults are those of `kyutai/mimi`."""
 
     sample_rate: int = 24_000
     channels: int = 1
@@ -190,18 +190,18 @@ class MimiConfig:
 
     @property
     def frame_size(self) -> int:
-        """Samples in one frame."""
+        """Returns the samples in one frame."""
         return int(self.sample_rate / self.frame_rate)
 
     @property
     def resample_stride(self) -> int:
-        """Encoder steps in one frame (25 Hz -> 12.5 Hz is 2)."""
+        """Returns the encoder steps in one frame (25 Hz -> 12.5 Hz is 2)."""
         return self.frame_size // self.seanet.hop_length
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionerConfig:
-    """One conditioner: a lookup table over a text attribute, or a tensor given by the caller."""
+    """Describes one conditioner: a table over a text attribute, or a tensor given by the caller."""
 
     name: str
     kind: Literal["lut", "tensor"]
@@ -219,7 +219,7 @@ class ConditionerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FuserConfig:
-    """How conditions reach the temporal transformer."""
+    """Describes how conditions reach the temporal transformer."""
 
     sum: tuple[str, ...] = ()  # added to every input
     cross: tuple[str, ...] = ()  # attended to by the cross attention
@@ -229,7 +229,7 @@ class FuserConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """Low-rank updates of the linear layers."""
+    """Describes low-rank updates of the linear layers."""
 
     rank: int = 128
     scaling: float = 2.0
@@ -237,7 +237,7 @@ class LoraConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DepthConfig:
-    """The depth transformer: one step per generated codebook."""
+    """Describes the depth transformer: one step per generated codebook."""
 
     transformer: TransformerConfig
     multi_linear: bool = False  # one projection from the temporal transformer per weight set
@@ -247,7 +247,7 @@ class DepthConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MoshiConfig:
-    """The language model: temporal and depth transformer over one text and `n_q` audio streams."""
+    """Describes the language model: both transformers over one text and `n_q` audio streams."""
 
     temporal: TransformerConfig
     depth: DepthConfig | None  # None where dep_q is 0
@@ -285,18 +285,18 @@ class MoshiConfig:
 
     @property
     def num_streams(self) -> int:
-        """The text stream and the codebooks."""
+        """Counts the text stream and the codebooks."""
         return self.n_q + 1
 
     @property
     def num_user_codebooks(self) -> int:
-        """Codebooks that are given at every step rather than generated."""
+        """Counts the codebooks that are given at every step rather than generated."""
         return self.n_q - self.dep_q
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How tokens are chosen from logits."""
+    """Sets how tokens are chosen from logits."""
 
     greedy: bool = False
     temp: float = 0.8  # audio

@@ -26,7 +26,7 @@ EndReason = Literal["finished", "closed", "error", "drained", "engine_lost"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened in a conversation."""
+    """Tells that something happened in a conversation, and when."""
 
     frame: int  # counts from 0, 80 ms each
     media_s: float  # seconds from the start of the conversation's audio
@@ -35,19 +35,19 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioChunk(Event):
-    """What the bot says in one frame. Where it says nothing the samples are exactly zero."""
+    """Brings what the bot says in one frame. Where it says nothing the samples are exactly zero."""
 
     pcm: NDArray[np.float32] = field(repr=False)  # [N] mono, -1 to 1
     sample_rate: int
 
     def to_int16(self) -> bytes:
-        """The samples as little-endian 16-bit integers."""
+        """Returns the samples as little-endian 16-bit integers."""
         return (self.pcm.clip(-1, 1) * 32767).round().astype("<i2").tobytes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextToken(Event):
-    """A piece of the inner monologue; a leading space begins a word.
+    """Brings a piece of the inner monologue; a leading space begins a word.
 
     `frame` is the frame it was sampled in, `aligned_frame` the one whose audio it goes with.
     """
@@ -59,7 +59,7 @@ class TextToken(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Word(Event):
-    """A whole word and when it is said, in seconds of media time."""
+    """Brings a whole word and tells when it is said, in seconds of media time."""
 
     text: str
     start: float
@@ -68,7 +68,7 @@ class Word(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserText(Event):
-    """A piece of what the user says, as soon as it is written; a leading space begins a word."""
+    """Brings a piece of what the user says, as soon as it is written; a leading space begins a word."""
 
     text: str
     start: float  # seconds of media time
@@ -76,7 +76,7 @@ class UserText(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserWord(Event):
-    """A whole word of the user and when it was said, in seconds of media time."""
+    """Brings a whole word of the user and tells when it was said, in seconds of media time."""
 
     text: str
     start: float
@@ -85,7 +85,7 @@ class UserWord(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserSaid(Event):
-    """All that the user has said until now, or since the last of these: the user has stopped."""
+    """Brings all that the user has said until now, or since the last of these: the user has stopped."""
 
     text: str
     start: float  # of its first word, in seconds of media time
@@ -94,75 +94,75 @@ class UserSaid(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserPaused(Event):
-    """The recogniser expects the user to be silent for two seconds. By meaning and melody, not by silence."""
+    """Tells that the recogniser expects two seconds of silence, by meaning and melody."""
 
     probability: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserStarted(Event):
-    """The user speaks."""
+    """Tells that the user speaks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserStopped(Event):
-    """The user has fallen silent."""
+    """Tells that the user has fallen silent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BotStarted(Event):
-    """The bot speaks."""
+    """Tells that the bot speaks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BotStopped(Event):
-    """The bot has fallen silent."""
+    """Tells that the bot has fallen silent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverlapStarted(Event):
-    """User and bot speak at the same time."""
+    """Tells that user and bot speak at the same time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverlapStopped(Event):
-    """One of the two has fallen silent."""
+    """Tells that one of the two has fallen silent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interrupted(Event):
-    """The user spoke while the bot did, and the bot stopped."""
+    """Tells that the user spoke while the bot did, and the bot stopped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SayFinished(Event):
-    """All text that `say` was given has been spoken."""
+    """Tells that the bot has spoken all text that `say` was given."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputStalled(Event):
-    """No input for longer than `stall_ms`: the model hears silence until more comes."""
+    """Tells that no input came for longer than `stall_ms`: the model hears silence until more comes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputResumed(Event):
-    """Input comes again."""
+    """Tells that input comes again."""
 
     silent_frames: int  # that the model heard instead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputSkipped(Event):
-    """Silent input that was left out to catch up."""
+    """Tells that silent input was left out to catch up."""
 
     frames: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputDropped(Event):
-    """Output left out: silence to catch up, or the oldest audio where nobody takes it."""
+    """Tells that output was left out: silence to catch up, or the oldest audio that nobody took."""
 
     samples: int
     was_silent: bool
@@ -170,17 +170,17 @@ class OutputDropped(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextFull(Event):
-    """The model's context is full: from here on the oldest frame is forgotten with every new one."""
+    """Tells that the model's context is full: each new frame makes it forget the oldest one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextRefreshed(Event):
-    """The conversation has begun anew from its prompt, in a silence."""
+    """Tells that the conversation has begun anew from its prompt, in a silence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended(Event):
-    """Nothing comes after this."""
+    """Tells that the conversation is over, and why. It is the last event."""
 
     reason: EndReason
     error: str | None = None

@@ -14,20 +14,20 @@ _FOLDER = Path(__file__).parent / "assets" / "questions"
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A sample question: what is said, and the audio file in which it is."""
+    """Names a sample question: what is said, and the audio file in which it is."""
 
     text: str
     path: Path
 
 
 def sample_questions() -> list[Question]:
-    """All of them, in the order of the index."""
+    """Lists the sample questions, in the order of the index."""
     entries = json.loads((_FOLDER / "index.json").read_text(encoding="utf-8"))
     return [Question(text=entry["text"], path=_FOLDER / entry["file"]) for entry in entries]
 
 
 def find_question(wanted: str, questions: Sequence[Question]) -> Question:
-    """The question with this number, counted from 1, or the only one with these words in it.
+    """Finds the question with this number, counted from 1, or the only one with these words in it.
 
     Raises:
         InputError: there is none, or more than one.

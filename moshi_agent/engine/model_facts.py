@@ -11,7 +11,7 @@ from moshi_agent.config import SamplingConfig
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """A checkpoint, as far as it matters outside the engine."""
+    """Describes a checkpoint, as far as it matters outside the engine."""
 
     name: str
     model_type: str  # "moshi", "hibiki", "personaplex", ...

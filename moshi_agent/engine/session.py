@@ -43,7 +43,7 @@ _NOT_OPEN = "the session is not open yet: use `async with` or `open`"
 
 
 class Backend(Protocol):
-    """Where the engine runs: in this process or in one of its own."""
+    """Runs the engine, in this process or in one of its own."""
 
     def send(self, command: Command) -> None:
         """Hands over a command that needs no answer."""
@@ -55,7 +55,7 @@ class Backend(Protocol):
 
 
 class Session:
-    """A conversation. Made by `Engine.session` and `Engine.open_session`.
+    """Holds one conversation: takes audio, gives events. `Engine.session` and `open_session` make it.
 
     Its methods may be called from any thread. Events are read once: by `async for`, by `for`, or by the
     callbacks. A session that nobody refers to any more is closed.
@@ -103,7 +103,7 @@ class Session:
         return self
 
     async def open_async(self) -> Self:
-        """As `open`."""
+        """Takes a row as `open` does, without blocking the event loop."""
         reply = self._request_open()
         try:
             await asyncio.wrap_future(reply)
@@ -130,7 +130,7 @@ class Session:
             self._finalizer()
 
     async def aclose(self) -> None:
-        """As `close`."""
+        """Ends the conversation as `close` does; for `async` code."""
         self.close()
 
     def finish(self) -> Awaitable[None]:
@@ -187,7 +187,7 @@ class Session:
             self._send_frames(self._microphone.push(samples, sample_rate))
 
     async def send_audio(self, pcm: Pcm, sample_rate: int = 24_000) -> None:
-        """As `push`, but waits while too much input is waiting in a live conversation."""
+        """Gives the bot audio as `push` does, and waits while too much input waits in a live conversation."""
         while self.is_open and self.config.live and self.backlog_s > _PATIENT_BACKLOG_S:
             await self._events.changed()
         self.push(pcm, sample_rate)
@@ -207,7 +207,7 @@ class Session:
 
     @property
     def frames_pushed(self) -> int:
-        """Whole frames that what was pushed has made so far.
+        """Counts the whole frames that the pushed audio has made so far.
 
         A live conversation begins with less than a frame of silence, which brings its frames in step with
         those of others.
@@ -216,7 +216,7 @@ class Session:
 
     @property
     def backlog_s(self) -> float:
-        """Seconds of input that wait for the engine."""
+        """Returns the seconds of input that wait for the engine."""
         # A resumed conversation may bring frames of its own.
         return max(0, self._inputs_sent - self._events.inputs_taken) * FRAME_S
 
@@ -242,22 +242,22 @@ class Session:
         return self._backend.request(Say(self.key, text))
 
     def set_sampling(self, sampling: SamplingConfig) -> Future[None]:
-        """Samples otherwise from the next frame on; the seed stays."""
+        """Changes the sampling from the next frame on; the seed stays."""
         return self._backend.request(SetSampling(self.key, sampling))
 
     async def snapshot(self) -> bytes:
-        """The conversation between two frames, for `Engine.session(resume=...)` of any engine of this model.
+        """Saves the conversation between two frames, for `Engine.session(resume=...)` with this model.
 
         Samples that make no whole frame yet are not part of it. Raises SessionClosed after the end.
         """
         return await asyncio.wrap_future(self.take_snapshot())
 
     def take_snapshot(self) -> Future[bytes]:
-        """As `snapshot`, for threads."""
+        """Saves the conversation as `snapshot` does; for threads."""
         return self._backend.request(TakeSnapshot(self.key))
 
     def metrics(self) -> Future[SessionReport]:
-        """The figures of this conversation so far. Raises SessionClosed after the end."""
+        """Returns the figures of this conversation so far. Raises SessionClosed after the end."""
         return self._backend.request(TakeMetrics(self.key))
 
     # Events out
@@ -269,7 +269,7 @@ class Session:
         return iter(self._events)
 
     def next_event(self, timeout_s: float | None = None) -> Event | None:
-        """The next event, in a thread; None after the end. Raises TimeoutError."""
+        """Waits for the next event, in a thread; None after the end. Raises TimeoutError."""
         return self._events.get(timeout_s)
 
     # As a context

@@ -12,7 +12,7 @@ _BLOCK = 128  # positions by which the cache grows
 
 
 class MoshiCache:
-    """What the temporal transformer remembers of the tokens it has read, changed in place by every call.
+    """Keeps what the temporal transformer remembers of the tokens; every call changes it in place.
 
     Rows may have begun later than others (`attention_mask`): each has its own position.
 
@@ -26,11 +26,11 @@ class MoshiCache:
         self._seen = 0
 
     def get_seq_length(self) -> int:
-        """Tokens read so far, those of padding included."""
+        """Counts the tokens read so far, those of padding included."""
         return self._seen
 
     def run(self, transformer: Transformer, x: Tensor) -> Tensor:
-        """The next steps of every row, [B, T, C] -> [B, T, C].
+        """Takes the next steps of every row, [B, T, C] -> [B, T, C].
 
         Raises:
             InputError: another number of rows than before.

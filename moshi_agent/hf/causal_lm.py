@@ -115,7 +115,7 @@ class _TextModel(PreTrainedModel):
 
 
 class MoshiModel(_TextModel):
-    """The temporal transformer without an output layer.
+    """Reads text tokens: the temporal transformer without an output layer.
 
     Unlike in transformers 4.57.6, its window (`sliding_window`) holds also where no `attention_mask` is
     given.
@@ -136,7 +136,7 @@ class MoshiModel(_TextModel):
         return_dict: bool | None = None,
         cache_position: Tensor | None = None,
     ) -> BaseModelOutputWithPast | tuple[Any, ...]:
-        """Tokens [B, T] or embeddings [B, T, hidden_size] -> hidden states, normed.
+        """Computes normed hidden states of tokens [B, T] or embeddings [B, T, hidden_size].
 
         Args:
             attention_mask: [B, past + T], 0 where a row is padded on the left or on the right.
@@ -157,7 +157,7 @@ class MoshiModel(_TextModel):
 
 
 class MoshiForCausalLM(_TextModel):
-    """The temporal transformer with its output layer, on text alone. The window holds as in `MoshiModel`."""
+    """Predicts text alone: the temporal transformer with its output layer, and `MoshiModel`'s window."""
 
     prefix = "model."
     can_generate = True

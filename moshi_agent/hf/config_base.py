@@ -48,7 +48,7 @@ def open_config(cls: C) -> C:
 
 
 class PretrainedConfig:
-    """A configuration that is read from and written to a `config.json` of Transformers."""
+    """Reads and writes a configuration as a `config.json` of Transformers."""
 
     model_type: ClassVar[str] = ""
     nested_as: ClassVar[str] = ""  # the key of this configuration in that of a whole model
@@ -66,7 +66,7 @@ class PretrainedConfig:
 
     @staticmethod
     def base_values() -> dict[str, Any]:
-        """The attributes that every configuration has, and their defaults."""
+        """Returns the attributes that every configuration has, and their defaults."""
         return {
             "return_dict": True,
             "output_hidden_states": False,
@@ -80,7 +80,7 @@ class PretrainedConfig:
         return self.return_dict
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field and every further attribute, nested configurations as dictionaries."""
+        """Returns every field and further attribute, nested configurations as dictionaries."""
         base = self.base_values()
         values: dict[str, Any] = {"model_type": self.model_type} if self.model_type else {}
         for key, value in vars(self).items():
@@ -89,17 +89,17 @@ class PretrainedConfig:
         return values
 
     def to_json_string(self) -> str:
-        """What `save_pretrained` writes."""
+        """Returns what `save_pretrained` writes."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> Self:
-        """The configuration of a dictionary as `to_dict` gives it; `overrides` go before."""
+        """Makes a configuration of a dictionary as `to_dict` gives it; `overrides` go before."""
         return cls(**copy.deepcopy(dict(values)) | overrides)
 
     @classmethod
     def of_model(cls, values: Mapping[str, Any], **overrides: Any) -> Self:
-        """The configuration in a `config.json`: the whole of it, or the part that is of this kind.
+        """Reads the configuration in a `config.json`: the whole, or the part of this kind.
 
         Raises:
             ConfigError: a file of another kind.
@@ -119,7 +119,7 @@ class PretrainedConfig:
         token: str | None = None,
         **overrides: Any,
     ) -> Self:
-        """The configuration of a checkpoint, in Kyutai's format or that of Transformers.
+        """Reads the configuration of a checkpoint, in Kyutai's format or that of Transformers.
 
         Args:
             pretrained_model_name_or_path: a folder, a repository or `tiny`, as `load_checkpoint` takes it.

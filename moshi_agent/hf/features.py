@@ -24,7 +24,7 @@ Audio = NDArray[Any] | torch.Tensor | Sequence[Any]
 
 
 class BatchFeature(dict[str, Any]):
-    """A dictionary whose values are attributes as well, and whose tensors move together."""
+    """Holds values as keys and as attributes; its tensors move together."""
 
     def __getattr__(self, name: str) -> Any:
         if name in self:
@@ -43,7 +43,7 @@ class BatchFeature(dict[str, Any]):
 
 @dataclass
 class EncodecFeatureExtractor:
-    """Audio at `sampling_rate` -> `input_values` and `padding_mask`.
+    """Turns audio at `sampling_rate` into `input_values` and `padding_mask`.
 
     Raises:
         ConfigError: more than two channels.
@@ -62,7 +62,7 @@ class EncodecFeatureExtractor:
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str], **overrides: Any) -> Self:
-        """What a checkpoint says, or what follows from its codec.
+        """Reads what a checkpoint says, or takes what follows from its codec.
 
         Raises:
             CheckpointError, ConfigError: as for `load_checkpoint`.
@@ -154,7 +154,7 @@ class AutoFeatureExtractor:
 
     @staticmethod
     def from_pretrained(source: str | os.PathLike[str], **overrides: Any) -> EncodecFeatureExtractor:
-        """See `EncodecFeatureExtractor.from_pretrained`."""
+        """Makes an extractor as `EncodecFeatureExtractor.from_pretrained` does."""
         return EncodecFeatureExtractor.from_pretrained(source, **overrides)
 
 

@@ -38,7 +38,7 @@ _DEPTH_FIXED = ("min_length", "max_length", "cache_implementation")
 
 @dataclass
 class GenerationConfig:
-    """The settings of `generate`, by their names and defaults in Transformers."""
+    """Sets up `generate`, by the names and defaults of Transformers."""
 
     max_length: int | None = None  # tokens in all; by default 20 new ones
     max_new_tokens: int | None = None
@@ -56,18 +56,18 @@ class GenerationConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """What a `generation_config.json` says; keys that we have no use for are left out."""
+        """Reads a `generation_config.json`, and ignores keys that have no use here."""
         known = {one.name for one in dataclasses.fields(cls)}
         return cls(**{key: value for key, value in values.items() if key in known and value is not None})
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str], **overrides: Any) -> Self:
-        """The settings beside a checkpoint in the format of Transformers, or the defaults."""
+        """Reads the settings beside a checkpoint of Transformers' format, or takes the defaults."""
         path = open_source(source).find(GENERATION_CONFIG_NAME)
         return cls.from_dict(({} if path is None else read_json(path)) | overrides)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every setting that is not the default."""
+        """Returns every setting that is not the default."""
         default = GenerationConfig()
         return {key: value for key, value in vars(self).items() if value != getattr(default, key)}
 
@@ -112,13 +112,13 @@ class GenerationConfig:
             raise InputError("num_return_sequences above 1 needs do_sample=True: all would be the same")
 
     def depth(self) -> GenerationConfig:
-        """The settings of the depth transformer. Raises InputError for one that is not known."""
+        """Returns the settings of the depth transformer. Raises InputError for an unknown one."""
         values = {key: value for key, value in self.depth_decoder_config.items() if key not in _DEPTH_FIXED}
         _refuse_unknown(values, {"do_sample", "temperature", "top_k", "top_p"}, "depth_decoder_")
         return GenerationConfig(**{key: value for key, value in values.items() if value is not None})
 
     def new_tokens(self, length: int, default: int = _DEFAULT_NEW_TOKENS) -> int:
-        """How many tokens to generate behind `length` that are there.
+        """Returns how many tokens to generate behind `length` that are there.
 
         Raises:
             InputError: none are left to be generated.

@@ -29,7 +29,7 @@ from moshi_agent.models.mimi import MimiState
 
 
 class MimiModel(PreTrainedModel):
-    """The codec, with random weights unless it comes from `from_pretrained`.
+    """Encodes and decodes audio: the codec, with random weights unless it comes from `from_pretrained`.
 
     Raises:
         ConfigError: a configuration that our codec cannot have.
@@ -52,15 +52,15 @@ class MimiModel(PreTrainedModel):
         return to_theirs(mimi_pairings(tensors, self.codec.config.transformer), tensors)
 
     def new_cache(self, batch_size: int) -> MimiState:
-        """What a stream of so many rows begins with: `encoder_past_key_values` and the like."""
+        """Makes what a stream of so many rows begins with: `encoder_past_key_values` and the like."""
         return self.codec.init_state(batch_size)
 
     def get_encoded_length(self, input_length: Tensor) -> Tensor:
-        """Frames of codes for so many samples, [*] -> [*]."""
+        """Returns the frames of codes for so many samples, [*] -> [*]."""
         return -(-input_length // self.codec.frame_size)
 
     def get_audio_codes_mask(self, padding_mask: Tensor, padding_side: str = "right") -> Tensor:
-        """Which frames hold audio. padding_mask: [B, samples] -> [B, frames] bool."""
+        """Tells which frames hold audio. padding_mask: [B, samples] -> [B, frames] bool."""
         lengths = self.get_encoded_length(padding_mask.sum(dim=-1))
         mask = torch.arange(int(lengths.max()), device=lengths.device)[None] < lengths[:, None]
         return mask if padding_side == "right" else mask.flip(-1)
@@ -76,7 +76,7 @@ class MimiModel(PreTrainedModel):
         use_streaming: bool | None = None,
         return_dict: bool | None = None,
     ) -> MimiEncoderOutput | tuple[Tensor | MimiState | None, ...]:
-        """Audio [B, channels, samples] -> codes [B, num_quantizers, frames].
+        """Encodes audio [B, channels, samples] -> codes [B, num_quantizers, frames].
 
         Args:
             padding_mask: accepted, and of no effect: what is padded comes last, and the codec is causal.
@@ -116,7 +116,7 @@ class MimiModel(PreTrainedModel):
         decoder_past_key_values: MimiState | None = None,
         return_dict: bool | None = None,
     ) -> MimiDecoderOutput | tuple[Tensor | MimiState | None, ...]:
-        """Codes [B, num_quantizers, frames] -> audio [B, channels, samples].
+        """Decodes codes [B, num_quantizers, frames] -> audio [B, channels, samples].
 
         Args:
             padding_mask: [B, samples] or [B, channels, samples]; audio beyond its length is cut off.
@@ -145,7 +145,7 @@ class MimiModel(PreTrainedModel):
         decoder_past_key_values: MimiState | None = None,
         return_dict: bool | None = None,
     ) -> MimiOutput | tuple[Tensor | MimiState | None, ...]:
-        """Audio through the codes and back; arguments as of `encode` and `decode`. Audio keeps its length."""
+        """Sends audio through the codes and back; its length stays. Arguments as of `encode` and `decode`."""
         mask = input_values if padding_mask is None else padding_mask
         if audio_codes is None:
             encoded = self.encode(
@@ -163,13 +163,13 @@ class MimiModel(PreTrainedModel):
         return output if self.wants_dict(return_dict) else (audio_codes, decoded.audio_values, *states)
 
     def codes_of(self, input_values: Tensor, count: int) -> Tensor:
-        """Audio [B, channels, samples] -> the first `count` codebooks, [B, count, frames]."""
+        """Encodes audio [B, channels, samples] -> the first `count` codebooks, [B, count, frames]."""
         output = self.encode(input_values, num_quantizers=count, return_dict=True)
         assert isinstance(output, MimiEncoderOutput) and output.audio_codes is not None
         return output.audio_codes
 
     def audio_of(self, audio_codes: Tensor) -> Tensor:
-        """Codes [B, K, frames] -> audio [B, channels, samples]."""
+        """Decodes codes [B, K, frames] -> audio [B, channels, samples]."""
         output = self.decode(audio_codes, return_dict=True)
         assert isinstance(output, MimiDecoderOutput) and output.audio_values is not None
         return output.audio_values

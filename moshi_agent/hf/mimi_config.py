@@ -17,7 +17,7 @@ def _published_ratios() -> list[int]:
 
 @open_config
 class MimiConfig(PretrainedConfig):
-    """The codec. Defaults are those of `kyutai/mimi`.
+    """Describes the codec. Defaults are those of `kyutai/mimi`.
 
     Values that our codec cannot have (another activation, biases in the attention, ...) are refused with a
     ConfigError when a model is made of them.
@@ -83,7 +83,7 @@ class MimiConfig(PretrainedConfig):
 
     @property
     def encodec_frame_rate(self) -> int:
-        """Steps a second of the encoder, before the codec halves them."""
+        """Returns the encoder's steps a second, before the codec halves them."""
         return math.ceil(self.sampling_rate / math.prod(self.upsampling_ratios or ()))
 
     @property
@@ -92,5 +92,5 @@ class MimiConfig(PretrainedConfig):
 
     @property
     def frame_size(self) -> int:
-        """Samples in one frame."""
+        """Returns the samples in one frame."""
         return 2 * math.prod(self.upsampling_ratios or ())

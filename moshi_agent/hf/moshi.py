@@ -47,7 +47,7 @@ from moshi_agent.models.lm import LMModel
 
 
 class MoshiForConditionalGeneration(PreTrainedModel):
-    """The whole model, with random weights unless it comes from `from_pretrained`.
+    """Listens and speaks: the whole model, with random weights unless it comes from `from_pretrained`.
 
     Raises:
         ConfigError: a configuration that our models cannot have.
@@ -85,7 +85,7 @@ class MoshiForConditionalGeneration(PreTrainedModel):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the language model."""
+        """Returns the type of the language model's weights."""
         return self.lm.dtype
 
     @property
@@ -94,12 +94,12 @@ class MoshiForConditionalGeneration(PreTrainedModel):
 
     @property
     def decoder(self) -> MoshiForCausalLM:
-        """The temporal transformer as a model of text; its weights are those here."""
+        """Returns the temporal transformer as a model of text, with the weights of this one."""
         return MoshiForCausalLM(self.config, self.lm).train(self.training)
 
     @property
     def depth_decoder(self) -> MoshiDepthDecoder:
-        """The depth transformer; its weights are those here."""
+        """Returns the depth transformer, with the weights of this model."""
         return MoshiDepthDecoder(self.config.depth_decoder_config, self.lm).train(self.training)
 
     def get_audio_encoder(self) -> MimiModel:
@@ -144,7 +144,7 @@ class MoshiForConditionalGeneration(PreTrainedModel):
         return_dict: bool | None = None,
         loss_alignment: Alignment = "model",
     ) -> MoshiConditionalGenerationOutputWithPast | tuple[Any, ...]:
-        """The logits of a conversation that is known, and its losses.
+        """Computes the logits of a conversation that is known, and its losses.
 
         Codes are read as they are given, step by step: delay them before (`build_delay_pattern_mask`), as
         `generate` does.
@@ -272,7 +272,7 @@ class MoshiForConditionalGeneration(PreTrainedModel):
         return output, spoken.codes[:, :, inputs.unconditional_frames :]
 
     def get_unconditional_inputs(self, num_samples: int = 1) -> MoshiUnconditionalInput:
-        """A step of initial tokens, which is what a conversation begins with."""
+        """Makes a step of initial tokens, which begins a conversation."""
         text = torch.full((num_samples, 1), self.config.vocab_size, device=self.device)
         codes = torch.full((num_samples, self.num_codebooks, 1), self.lm.card, device=self.device)
         return MoshiUnconditionalInput(text, codes, codes.clone(), torch.ones_like(text))
@@ -280,11 +280,11 @@ class MoshiForConditionalGeneration(PreTrainedModel):
     def build_delay_pattern_mask(
         self, input_ids: Tensor, bos_token_id: int, pad_token_id: int, max_length: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """See `delay_pattern.build_delay_pattern_mask`; by default just as long as the codes need."""
+        """Builds the mask as the module `delay_pattern` does, by default as long as the codes need."""
         length = max_length or self.generation_config.max_length or input_ids.shape[-1] + 1
         return delay_pattern.build_delay_pattern_mask(input_ids, bos_token_id, pad_token_id, length)
 
     @staticmethod
     def apply_delay_pattern_mask(input_ids: Tensor, decoder_pad_token_mask: Tensor) -> Tensor:
-        """See `delay_pattern.apply_delay_pattern_mask`."""
+        """Applies the mask as the module `delay_pattern` does."""
         return delay_pattern.apply_delay_pattern_mask(input_ids, decoder_pad_token_mask)

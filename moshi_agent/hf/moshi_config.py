@@ -13,7 +13,7 @@ from moshi_agent.hf.mimi_config import MimiConfig
 
 @open_config
 class MoshiDepthConfig(PretrainedConfig):
-    """The depth transformer ("depth decoder"). Raises ConfigError for an odd `ffn_dim`."""
+    """Describes the depth transformer ("depth decoder"). Raises ConfigError for an odd `ffn_dim`."""
 
     model_type: ClassVar[str] = "moshi_depth"
     nested_as: ClassVar[str] = "depth_decoder_config"
@@ -43,8 +43,9 @@ class MoshiDepthConfig(PretrainedConfig):
 
 @open_config
 class MoshiConfig(PretrainedConfig):
-    """Moshi: the temporal transformer, with the codec and the depth transformer nested. Defaults are
-    Moshiko's.
+    """Describes Moshi: the temporal transformer, with the codec and the depth transformer nested.
+
+    Defaults are those of Moshiko.
 
     Args:
         audio_encoder_config: a `MimiConfig`, or a dictionary of its values.
@@ -102,7 +103,7 @@ class MoshiConfig(PretrainedConfig):
 
     @classmethod
     def from_audio_encoder_config(cls, audio_encoder_config: PretrainedConfig, **kwargs: Any) -> Self:
-        """A configuration around that of a codec."""
+        """Makes a configuration around that of a codec."""
         return cls(audio_encoder_config=audio_encoder_config.to_dict(), **kwargs)  # pyright: ignore[reportArgumentType]
 
 

@@ -14,7 +14,7 @@ from moshi_agent.models.mimi import MimiState
 
 
 class ModelOutput(Mapping[str, Any]):
-    """Base of all outputs. Fields that are None are no part of it as a mapping or as a tuple."""
+    """Holds outputs as a mapping and as a tuple, without the fields that are None."""
 
     def __getitem__(self, key: Any) -> Any:
         return self.to_tuple()[key] if isinstance(key, int | slice) else self._given()[key]
@@ -32,7 +32,7 @@ class ModelOutput(Mapping[str, Any]):
         return id(self)
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """The fields that are not None, in their order."""
+        """Returns the fields that are not None, in their order."""
         return tuple(self._given().values())
 
     def _given(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ Source = str | os.PathLike[str]
 
 
 class PreTrainedModel(nn.Module, ABC):
-    """A model with a configuration, which is read and written in the format of Transformers.
+    """Reads and writes a model with its configuration in the format of Transformers.
 
     Attention weights are never computed apart: `output_attentions=True` is refused.
     """
@@ -51,7 +51,7 @@ class PreTrainedModel(nn.Module, ABC):
         token: str | None = None,
         **overrides: Any,
     ) -> Self:
-        """The model of a checkpoint, in the format of Transformers or in Kyutai's, in evaluation mode.
+        """Loads a checkpoint's model, of Transformers' format or Kyutai's, in evaluation mode.
 
         Args:
             pretrained_model_name_or_path: a folder, a repository or `tiny`, as `load_checkpoint` takes it.
@@ -120,11 +120,11 @@ class PreTrainedModel(nn.Module, ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """Returns the type of the weights."""
         return next(self.parameters()).dtype
 
     def num_parameters(self, only_trainable: bool = False) -> int:
-        """How many numbers the weights are."""
+        """Counts the numbers in the weights."""
         return sum(one.numel() for one in self.parameters() if one.requires_grad or not only_trainable)
 
     def wants_dict(self, return_dict: bool | None) -> bool:
@@ -152,7 +152,7 @@ def _device(device_map: str | torch.device | Mapping[str, Any] | None) -> torch.
 
 
 def infer_device() -> str:
-    """The first accelerator that PyTorch can use here, or `cpu`."""
+    """Returns the first accelerator that PyTorch can use here, or `cpu`."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -28,7 +28,7 @@ Ids = Iterable[int] | torch.Tensor
 
 
 class MoshiTokenizer:
-    """Text to tokens and back. Special tokens (`<pad>`, `<unk>`, ...) are read where a text has them."""
+    """Turns text into tokens and back. Special tokens (`<pad>`, `<unk>`, ...) may stand in the text."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Raises CheckpointError where the file is no sentencepiece model."""
@@ -45,7 +45,7 @@ class MoshiTokenizer:
     def from_pretrained(
         cls, source: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
     ) -> Self:
-        """The tokenizer of a checkpoint.
+        """Loads the tokenizer of a checkpoint.
 
         Raises:
             CheckpointError: there is no sentencepiece model in it, or it cannot be fetched.
@@ -97,7 +97,7 @@ class MoshiTokenizer:
         return self.model.unk_id()
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """The tokens of a text. Moshi's text has no token at its beginning or end, so none is added."""
+        """Returns the tokens of a text. Moshi's text has no token at its beginning or end."""
         tokens: list[int] = []
         for part in self._split.split(text):
             if part in self._special:
@@ -112,7 +112,7 @@ class MoshiTokenizer:
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool = False,
     ) -> str:
-        """The text of tokens; ids that the tokenizer has not, such as the initial one, write nothing.
+        """Returns the text of tokens; ids that the tokenizer lacks, such as the initial one, are empty.
 
         Args:
             skip_special_tokens: leaves padding and the like out.
@@ -138,17 +138,17 @@ class MoshiTokenizer:
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool = False,
     ) -> list[str]:
-        """`decode` of each."""
+        """Decodes each sequence as `decode` does."""
         return [self.decode(one, skip_special_tokens) for one in sequences]
 
     def convert_ids_to_tokens(self, ids: int | Ids) -> Any:
-        """The piece of each token."""
+        """Returns the piece of each token."""
         if isinstance(ids, int):
             return self.model.IdToPiece(ids)
         return [self.model.IdToPiece(one) for one in _as_list(ids)]
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
-        """The token of each piece; the unknown one where there is none."""
+        """Returns the token of each piece; the unknown one where there is none."""
         if isinstance(tokens, str):
             return self.model.PieceToId(tokens)
         return [self.model.PieceToId(one) for one in tokens]
@@ -197,7 +197,7 @@ class AutoTokenizer:
     def from_pretrained(
         source: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
     ) -> MoshiTokenizer:
-        """See `MoshiTokenizer.from_pretrained`."""
+        """Loads a tokenizer as `MoshiTokenizer.from_pretrained` does."""
         return MoshiTokenizer.from_pretrained(source, revision=revision, token=token)
 
 

@@ -42,7 +42,7 @@ def choose_conditions(
     given: Mapping[str, Condition] | None = None,
     guided: bool = False,
 ) -> ConditionTensors | None:
-    """The conditions of one conversation, as `LMGen` takes them; None for a model without any.
+    """Chooses the conditions of one conversation, as `LMGen` takes them; None for a model without any.
 
     Args:
         model_type: as `config.json` says it; a translation model needs no conditions to be given.
@@ -77,7 +77,7 @@ def choose_conditions(
 def conditioned_generator(
     model: LMModel, model_type: str, given: Mapping[str, Condition], cfg_coef: float
 ) -> Generator:
-    """A generator whose rows are all under the same conditions, and guided unless `cfg_coef` is 1.
+    """Makes a generator with the same conditions in all rows, guided unless `cfg_coef` is 1.
 
     Raises:
         InputError: as `choose_conditions`.

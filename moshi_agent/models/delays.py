@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def delayed(codes: Tensor, delays: Sequence[int], initial: Tensor) -> Tensor:
-    """Each stream behind its initial token and its delay. [B, K, T], K delays, [K] -> [B, K, T + 1]."""
+    """Puts each stream behind its initial token and its delay. [B, K, T], K delays, [K] -> [B, K, T + 1]."""
     batch, _, steps = codes.shape
     shifted = initial[None, :, None].repeat(batch, 1, steps + 1)
     for stream, delay in enumerate(delays):
@@ -19,7 +19,7 @@ def delayed(codes: Tensor, delays: Sequence[int], initial: Tensor) -> Tensor:
 
 
 def undelayed(logits: Tensor, delays: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Logits back at the codes they predict, [B, K, T, card], and where there are any, [B, K, T]."""
+    """Puts logits back at the codes they predict, [B, K, T, card], and marks those that exist, [B, K, T]."""
     aligned = torch.full_like(logits, torch.nan)
     mask = torch.zeros(logits.shape[:3], dtype=torch.bool, device=logits.device)
     for stream, delay in enumerate(delays):

@@ -30,7 +30,7 @@ class LMGenState(State):
 
 @dataclass(frozen=True, kw_only=True)
 class StepInput:
-    """What one step is given."""
+    """Holds what one step is given."""
 
     user: Tensor  # [B, n_q - dep_q] codes of the user
     exec_mask: Tensor | None = None  # [B] bool, the rows that take the step; None is all
@@ -42,7 +42,7 @@ class StepInput:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What one step has computed."""
+    """Holds what one step has computed."""
 
     hidden: Tensor  # [B, 1, dim]
     text_logits: Tensor  # [B, text_card_out]
@@ -66,13 +66,13 @@ class Generator:
         self.ring = TokenRing(lm_model.config.delays, lm_model.initial_tokens(), 1 + lm_model.dep_q)
 
     def init_state(self, rows: int, kv_int8: bool = False) -> LMGenState:
-        """The state of `rows` streams; `kv_int8` as in `LMModel.init_state`."""
+        """Makes the state of `rows` streams; `kv_int8` as in `LMModel.init_state`."""
         model = self.lm_model
         null = None if self.guidance is None else model.init_state(rows, kv_int8)
         return LMGenState(self.ring.init_state(rows), model.init_state(rows, kv_int8), null)
 
     def advance(self, state: LMGenState, given: StepInput, sampling: RowSampling) -> StepOutput:
-        """One step of the rows that execute; `ring.newest_frame` then has what came out."""
+        """Takes one step of the rows that execute; `ring.newest_frame` then has what came out."""
         self.ring.write_given(state.ring, given.user, given.exec_mask)
         hidden, hidden_null, text_logits = self._temporal(state, given)
         streams = 1 if given.replace is not None else 1 + self.lm_model.dep_q

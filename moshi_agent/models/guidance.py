@@ -17,7 +17,7 @@ from moshi_agent.nn.embedding import ZERO_TOKEN
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """How the unwanted half differs, and how far the logits move."""
+    """Moves logits away from those of an unwanted half of the rows."""
 
     coef: float
     conditions: Conditions  # of the unwanted half
@@ -25,11 +25,11 @@ class Guidance:
     no_text: bool = False  # it sees no text, and the text is not guided
 
     def guide(self, wanted: Tensor, unwanted: Tensor) -> Tensor:
-        """Logits of both, [*] each -> [*]."""
+        """Combines the logits of both halves, [*] each -> [*]."""
         return unwanted + (wanted - unwanted) * self.coef
 
     def unwanted_tokens(self, tokens: Tensor, is_initial: Tensor, offset: Tensor, delays: Tensor) -> Tensor:
-        """What the unwanted half reads, [B, streams]. offset: [B], delays: [streams]."""
+        """Returns what the unwanted half reads, [B, streams]. offset: [B], delays: [streams]."""
         if self.masked_until is not None:
             until = torch.tensor(self.masked_until, device=tokens.device)[:, None] + delays
             tokens = torch.where((offset[:, None] <= until) & ~is_initial, ZERO_TOKEN, tokens)
@@ -40,7 +40,7 @@ class Guidance:
 
 
 def split_conditions(conditions: Conditions) -> tuple[Conditions, Conditions]:
-    """Conditions of the wanted rows, which come first, and of the unwanted ones behind them.
+    """Splits conditions into those of the wanted rows, which come first, and of the unwanted ones.
 
     Raises:
         InputError: an odd number of rows.

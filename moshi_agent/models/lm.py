@@ -29,7 +29,7 @@ from moshi_agent.nn.transformer import Transformer, TransformerState
 
 @dataclass
 class LMOutput:
-    """Logits that stand at the positions of the codes they predict; NaN where `mask` is False."""
+    """Holds logits at the positions of the codes that they predict; NaN where `mask` is False."""
 
     logits: Tensor  # [B, dep_q, T, card]
     mask: Tensor  # [B, dep_q, T] bool
@@ -39,14 +39,14 @@ class LMOutput:
 
 @dataclass
 class Conditions:
-    """What the temporal transformer is told about the whole conversation."""
+    """Holds what the temporal transformer is told about the whole conversation."""
 
     sum: Tensor | None = None  # [B or 1, 1, dim]
     cross: Tensor | None = None  # [B or 1, S, dim]
 
 
 class LMModel(nn.Module):
-    """Temporal and depth transformer. `LMGen` generates with it."""
+    """Predicts text and audio tokens: temporal and depth transformer. `LMGen` generates with it."""
 
     def __init__(self, config: MoshiConfig) -> None:
         super().__init__()
@@ -123,12 +123,12 @@ class LMModel(nn.Module):
 
     @property
     def num_codebooks(self) -> int:
-        """Streams in all, the text among them."""
+        """Counts the streams, the text among them."""
         return self.config.num_streams
 
     @property
     def audio_offset(self) -> int:
-        """The first audio stream."""
+        """Returns the first audio stream."""
         return 1
 
     @property
@@ -148,21 +148,21 @@ class LMModel(nn.Module):
         return self.config.text_end_padding_id
 
     def initial_tokens(self) -> Tensor:
-        """What every stream holds before its first token, [1 + n_q]."""
+        """Returns what every stream holds before its first token, [1 + n_q]."""
         tokens = torch.full((self.num_codebooks,), self.card, device=self.device)
         tokens[0] = self.text_card
         return tokens
 
     def delayed(self, codes: Tensor) -> Tensor:
-        """What the temporal transformer reads. Codes [B, 1 + n_q, T] -> [B, 1 + n_q, T + 1]."""
+        """Delays codes as the temporal transformer reads them. [B, 1 + n_q, T] -> [B, 1 + n_q, T + 1]."""
         return delayed(codes, self.config.delays, self.initial_tokens())
 
     def init_state(self, rows: int, kv_int8: bool = False) -> TransformerState:
-        """The temporal transformer's state of `rows` streams, its cache as int8 or as the weights are."""
+        """Makes the temporal transformer's state of `rows` streams, its cache int8 or as the weights."""
         return self.transformer.init_state(rows, self.device, self.dtype, kv_int8)
 
     def forward(self, codes: Tensor, condition_tensors: ConditionTensors | None = None) -> LMOutput:
-        """All logits of a conversation that is known.
+        """Computes all logits of a conversation that is known.
 
         Args:
             codes: [B, 1 + n_q, T], text first, without delays; -1 is no token.
@@ -186,7 +186,7 @@ class LMModel(nn.Module):
         return LMOutput(logits, mask & known[:, 1 : 1 + dep_q], text_logits, text_mask)
 
     def fuse(self, condition_tensors: ConditionTensors | None) -> Conditions:
-        """The conditions as the transformer takes them. Raises InputError where they do not fit."""
+        """Returns the conditions as the transformer takes them. Raises InputError where they do not fit."""
         wanted = set(self.fuser.conditions) if self.fuser is not None else set[str]()
         given = set(condition_tensors or ())
         if given != wanted:
@@ -204,7 +204,7 @@ class LMModel(nn.Module):
         conditions: Conditions | None = None,
         length: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Tokens of all streams, [B, 1 + n_q, S] -> hidden [B, S, dim], text logits [B, S, text_card_out].
+        """Reads tokens of all streams, [B, 1 + n_q, S] -> hidden [B, S, dim], logits [B, S, text_card_out].
 
         With a state, the next S steps of each row; `length` as in `Transformer.forward`.
         """
@@ -216,7 +216,7 @@ class LMModel(nn.Module):
         return x, self.text_linear(x)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """What the temporal transformer reads: tokens of all streams, [B, 1 + n_q, S] -> [B, S, dim]."""
+        """Embeds tokens of all streams for the temporal transformer, [B, 1 + n_q, S] -> [B, S, dim]."""
         if self._packed_embeddings is not None:
             batch, streams, steps = tokens.shape
             return self._packed_embeddings(tokens.transpose(1, 2).reshape(-1, streams)).view(batch, steps, -1)
@@ -226,13 +226,13 @@ class LMModel(nn.Module):
         return x
 
     def extra_probabilities(self, hidden: Tensor) -> Tensor:
-        """The first probability of each extra head, the one that they are for. [B, 1, dim] -> [B, heads]."""
+        """Computes the first probability of each extra head. [B, 1, dim] -> [B, heads]."""
         none = hidden.new_zeros((len(hidden), 0), dtype=torch.float32)
         firsts = [head(hidden)[:, 0].float().softmax(-1)[:, :1] for head in self.extra_heads]
         return torch.cat([none, *firsts], dim=1)
 
     def depth_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        """Logits of every codebook of every step, the ones before it known.
+        """Computes logits of every codebook of every step, the ones before it known.
 
         Args:
             hidden: [B, T, dim] of the temporal transformer.
@@ -248,7 +248,7 @@ class LMModel(nn.Module):
         return torch.stack([self._depth_output(y[:, :, index], index) for index in range(self.dep_q)], dim=1)
 
     def depth_given(self, hidden: Tensor) -> Sequence[Tensor]:
-        """What codebooks are told of their step. [B, T, dim] -> [B, T, C] for each set of weights."""
+        """Computes what codebooks are told of their step. [B, T, dim] -> [B, T, C] per set of weights."""
         if self._packed_depth_in is not None:
             return self._packed_depth_in(hidden)
         return [projection(hidden) for projection in self.depformer_in]
@@ -256,12 +256,12 @@ class LMModel(nn.Module):
     def depth_step(
         self, given: Sequence[Tensor], token: Tensor, index: int, cache: list[LayerCache]
     ) -> Tensor:
-        """Logits of one codebook. given: of `depth_given`, token: [B] the one before it -> [B, card]."""
+        """Computes logits of one codebook. given: of `depth_given`, token: [B] before it -> [B, card]."""
         x = self._depth_input(given, token[:, None], index)
         return self._depth_output(self.depformer.lockstep(x, cache, index), index)[:, 0]
 
     def new_depth_cache(self, rows: int) -> list[LayerCache]:
-        """What `depth_step` keeps between the codebooks of one step."""
+        """Makes what `depth_step` keeps between the codebooks of one step."""
         return self.depformer.lockstep_cache(rows, self.dep_q, self.device, self.dtype)
 
     def _depth_input(self, given: Sequence[Tensor], token: Tensor, index: int) -> Tensor:

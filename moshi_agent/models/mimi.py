@@ -37,7 +37,7 @@ class MimiState(State):
 
 
 class MimiModel(nn.Module, Streaming[MimiState]):
-    """The codec. Its methods work on whole signals, or inside `streaming` on the next frames of each row."""
+    """Encodes and decodes whole signals, or inside `streaming` the next frames of each row: the codec."""
 
     def __init__(self, config: MimiConfig | None = None) -> None:
         super().__init__()
@@ -80,12 +80,12 @@ class MimiModel(nn.Module, Streaming[MimiState]):
 
     @property
     def frame_size(self) -> int:
-        """Samples in one frame."""
+        """Returns the samples in one frame."""
         return self.config.frame_size
 
     @property
     def cardinality(self) -> int:
-        """Entries of each codebook."""
+        """Returns the entries of each codebook."""
         return self.config.quantizer.bins
 
     @property
@@ -94,7 +94,7 @@ class MimiModel(nn.Module, Streaming[MimiState]):
 
     @property
     def num_codebooks(self) -> int:
-        """Codebooks in use."""
+        """Returns the codebooks in use."""
         return self.quantizer.num_codebooks
 
     def set_num_codebooks(self, n: int) -> None:
@@ -102,7 +102,7 @@ class MimiModel(nn.Module, Streaming[MimiState]):
         self.quantizer.set_num_codebooks(n)
 
     def init_state(self, rows: int) -> MimiState:
-        """The state of `rows` streams."""
+        """Makes the state of `rows` streams."""
         where = (rows, self.device, self.dtype)
         return MimiState(
             self.encoder.init_state(*where),
@@ -126,7 +126,7 @@ class MimiModel(nn.Module, Streaming[MimiState]):
                 module.pack(pack_format)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Audio [B, channels, T] -> codes [B, K, frames].
+        """Encodes audio [B, channels, T] -> codes [B, K, frames].
 
         Offline, T is padded to whole frames. Inside `streaming` it must be whole frames.
 
@@ -136,7 +136,7 @@ class MimiModel(nn.Module, Streaming[MimiState]):
         return self.quantizer.encode(self._latent(x))
 
     def encode_to_latent(self, x: Tensor, quantize: bool = True) -> Tensor:
-        """Audio [B, channels, T] -> latents [B, dimension, frames], through the codebooks or not.
+        """Encodes audio [B, channels, T] -> latents [B, dimension, frames], quantized or not.
 
         Raises:
             InputError: as for `encode`.
@@ -147,7 +147,7 @@ class MimiModel(nn.Module, Streaming[MimiState]):
         return latent.transpose(1, 2)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes [B, K, frames] -> audio [B, channels, T].
+        """Decodes codes [B, K, frames] -> audio [B, channels, T].
 
         While streaming, a row that holds a negative code (a token that has not been generated) is
         left as it is and its audio is silence.
@@ -167,7 +167,7 @@ class MimiModel(nn.Module, Streaming[MimiState]):
         return self.decode_codes(codes, state, exec_mask)
 
     def decode_latent(self, codes: Tensor) -> Tensor:
-        """Codes [B, K, frames] -> latents [B, dimension, frames]. Raises InputError as `decode` does."""
+        """Turns codes [B, K, frames] into latents [B, dimension, frames]. Raises InputError as `decode`."""
         self._check_codes(codes)
         return self.quantizer.decode(codes).transpose(1, 2)
 
@@ -178,7 +178,7 @@ class MimiModel(nn.Module, Streaming[MimiState]):
         return self.encode_latent(x, self._stream, self._exec_mask)
 
     def encode_latent(self, x: Tensor, state: MimiState | None, exec_mask: Tensor | None) -> Tensor:
-        """Audio [B, channels, T] -> latents before the quantizer, [B, frames, dimension]."""
+        """Encodes audio [B, channels, T] -> latents before the quantizer, [B, frames, dimension]."""
         y = self._convolve(
             self.encoder, x.transpose(1, 2), self.frame_size, state and state.encoder, exec_mask
         )
@@ -186,11 +186,11 @@ class MimiModel(nn.Module, Streaming[MimiState]):
         return self.downsample(y, state and state.downsample, exec_mask)
 
     def decode_codes(self, codes: Tensor, state: MimiState | None, exec_mask: Tensor | None) -> Tensor:
-        """Codes [B, K, frames], all of them valid -> audio [B, channels, T]."""
+        """Decodes codes [B, K, frames], all of them valid -> audio [B, channels, T]."""
         return self.decode_quantized(self.quantizer.decode(codes), state, exec_mask)
 
     def decode_quantized(self, latent: Tensor, state: MimiState | None, exec_mask: Tensor | None) -> Tensor:
-        """Latents [B, frames, dimension] -> audio [B, channels, T]."""
+        """Decodes latents [B, frames, dimension] -> audio [B, channels, T]."""
         y = self.upsample(latent, state and state.upsample, exec_mask)
         y = self.decoder_transformer(y, state and state.decoder_transformer, exec_mask)
         stride = self.config.resample_stride

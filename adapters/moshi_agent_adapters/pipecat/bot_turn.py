@@ -13,7 +13,7 @@ def begins_turn(event: Event) -> bool:
 
 
 class BotTurn:
-    """One turn of the bot: over when it has been silent for 800 ms, or sooner where the user speaks."""
+    """Follows one turn of the bot: over after 800 ms of silence, or sooner where the user speaks."""
 
     def __init__(self) -> None:
         self._is_speaking = True

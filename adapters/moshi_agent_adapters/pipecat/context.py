@@ -11,13 +11,13 @@ _ROLES_OF_SYSTEM = ("system", "developer")
 
 
 def role_in(context: LLMContext) -> str | None:
-    """The text of the system messages, if there are any."""
+    """Returns the text of the system messages, if there are any."""
     said = [one.get("content") for one in _messages(context) if one.get("role") in _ROLES_OF_SYSTEM]
     return "\n".join(text for text in map(_text_of, said) if text.strip()) or None
 
 
 def ignored_in(context: LLMContext) -> list[str]:
-    """Why some of what it holds has no effect on a call that begins with it."""
+    """Says why some of what the context holds has no effect on a call that begins with it."""
     reasons: list[str] = []
     if any(one.get("role") not in _ROLES_OF_SYSTEM for one in _messages(context)):
         reasons.append("Moshi hears, and cannot read: what has been said before does not reach it")

@@ -51,7 +51,7 @@ from moshi_agent_adapters.pipecat.whole_words import WholeWords
 
 
 class ConversationFrames(LLMService):
-    """The way out of MoshiLLMService: pushes the frames that the events of a session stand for.
+    """Pushes the frames that the events of a session stand for: the way out of MoshiLLMService.
 
     In a turn of the bot these are LLMFullResponseStartFrame and TTSStartedFrame, its audio and text, then
     TTSStoppedFrame and LLMFullResponseEndFrame. Audio comes outside of turns as well, as digital silence.
@@ -71,7 +71,7 @@ class ConversationFrames(LLMService):
         self._begin_output(24_000)
 
     def can_generate_metrics(self) -> bool:
-        """It can: how long its turns take, usage in frames, and MoshiMetricsData.
+        """Returns True: how long turns take, usage in frames, and MoshiMetricsData.
 
         There is no time to the first byte: nothing asks a full-duplex model for an answer, and it may begin
         before the user has ended.

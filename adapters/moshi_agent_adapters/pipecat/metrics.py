@@ -6,7 +6,7 @@ from pipecat.metrics.metrics import MetricsData
 
 
 class MoshiMetricsData(MetricsData):
-    """How the engine keeps up, told after each turn of the bot.
+    """Tells after each turn of the bot how the engine keeps up.
 
     Parameters:
         step_s: Median time of a frame step, of all conversations at once, in seconds.

@@ -28,7 +28,7 @@ class Playout:
         self.dropped_s = 0.0
 
     def admit(self, chunk: AudioChunk, now_s: float) -> bytes | None:
-        """The frame as 16-bit samples, or None where it is left out.
+        """Returns the frame as 16-bit samples, or None where it is left out.
 
         Args:
             chunk: what the bot says in one frame.
@@ -44,7 +44,7 @@ class Playout:
         return self._whole(chunk.to_int16())
 
     def interrupted(self) -> None:
-        """The transport has thrown away what it had to play."""
+        """Notes that the transport has thrown away what it had to play."""
         self._ahead_s = 0.0
 
     def _whole(self, pcm: bytes) -> bytes:

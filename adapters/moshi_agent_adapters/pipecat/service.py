@@ -52,7 +52,7 @@ _NEVER_MS = 60_000.0  # the engine's own drift control would leave out parts of 
 
 
 class MoshiLLMService(ConversationFrames):
-    """Moshi as a Pipecat service: full duplex, audio in and audio out.
+    """Runs Moshi as a Pipecat service: full duplex, audio in and audio out.
 
     It stands where a cascade has speech-to-text, LLM and text-to-speech. It hears all the time and speaks
     when it wants to: nothing triggers an answer, and no voice activity detection is needed. Its conversation

@@ -27,7 +27,7 @@ UNSUPPORTED_FIELDS = ("max_tokens", "frequency_penalty", "presence_penalty")
 
 @dataclass
 class MoshiLLMSettings(LLMSettings):
-    """Settings of MoshiLLMService. None leaves a setting of the sampling as it is without it.
+    """Sets up MoshiLLMService. None leaves a setting of the sampling as it is without it.
 
     `temperature`, `top_k` and `top_p` are those of the audio. Sampling may be changed in mid-conversation;
     `seed`, `role`, `system_instruction` and `voice` hold from the next conversation on.
@@ -48,7 +48,7 @@ class MoshiLLMSettings(LLMSettings):
     role: str | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
 
     def sampling(self, base: SamplingConfig) -> SamplingConfig:
-        """The sampling that these settings ask for, over `base`.
+        """Returns the sampling that these settings ask for, over `base`.
 
         Raises:
             ConfigError: a value out of range.
@@ -59,7 +59,7 @@ class MoshiLLMSettings(LLMSettings):
 
 
 def complete(settings: MoshiLLMSettings | None, model: str) -> MoshiLLMSettings:
-    """All settings, each with a value, as a service has to hold them."""
+    """Returns all settings, each with a value, as a service has to hold them."""
     whole = MoshiLLMSettings(
         model=model,
         system_instruction=None,

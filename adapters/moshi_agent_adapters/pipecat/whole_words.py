@@ -21,10 +21,10 @@ class WholeWords:
         return complete
 
     def complete_by(self, frame: int) -> str:
-        """The word, if nothing has gone on with it in this frame, else ""."""
+        """Returns the word, if nothing has gone on with it in this frame, else ""."""
         return self.take() if frame > self._frame else ""
 
     def take(self) -> str:
-        """The word as far as it has come."""
+        """Returns the word as far as it has come."""
         text, self._text = self._text, ""
         return text

@@ -36,7 +36,7 @@ EndKind = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """How the client wants its conversation to be. What is None is left to the server."""
+    """Says how the client wants its conversation to be. None leaves a choice to the server."""
 
     role: str | None = None  # a text prompt
     voice: str | None = None  # by name
@@ -47,7 +47,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Hear:
-    """Audio of the user, [N] at a rate in Hz."""
+    """Brings audio of the user, [N] at a rate in Hz."""
 
     pcm: NDArray[np.int16] = field(repr=False)
     sample_rate: int
@@ -55,14 +55,14 @@ class Hear:
 
 @dataclass(frozen=True)
 class Send:
-    """A message back to the client."""
+    """Sends a message back to the client."""
 
     message: Message
 
 
 @dataclass(frozen=True)
 class Say:
-    """The bot is to speak this sentence."""
+    """Makes the bot speak this sentence."""
 
     text: str
     client_event_id: str | None = None  # of the message that asks for it
@@ -70,14 +70,14 @@ class Say:
 
 @dataclass(frozen=True)
 class HangUp:
-    """The client asks for the end."""
+    """Ends the call, as the client asks."""
 
 
 Order = Hear | Send | Say | HangUp
 
 
 class ProtocolError(Exception):
-    """A message of the client that the protocol does not allow.
+    """Reports a message of the client that the protocol does not allow.
 
     It is refused by itself and the call goes on, unless it is fatal or comes before the conversation begins.
 
@@ -103,7 +103,7 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True)
 class CallEnd:
-    """Why a call is over."""
+    """Says why a call is over."""
 
     kind: EndKind
     text: str = ""  # for people
@@ -117,17 +117,17 @@ class CallEnd:
 
 
 class CallProtocol(Protocol):
-    """One call, in the terms of one protocol."""
+    """Translates one call between the messages of one protocol and the engine."""
 
     name: ClassVar[str]  # in the log
 
     @property
     def wanted(self) -> Wanted | None:
-        """None until the client has said it. Raises ProtocolError."""
+        """Returns what the client wants, None until it has said it. Raises ProtocolError."""
         ...
 
     def began(self) -> Iterable[Message]:
-        """The conversation has its row."""
+        """Returns the messages for a conversation that has its row."""
         ...
 
     def receive(self, message: Message) -> Iterable[Order]:
@@ -135,7 +135,7 @@ class CallProtocol(Protocol):
         ...
 
     def tell(self, event: Event) -> Iterable[Message]:
-        """What the client is told of an event."""
+        """Returns what the client is told of an event."""
         ...
 
     def refused(self, error: ProtocolError) -> Iterable[Message]:
@@ -143,5 +143,5 @@ class CallProtocol(Protocol):
         ...
 
     def ended(self, end: CallEnd) -> Iterable[Message]:
-        """The last messages."""
+        """Returns the last messages."""
         ...

@@ -19,7 +19,7 @@ from moshi_agent.events import AudioChunk, Event
 
 
 def event_to_dict(event: Event) -> dict[str, Any]:
-    """The event as plain JSON values."""
+    """Returns the event as plain JSON values."""
     values = {name: getattr(event, name) for name in _field_names(type(event))}
     if isinstance(event, AudioChunk):
         values["samples"] = len(values.pop("pcm"))
@@ -27,13 +27,13 @@ def event_to_dict(event: Event) -> dict[str, Any]:
 
 
 def event_to_json(event: Event) -> str:
-    """The event as one line of JSON."""
+    """Writes the event as one line of JSON."""
     return json.dumps(event_to_dict(event), ensure_ascii=False, separators=(",", ":"))
 
 
 @cache
 def type_name(kind: type[Event]) -> str:
-    """`BotStarted` -> `bot_started`."""
+    """Returns the name of an event's type in JSON: `BotStarted` -> `bot_started`."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
 
 

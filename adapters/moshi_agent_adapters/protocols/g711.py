@@ -12,12 +12,12 @@ Law = Literal["mu", "a"]
 
 
 def decode(data: bytes, law: Law) -> NDArray[np.int16]:
-    """The samples [N] of N bytes."""
+    """Returns the samples [N] of N bytes."""
     return _levels(law)[np.frombuffer(data, np.uint8)]
 
 
 def encode(pcm: NDArray[np.int16], law: Law) -> bytes:
-    """The bytes of samples [N]: for each the code whose level is nearest."""
+    """Returns the bytes of samples [N]: for each the code whose level is nearest."""
     return _codes(law)[pcm.astype(np.int32) + 32768].tobytes()
 
 

@@ -63,7 +63,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class LiveServer:
-    """What a call has to know of its server."""
+    """Holds what a call has to know of its server."""
 
     model: str
     session_id: str
@@ -72,7 +72,7 @@ class LiveServer:
 
 
 class LiveProtocol:
-    """One call over `/v1/live/sessions`."""
+    """Translates one call over `/v1/live/sessions`."""
 
     name: ClassVar[str] = "gpt-live"
 
@@ -90,11 +90,11 @@ class LiveProtocol:
 
     @property
     def wanted(self) -> Wanted | None:
-        """What `session.start` has asked for."""
+        """Returns what `session.start` has asked for."""
         return self._wanted
 
     def began(self) -> Iterator[Message]:
-        """The session has started."""
+        """Tells that the session has started."""
         self._has_begun = True
         yield self._event("session.started", self._start_id, session=self._session)
 
@@ -189,7 +189,7 @@ class LiveProtocol:
         yield Send(self._event("info", client_id, code="context_not_used", message=text))
 
     def tell(self, event: Event) -> Iterator[Message]:
-        """What the client is told of an event."""
+        """Returns what the client is told of an event."""
         if isinstance(event, AudioChunk):
             self._media_ms = round(1000 * event.media_s) + _FRAME_MS
             delta = base64.b64encode(self._audio.encode(event.pcm)).decode()
@@ -209,7 +209,7 @@ class LiveProtocol:
         return self._event(f"session.{side}_transcript.delta", delta=text, start_ms=start_ms, end_ms=end_ms)
 
     def ended(self, end: CallEnd) -> Iterator[Message]:
-        """An error, if the end is one, and the session's last figures, if it had begun."""
+        """Returns an error, if the end is one, and the session's last figures, if it had begun."""
         if not end.is_good and end.kind != "expired":
             fault = "invalid_request_error" if end.kind in _CLIENT_FAULTS else "server_error"
             yield self._error(fault, end.code or end.kind, end.text, end.client_event_id)

@@ -43,7 +43,7 @@ _UNCHOSEN = {"temp": 0.8, "temp_text": 0.7, "top_k": 250, "top_k_text": 25}
 
 
 class Kind(IntEnum):
-    """The first byte of a message."""
+    """Names the first byte of a message."""
 
     HANDSHAKE = 0
     AUDIO = 1
@@ -55,12 +55,12 @@ class Kind(IntEnum):
     COLOURED_TEXT = 7
 
     def message(self, payload: bytes = b"") -> bytes:
-        """A message of this kind."""
+        """Makes a message of this kind."""
         return bytes([self]) + payload
 
 
 class KyutaiProtocol:
-    """One call over `/api/chat`. The client's wishes are in the query of its URL."""
+    """Translates one call over `/api/chat`. The query of its URL holds the client's wishes."""
 
     name: ClassVar[str] = "kyutai"
 
@@ -73,11 +73,11 @@ class KyutaiProtocol:
 
     @property
     def wanted(self) -> Wanted:
-        """What the query asks for. Raises ProtocolError for a number that is none, or out of range."""
+        """Reads what the query asks for. Raises ProtocolError for a bad number, or one out of range."""
         return _wanted(self._query)
 
     def began(self) -> Iterator[Message]:
-        """The handshake, and the head of the audio stream."""
+        """Returns the handshake, and the head of the audio stream."""
         yield Kind.HANDSHAKE.message()
         yield Kind.AUDIO.message(self._writer.header())
 
@@ -107,7 +107,7 @@ class KyutaiProtocol:
         yield Kind.ERROR.message(str(error).encode())
 
     def tell(self, event: Event) -> Iterator[Message]:
-        """What the client is told of an event."""
+        """Returns what the client is told of an event."""
         if isinstance(event, AudioChunk):
             pages = self._writer.push(event.pcm)
             if pages:
@@ -116,7 +116,7 @@ class KyutaiProtocol:
             yield Kind.TEXT.message(event.text.encode())
 
     def ended(self, end: CallEnd) -> Iterator[Message]:
-        """An error, if the end is one."""
+        """Returns an error, if the end is one."""
         if not end.is_good:
             yield Kind.ERROR.message(end.text.encode())
 

@@ -18,18 +18,18 @@ _RATES = {"audio/pcm": (24_000, 16_000), "audio/pcmu": (8_000,), "audio/pcma": (
 
 @dataclass(frozen=True)
 class LiveAudio:
-    """One format, the same for both directions."""
+    """Describes one audio format, the same for both directions."""
 
     kind: str
     rate: int  # in Hz
 
     @property
     def name(self) -> dict[str, object]:
-        """As the protocol writes it."""
+        """Returns the format's name as the protocol writes it."""
         return {"type": self.kind, "rate": self.rate}
 
     def decode(self, data: bytes) -> NDArray[np.int16]:
-        """The samples [N] of bytes. Raises ProtocolError for half a sample."""
+        """Returns the samples [N] of bytes. Raises ProtocolError for half a sample."""
         if self.kind in _LAWS:
             return g711.decode(data, _LAWS[self.kind])
         if len(data) % 2:
@@ -37,7 +37,7 @@ class LiveAudio:
         return np.frombuffer(data, "<i2")
 
     def encode(self, pcm: Samples) -> bytes:
-        """The bytes of samples [N] from -1 to 1."""
+        """Returns the bytes of samples [N] from -1 to 1."""
         whole = (pcm.clip(-1, 1) * 32767).round().astype("<i2")
         return g711.encode(whole, _LAWS[self.kind]) if self.kind in _LAWS else whole.tobytes()
 
@@ -46,7 +46,7 @@ PCM_24K = LiveAudio("audio/pcm", 24_000)
 
 
 def audio_format(wanted: dict[str, Any]) -> LiveAudio:
-    """The format that `session.audio.format` asks for; 16-bit samples at 24 kHz if it says nothing.
+    """Reads the format in `session.audio.format`; 16-bit samples at 24 kHz if it says nothing.
 
     Raises:
         ProtocolError: there is no such format.

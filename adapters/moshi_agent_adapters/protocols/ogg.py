@@ -20,7 +20,7 @@ _LONGEST_PACKET = 1 << 16
 
 
 class OggError(ValueError):
-    """Bytes that are no Ogg stream."""
+    """Reports bytes that are no Ogg stream."""
 
 
 class OggWriter:
@@ -31,7 +31,7 @@ class OggWriter:
         self._sequence = 0
 
     def page(self, packets: Sequence[bytes], granule: int) -> bytes:
-        """One page with these packets, the last of which ends at this granule position.
+        """Writes one page with these packets, the last of which ends at this granule position.
 
         Raises:
             OggError: they do not fit on one page.

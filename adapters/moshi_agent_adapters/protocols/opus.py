@@ -34,7 +34,7 @@ _DIGITAL_SILENCE_BYTES = 8  # packets of silence are not longer
 
 
 class OpusWriter:
-    """Mono samples at 24 kHz in, Ogg pages out."""
+    """Takes mono samples at 24 kHz, and gives Ogg pages."""
 
     def __init__(self, bit_rate: int = 40_000) -> None:
         encoder = AudioCodecContext.create("libopus", "w")
@@ -54,7 +54,7 @@ class OpusWriter:
         self._last_packet = b""
 
     def header(self) -> bytes:
-        """The two pages that begin the stream."""
+        """Returns the two pages that begin the stream."""
         head = _HEAD.pack(b"OpusHead", 1, 1, _PRE_SKIP, SAMPLE_RATE_HZ, 0, 0)
         vendor = b"moshi-agent"
         tags = b"OpusTags" + struct.pack("<I", len(vendor)) + vendor + struct.pack("<I", 0)

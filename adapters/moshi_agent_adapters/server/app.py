@@ -26,7 +26,7 @@ GROUPS: tuple[RouteGroup, ...] = (health.routes, kyutai_chat.routes, live_sessio
 def create_app(
     engine: Engine, config: ServerConfig | None = None, groups: Sequence[RouteGroup] = GROUPS
 ) -> Starlette:
-    """An application that serves one engine, which it starts and closes.
+    """Makes an application that serves one engine, which it starts and closes.
 
     Args:
         engine: as `Engine.load` gives it.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
-    """One server: where it listens, whom it lets in, and how much each of them may do."""
+    """Sets up one server: where it listens, whom it lets in, and how much each may do."""
 
     host: str = "localhost"
     port: int = 8998

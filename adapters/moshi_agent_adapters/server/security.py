@@ -38,7 +38,7 @@ _SIGN_IN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Token 
 
 
 class Guard:
-    """ASGI middleware before every endpoint, websockets included."""
+    """Checks every request, websockets included, before its endpoint: ASGI middleware."""
 
     def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
         self._app = app

@@ -16,7 +16,7 @@ _log = logging.getLogger("moshi_agent.server")
 
 
 class Server:
-    """One engine, and who is being served with it."""
+    """Holds one engine, and who is being served with it."""
 
     def __init__(self, engine: Engine, config: ServerConfig) -> None:
         self.engine = engine
@@ -38,7 +38,7 @@ class Server:
         self.engine.drain(seconds)
 
     def session_config(self, wanted: Wanted) -> SessionConfig:
-        """The conversation that a client wants; a role or a voice that cannot be is left out, with a warning.
+        """Sets up the conversation that a client wants; leaves out, with a warning, what cannot be.
 
         Raises:
             InputError: a role that is too long.

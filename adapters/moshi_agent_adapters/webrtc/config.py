@@ -13,7 +13,7 @@ from moshi_agent.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class IceServer:
-    """A STUN or TURN server, for peers that do not reach each other directly.
+    """Names a STUN or TURN server, for peers that do not reach each other directly.
 
     Raises:
         ConfigError: a URL is none of theirs, or a TURN server lacks a username or credential, without which
@@ -36,7 +36,7 @@ class IceServer:
 
     @classmethod
     def parse(cls, text: str) -> IceServer:
-        """`URL` or `URL,username,credential`; the credential may hold commas. Raises ConfigError."""
+        """Reads `URL` or `URL,username,credential`; the credential may hold commas. Raises ConfigError."""
         url, *secret = text.split(",", 2)
         if len(secret) == 1:
             raise ConfigError(
@@ -46,7 +46,7 @@ class IceServer:
         return cls(urls=(url,), username=username, credential=credential)
 
     def to_json(self) -> dict[str, Any]:
-        """As a browser's `RTCIceServer`."""
+        """Returns the server as a browser's `RTCIceServer`."""
         secret = {"username": self.username, "credential": self.credential}
         return {
             "urls": list(self.urls),
@@ -56,7 +56,7 @@ class IceServer:
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionConfig:
-    """One call."""
+    """Sets up one call."""
 
     ice_servers: tuple[IceServer, ...] = ()
     # Packets held back before they are decoded. A jitter buffer before a model only makes it late: the
@@ -86,6 +86,6 @@ class ConnectionConfig:
                 raise ConfigError(f"{name}={getattr(self, name)}; accepted: above 0")
 
     def rtc_configuration(self) -> RTCConfiguration:
-        """As aiortc takes it. No server is asked that was not named: its own default is one of Google's."""
+        """Returns it as aiortc takes it; no server is asked that was not named."""
         servers = [RTCIceServer(list(s.urls), s.username, s.credential) for s in self.ice_servers]
         return RTCConfiguration(iceServers=servers)

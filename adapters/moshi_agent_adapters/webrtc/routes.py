@@ -42,11 +42,11 @@ _OPTIONS = {"greet": bool, "seed": int, "role": str, "voice": str}
 
 
 class TooManyCalls(MoshiAgentError):
-    """One caller has more calls than one may have."""
+    """Refuses a caller who has more calls than one may have."""
 
 
 class Connections:
-    """The calls of one engine, by an id that cannot be guessed.
+    """Holds the calls of one engine, by an id that cannot be guessed.
 
     A subclass may say in `info` and `session_config` what callers can choose, and in `open` whom it lets in.
     """
@@ -61,7 +61,7 @@ class Connections:
         return len(self._calls)
 
     def info(self) -> dict[str, Any]:
-        """What a page has to know before it calls."""
+        """Returns what a page has to know before it calls."""
         model = self.engine.model
         return {
             "model": self.engine.config.source,
@@ -70,7 +70,7 @@ class Connections:
         }
 
     async def session_config(self, options: dict[str, Any]) -> SessionConfig:
-        """The session for the options in an offer. Raises InputError for those it does not know."""
+        """Sets up a session by the options in an offer. Raises InputError for unknown ones."""
         for name, value in options.items():
             accepted = _OPTIONS.get(name)
             if accepted is None or type(value) is not accepted:
@@ -106,7 +106,7 @@ class Connections:
         return call_id, await call.answer(offer_sdp)
 
     def call(self, call_id: str) -> MoshiConnection:
-        """A running call. Raises SessionClosed where there is none."""
+        """Returns a running call. Raises SessionClosed where there is none."""
         self._forget_closed()
         if call_id not in self._calls:
             raise SessionClosed("there is no such call, or it is over")
@@ -127,7 +127,7 @@ def webrtc_routes(
     *,
     connections: Connections | None = None,
 ) -> list[Route]:
-    """Routes for any Starlette or FastAPI application.
+    """Makes routes for any Starlette or FastAPI application.
 
     Args:
         engine: a started one, or one that the application starts before the first request.

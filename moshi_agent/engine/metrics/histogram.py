@@ -15,7 +15,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distribution:
-    """A histogram as it was at one moment, in the unit of what it measures. All zero before the first value.
+    """Shows a histogram as it was at one moment, in its own unit. All zero before the first value.
 
     The percentiles are those of recent values; everything else is of all there ever were.
     """

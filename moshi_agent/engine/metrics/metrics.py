@@ -26,7 +26,7 @@ _RECENT_OF_SESSION = 1024  # frames: 82 s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionReport:
-    """The figures of one conversation at one moment."""
+    """Holds the figures of one conversation at one moment."""
 
     frames: int  # of input heard
     stalled_frames: int  # silences heard where input was missing
@@ -39,7 +39,7 @@ class SessionReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineMetrics:
-    """The figures of an engine at one moment, since its start."""
+    """Holds the figures of an engine at one moment, since its start."""
 
     step_s: Distribution  # of a frame step
     listening_s: Distribution  # of the recogniser's step after it, where the engine has one

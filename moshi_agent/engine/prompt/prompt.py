@@ -19,7 +19,7 @@ from moshi_agent.text.pieces import pieces_of
 
 @dataclass(frozen=True)
 class Prompt:
-    """Forced frames.
+    """Holds the frames that are forced before a conversation.
 
     Attributes:
         tokens: [frames, 1 + n_q] int64, text first, then the bot's and the user's codes; -2 leaves a
@@ -50,7 +50,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Recording:
-    """Sound that is at hand rather than in a file. Raises AudioError for what is no audio."""
+    """Holds a voice's sound instead of its file. Raises AudioError for what is no audio."""
 
     samples: Samples = field(repr=False, compare=False)  # [N] float32 at 24 kHz
     digest: str = field(init=False)  # two recordings are the same if their samples are
