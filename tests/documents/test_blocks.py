@@ -40,7 +40,7 @@ def test_the_block_runs(block: Block, folder: Path) -> None:
     run = subprocess.run(
         [*command, block.code],
         cwd=folder,
-        env=os.environ | {"PATH": programs, "HF_HUB_OFFLINE": "1"},
+        env=os.environ | {"PATH": programs, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
