@@ -35,7 +35,7 @@ _GREEDY = SamplingConfig(greedy=True)
 
 @dataclass(frozen=True)
 class Reply:
-    """What the model says in one frame."""
+    """Holds what the model says in one frame."""
 
     frame: int
     audio: Frame
@@ -44,7 +44,7 @@ class Reply:
 
 
 class Conversation:
-    """A conversation with a checkpoint: one reply for each frame of the caller.
+    """Converses with a checkpoint: one reply for each frame of the caller.
 
     Args:
         checkpoint: from `load_checkpoint`.
@@ -98,12 +98,12 @@ class Conversation:
 
     @property
     def text(self) -> str:
-        """All that the model has said."""
+        """Returns all that the model has said."""
         return self._text.strip()
 
     @property
     def words(self) -> list[TimedWord]:
-        """Lists all that the model has said, word by word, with times in seconds.
+        """Returns all that the model has said, word by word, with times in seconds.
 
         A word ends where the next one begins or where the model falls silent, and a second after its start at
         the latest; a word that has no end yet lasts until now.
@@ -111,12 +111,12 @@ class Conversation:
         return [*self._words, *self._speech.unfinished(self._frame)]
 
     def stream(self, frames: Iterable[Frame | None]) -> Iterator[Reply]:
-        """One reply for each frame, as the frames come. Raises InputError as `step` does."""
+        """Gives one reply for each frame, as the frames come. Raises InputError as `step` does."""
         for frame in frames:
             yield self.step(frame)
 
     def until_done(self, frames: Iterable[Frame], longest_tail_s: float = 60.0) -> Iterator[Frame | None]:
-        """The frames of a speech, its end, and silence until its translation is done: for `stream`.
+        """Gives `stream` a speech, its end, and silence until its translation is done.
 
         Args:
             longest_tail_s: stops there, however much the model has still to say.
@@ -128,7 +128,7 @@ class Conversation:
             yield np.zeros(self._step.mimi.frame_size, np.float32) if number else None
 
     def step(self, frame: Frame | None) -> Reply:
-        """The model hears one frame and says one.
+        """Lets the model hear one frame, and returns the one that it says.
 
         Args:
             frame: float32 of `mimi.frame_size` samples, -1 to 1. None tells a translation model that

@@ -14,7 +14,7 @@ _REMEMBERED = 32  # steps of each size
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """What an engine holds, and what its device would."""
+    """Tells what an engine holds, and what its device would hold."""
 
     rows: int  # conversations it was set up for
     live: int

@@ -21,7 +21,7 @@ WhenLate = Literal["refuse", "drop_oldest"]
 
 @dataclass(frozen=True, kw_only=True)
 class SessionConfig:
-    """One conversation."""
+    """Sets up one conversation."""
 
     sampling: SamplingConfig | None = None  # None samples as the checkpoint advises; its seed is not used
     seed: int | None = None  # of the sampling; None draws one
@@ -84,13 +84,13 @@ class SessionConfig:
         return self.voice is not None or self.role is not None
 
     def sampling_or(self, advised: SamplingConfig, drawn_seed: int) -> SamplingConfig:
-        """The sampling of this conversation, where the checkpoint advises `advised`."""
+        """Returns the sampling of this conversation, where the checkpoint advises `advised`."""
         return replace(self.sampling or advised, seed=drawn_seed if self.seed is None else self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """One engine: a checkpoint on a device."""
+    """Sets up one engine: a checkpoint on a device."""
 
     source: str = "tiny"  # `tiny`, a repository or a folder, as for `load_checkpoint`
     device: str = "auto"

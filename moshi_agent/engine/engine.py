@@ -46,7 +46,7 @@ class Engine:
     def load(
         cls, source: str | Path = "tiny", *, shared: bool = True, **options: Unpack[EngineOptions]
     ) -> Engine:
-        """Returns the engine of this process for this checkpoint and these options; loads it if need be.
+        """Returns this process's engine for a checkpoint and options, and loads it where it is not yet.
 
         Threads that ask for different engines load them at the same time; who asks for one that is being
         loaded waits for it.
@@ -70,7 +70,7 @@ class Engine:
         return self
 
     async def start_async(self) -> Self:
-        """As `start`, off the event loop."""
+        """Begins to serve as `start` does, off the event loop."""
         return await asyncio.to_thread(self.start)
 
     def close(self) -> None:
@@ -82,15 +82,15 @@ class Engine:
             self._is_closed = True
 
     async def aclose(self) -> None:
-        """As `close`, off the event loop."""
+        """Closes as `close` does, off the event loop."""
         await asyncio.to_thread(self.close)
 
     def drain(self, seconds: float) -> None:
-        """Takes nobody any more; conversations go on to their end, for so many seconds at most."""
+        """Refuses new conversations; those that run go on to their end, for so many seconds at most."""
         self._backend.send(Drain(seconds))
 
     def session(self, config: SessionConfig | None = None, *, resume: bytes | None = None) -> Session:
-        """A conversation that begins with `async with` or `with`.
+        """Makes a conversation that begins with `async with` or `with`.
 
         Args:
             config: of the conversation. Its `voice` is a name among `engine.model.voices`, a `Path` to a
@@ -110,7 +110,7 @@ class Engine:
         on_event: Callable[[Event], object] | None = None,
         resume: bytes | None = None,
     ) -> Session:
-        """A conversation that has begun. Its callbacks are called in a thread of its own.
+        """Begins a conversation whose callbacks are called in a thread of its own.
 
         Raises:
             EngineFull, EngineUnhealthy, InputError: as `Session.open`.
@@ -120,7 +120,7 @@ class Engine:
         return session.open()
 
     def prompt(self, *, text: str | None = None, audio: Samples | None = None) -> Prompt:
-        """What a conversation is to begin with: words that the bot has written, sounds that it has made.
+        """Makes what a conversation is to begin with: words that the bot has written, sounds it has made.
 
         Args:
             text: one piece a frame, from the first frame on.
@@ -129,20 +129,20 @@ class Engine:
         return self._backend.prompt(PromptSource(text, audio))
 
     def capacity(self) -> Capacity:
-        """How many conversations fit, as measured on this device."""
+        """Returns how many conversations fit, as measured on this device."""
         return self._backend.capacity()
 
     @property
     def model(self) -> ModelFacts:
-        """What the checkpoint is, and the sampling that it advises."""
+        """Returns what the checkpoint is, and the sampling that it advises."""
         return self._backend.model
 
     def metrics(self) -> EngineMetrics:
-        """The figures of now."""
+        """Returns the figures of now."""
         return self._backend.metrics.snapshot()
 
     def restart_percentiles(self) -> None:
-        """The percentiles of the metrics cover what comes from now on; counts and buckets stay."""
+        """Lets the percentiles of the metrics cover what comes from now on; counts and buckets stay."""
         self._backend.send(RestartPercentiles())
 
     def __enter__(self) -> Self:
