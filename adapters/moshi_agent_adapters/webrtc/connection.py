@@ -101,7 +101,7 @@ class MoshiConnection:
     # What the application calls
 
     async def answer(self, offer_sdp: str) -> str:
-        """The SDP answer to an offer: the first one, or a renewed one of a running call.
+        """Returns the SDP answer to an offer: the first one, or a renewed one of a running call.
 
         Raises:
             OfferError: no usable SDP, no audio, no Opus. A first offer like that ends the connection.

@@ -34,6 +34,7 @@ def take(browser: Any, url: str) -> tuple[float, str, bytes]:
     page.get_by_role("button", name="Call", exact=True).click()
     page.locator("#turns .bot", has_text="talking model").wait_for()
     for question, answer in QUESTIONS.items():
+        page.locator("#bot-doing", has_text="silent").wait_for()
         page.get_by_role("button", name=question).click()
         page.locator("#turns .bot", has_text=answer).wait_for()
     figures = page.locator("#figures").inner_text()
