@@ -9,7 +9,7 @@
     │   └── BacklogFull        input that comes faster than it is taken
     ├── OutputError            a place that cannot be written to
     ├── EngineFull             no room for one more conversation
-    ├── EngineUnhealthy        an engine that has failed and could not be rebuilt
+    ├── EngineUnhealthy        an engine that has failed, or is closed
     └── SessionClosed          a call on a conversation that is over
 
 Every message says what was wrong and what is accepted. Those that answer to a built-in type
@@ -56,7 +56,7 @@ class EngineFull(MoshiAgentError):
 
 
 class EngineUnhealthy(MoshiAgentError):
-    """The engine failed, could not rebuild its state, and takes no conversation any more."""
+    """The engine has failed or is closed, and takes no conversation: for now, or any more."""
 
 
 class SessionClosed(MoshiAgentError):

@@ -44,7 +44,7 @@ LAYERS = {
     """,
     "moshi_agent.engine": """
         __init__
-        capacity event_queue metrics prompt schedule step
+        birthplace capacity event_queue metrics prompt schedule step
         callbacks config
         commands model_facts
         call microphone personas

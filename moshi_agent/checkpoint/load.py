@@ -20,6 +20,7 @@ from moshi_agent.checkpoint.voices import Voices, find_voices
 from moshi_agent.config import MimiConfig, MoshiConfig
 from moshi_agent.errors import CheckpointError, ConfigError
 from moshi_agent.models.lm import LMModel
+from moshi_agent.nn.own_precision import own_precision
 from moshi_agent.nn.packing import PACK_FORMATS, PackFormat
 
 
@@ -34,6 +35,7 @@ class Options:
     progress: bool = False
 
 
+@own_precision()
 def load_checkpoint(
     source: str | os.PathLike[str] = BUILT_IN,
     *,

@@ -31,7 +31,7 @@ def fill_mimi(config: MimiConfig, stored: Stored, device: str) -> MimiModel:
     with torch.device("meta"):
         model = MimiModel(config)
     assign_tensors(model, stored, lambda name, tensor: tensor.to(device, torch.float32))
-    model.register_buffer("_like", torch.empty(0, device=device), persistent=False)
+    model.register_buffer("_like", torch.empty(0, device=device, dtype=torch.float32), persistent=False)
     return model.eval()
 
 

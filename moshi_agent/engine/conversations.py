@@ -220,6 +220,11 @@ class Conversations:
             self._dismiss(key, "error", error)
         self._rows.rebuild()
 
+    def try_step(self) -> None:
+        """Takes a step with nobody in it, and begins anew. Raises what the device raises."""
+        assert not self._calls
+        self._rows.try_step()
+
     def _dismiss(self, key: Key, reason: EndReason, error: str | None) -> None:
         """It is over for all but its row."""
         call = self._calls.pop(key)

@@ -39,6 +39,7 @@ from moshi_agent.plural import counted
 
 _log = logging.getLogger("moshi_agent.engine")
 _MOST_FAILURES = 3  # steps that fail one after the other before the engine gives up
+_PROBES_S = (1.0, 30.0)  # from one try to serve again to the next, at first and at most
 _MOST_COMMANDS = 256  # between two steps: whoever sends a whole file holds nobody up
 _LATER = object()  # in place of an answer that will be given later
 
@@ -56,6 +57,7 @@ class Core:
         times: StepTimes,
         clock: Callable[[], float] = time.monotonic,
         recogniser: RecogniserStep | None = None,
+        failed: Callable[[], None] | None = None,
     ) -> None:
         self.metrics = Metrics()
         self.times = times
@@ -69,6 +71,9 @@ class Core:
         )
         self._batch_wait_ms = config.batch_wait_ms
         self._failures = 0
+        self._failed = failed
+        self._probe_s = _PROBES_S[0]
+        self._probe_at: float | None = None  # while it serves nobody
         self._is_stopped = False
 
     @property
@@ -83,7 +88,10 @@ class Core:
         if self._is_stopped:
             return EngineUnhealthy(CLOSED)
         if self._has_failed:
-            return EngineUnhealthy(f"the last {self._failures} frame steps failed; the engine takes nobody")
+            return EngineUnhealthy(
+                f"the last {self._failures} frame steps failed; the engine takes nobody until one succeeds, "
+                "and tries by itself"
+            )
         return self._admission.refusal(len(self._conversations))
 
     @property
@@ -120,7 +128,8 @@ class Core:
     def _wait(self) -> None:
         """Until the next command, or until silence or somebody's patience is due."""
         now = self._clock()
-        times = [at for at in (self._conversations.wake_at(now), self._admission.wake_at) if at is not None]
+        wakes = (self._conversations.wake_at(now), self._admission.wake_at, self._probe_at)
+        times = [at for at in wakes if at is not None]
         request = self._inbox.get(max(0.0, min(times) - now) if times else None)
         if request is not None:
             self._obey(request)
@@ -232,6 +241,8 @@ class Core:
         while (request := self._admission.next(len(live))) is not None:
             self._obey(request)
         now = self._clock()
+        if self._probe_at is not None and now >= self._probe_at:
+            self._probe(now)
         self._admission.refuse_late(len(live), now)
         if self._admission.is_drained(now):
             self._end(list(live), "drained")
@@ -253,8 +264,32 @@ class Core:
             _log.exception("the engine cannot be rebuilt: %s", fault)
             self._failures = _MOST_FAILURES
         if self._has_failed:
-            self.metrics.set_healthy(False)
-            self._admission.refuse_all(EngineUnhealthy("the engine has failed and takes nobody any more"))
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Takes nobody until a probe succeeds."""
+        self.metrics.set_healthy(False)
+        self._probe_s, self._probe_at = _PROBES_S[0], self._clock() + _PROBES_S[0]
+        self._admission.refuse_all(EngineUnhealthy("the engine has failed, and takes nobody for now"))
+        if self._failed is not None:
+            self._failed()
+
+    def _probe(self, now: float) -> None:
+        """Tries a step without anybody: what ailed the device, or the program around it, may be over."""
+        try:
+            self._conversations.try_step()
+        except Exception as error:
+            self._probe_s = min(2 * self._probe_s, _PROBES_S[1])
+            self._probe_at = now + self._probe_s
+            _log.warning(
+                "the engine still fails: %s; it tries again in %g s",
+                *(error, self._probe_s),
+                extra={"seconds": self._probe_s},
+            )
+            return
+        self._failures, self._probe_at = 0, None
+        self.metrics.set_healthy(True)
+        _log.info("the engine serves again")
 
 
 def _pack_aside(request: Request, snapshot: Snapshot) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -32,8 +33,8 @@ class Engine:
     sync or async, or call `start` and `close`.
     """
 
-    # Many adapters in a process share one engine, by what it was loaded with.
-    _shared: ClassVar[Shared[EngineConfig, Engine]] = Shared()
+    # Many adapters in a process share one engine, by what it was loaded with; a fork has none of them.
+    _shared: ClassVar[Shared[tuple[int, EngineConfig], Engine]] = Shared()
 
     def __init__(self, config: EngineConfig | None = None) -> None:
         self.config = config or EngineConfig()
@@ -61,7 +62,7 @@ class Engine:
             TypeError: an option that does not exist.
         """
         config = EngineConfig(source=str(source), **options)
-        return cls._shared.get(config, lambda: cls(config)) if shared else cls(config)
+        return cls._shared.get((os.getpid(), config), lambda: cls(config)) if shared else cls(config)
 
     def start(self) -> Self:
         """Begins to serve; returns when it does. May be called again."""
@@ -75,7 +76,7 @@ class Engine:
 
     def close(self) -> None:
         """Ends every conversation and frees the device, once all who share the engine have closed it."""
-        if not self._shared.release(self.config, self):
+        if not self._shared.release((os.getpid(), self.config), self):
             return
         with self._lock:
             self._backend.stop()

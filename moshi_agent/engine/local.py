@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, cast
@@ -10,6 +12,7 @@ from typing import Any, cast
 import torch
 
 from moshi_agent.checkpoint import Checkpoint, load_checkpoint
+from moshi_agent.engine.birthplace import Birthplace
 from moshi_agent.engine.call.model import model_of
 from moshi_agent.engine.capacity import Capacity, StepTimes
 from moshi_agent.engine.commands import Close, Command, Open, Stop
@@ -27,13 +30,20 @@ from moshi_agent.engine.step.recogniser_step import RecogniserStep
 from moshi_agent.errors import ConfigError, EngineUnhealthy
 
 _WARM_UP_STEPS = 6
+_EXIT_S = 10.0  # that a program which exits without `close` waits for the step that is being taken
 
 
 class LocalBackend:
-    """Runs a `Core` on a thread of its own."""
+    """Runs a `Core` on a thread of its own.
 
-    def __init__(self, config: EngineConfig) -> None:
+    Args:
+        config: of the engine.
+        failed: called in that thread when the core has become unhealthy.
+    """
+
+    def __init__(self, config: EngineConfig, failed: Callable[[], None] | None = None) -> None:
         self.config = config
+        self._birthplace = Birthplace()
         self.checkpoint = _load(config, config.source)
         self.checkpoint.conversation_lm()  # refused before anything is made room for
         # Before the step, which sees what memory is left and may make its cache smaller.
@@ -63,6 +73,7 @@ class LocalBackend:
             config,
             self._times,
             recogniser=self._recogniser,
+            failed=failed,
         )
         self._persona_openings = PersonaOpenings(
             personas, config, self._inbox.request, lambda key: self._inbox.send(Close(key))
@@ -76,8 +87,11 @@ class LocalBackend:
 
     def start(self) -> None:
         """Measures the step and begins to serve. Returns when it does."""
+        self._birthplace.check()
         if self._thread is not None:
             return
+        # A thread inside of PyTorch when the interpreter is torn down would abort the program.
+        atexit.register(self._stop_at_exit)
         self._thread = threading.Thread(target=self._serve, name="moshi-engine", daemon=True)
         started: Future[None] = Future()
         self._started = started
@@ -108,26 +122,33 @@ class LocalBackend:
 
     def send(self, command: Command) -> None:
         """Hands over a command that needs no answer."""
+        if not self._birthplace.is_here:
+            return
         if isinstance(command, Close):
             self._persona_openings.withdraw(command.key)
         self._inbox.send(command)
 
     def request(self, command: Command, outlet: Outlet | None = None) -> Future[Any]:
         """Hands over a command and returns its answer to come."""
-        if self._thread is None:
-            reply: Future[Any] = Future()
-            reply.set_exception(EngineUnhealthy(NOT_STARTED))
-            return reply
+        refusal = self._birthplace.refusal
+        if refusal is None and self._thread is None:
+            refusal = EngineUnhealthy(NOT_STARTED)
+        if refusal is not None:
+            refused: Future[Any] = Future()
+            refused.set_exception(refusal)
+            return refused
         if isinstance(command, Open) and command.config.has_persona:
             return self._persona_openings.open(command, outlet)
         return self._inbox.request(command, outlet)
 
     def prompt(self, source: PromptSource) -> Prompt:
         """The tokens of a prompt. Takes its time, in the caller's thread."""
+        self._birthplace.check()
         return compile_prompt(source, self.checkpoint)
 
     def capacity(self) -> Capacity:
-        """What fits, as measured."""
+        """What fits, as measured. Raises EngineUnhealthy in a fork."""
+        self._birthplace.check()
         refusal = EngineUnhealthy(NOT_STARTED) if self._thread is None else self._core.refusal
         row_bytes = self._step.row_bytes + (self._recogniser.row_bytes if self._recogniser is not None else 0)
         return Capacity(
@@ -144,11 +165,18 @@ class LocalBackend:
 
     def stop(self) -> None:
         """Ends every conversation and the thread."""
-        if self._thread is None:
+        self._stop(None)
+
+    def _stop_at_exit(self) -> None:
+        self._stop(_EXIT_S)
+
+    def _stop(self, timeout_s: float | None) -> None:
+        if self._thread is None or not self._birthplace.is_here:
             return
         self._inbox.send(Stop())
         if threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._thread.join(timeout_s)
+            atexit.unregister(self._stop_at_exit)
 
 
 def _recogniser(config: EngineConfig) -> RecogniserStep | None:

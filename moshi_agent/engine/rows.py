@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import numpy as np
 from torch import Tensor
 
+from moshi_agent.audio.framing import FRAME_SAMPLES
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.call.call_state import CallState
 from moshi_agent.engine.call.opening import OpeningFrame, PrefillFrame, check_opening
 from moshi_agent.engine.commands import Key
 from moshi_agent.engine.schedule.slots import Slots
 from moshi_agent.engine.snapshot import Snapshot
-from moshi_agent.engine.step.frame_step import FrameStep
+from moshi_agent.engine.step.frame_step import FrameStep, RowInput
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
 from moshi_agent.errors import InputError
 
@@ -135,6 +137,15 @@ class Rows:
             self._step.move_row(move.source, move.target)
             if self._recogniser is not None:
                 self._recogniser.move_row(move.source, move.target)
+
+    def try_step(self) -> None:
+        """Takes a step in a row that is nobody's. Raises what the device raises."""
+        self.rebuild()
+        silence = [RowInput(row=0, pcm=np.zeros(FRAME_SAMPLES, np.float32))]
+        self._step.run(silence)
+        if self._recogniser is not None:
+            self._recogniser.run(silence)
+        self.rebuild()
 
     def rebuild(self) -> None:
         """Every row is free and its state new. Raises what the device raises."""

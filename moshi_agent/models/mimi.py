@@ -56,7 +56,7 @@ class MimiModel(nn.Module, Streaming[MimiState]):
         self.decoder: Stack = seanet_decoder(config.seanet)
         # Weights may be packed away; this stays and tells where and what they are.
         self._like: Tensor
-        self.register_buffer("_like", torch.empty(0), persistent=False)
+        self.register_buffer("_like", torch.empty(0, dtype=torch.float32), persistent=False)
 
     @property
     def device(self) -> torch.device:

@@ -222,8 +222,8 @@ def attend_to_chunks(
     batch, heads, head_dim = queries.shape
     values, scales = layer.values, layer.scales
     assert queries.stride()[1:] == (head_dim, 1) and values.stride(3) == head_dim
-    sums = torch.empty(batch, heads, splits, head_dim, device=queries.device)
-    peaks, weights = torch.empty(2, batch, heads, splits, device=queries.device).unbind()
+    sums = torch.empty(batch, heads, splits, head_dim, dtype=torch.float32, device=queries.device)
+    peaks, weights = torch.empty(2, batch, heads, splits, dtype=torch.float32, device=queries.device).unbind()
     _attend_kernel[(batch, heads, splits)](
         queries,
         values,

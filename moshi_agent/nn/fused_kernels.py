@@ -144,7 +144,7 @@ def add_and_norm(x: Tensor, change: Tensor, scale: Tensor, eps: float) -> tuple[
 def noise(key: Tensor, first_stream: int, streams: int, kept: Tensor, candidates: int) -> Tensor:
     """Launches the kernel of `fused.noise`."""
     assert key.is_contiguous() and kept.is_contiguous()
-    output = torch.empty(len(key), streams, candidates, device=key.device)
+    output = torch.empty(len(key), streams, candidates, dtype=torch.float32, device=key.device)
     grid = (len(key), streams, triton.cdiv(candidates, _BLOCK))
     _noise_kernel[grid](key, kept, output, first_stream, candidates, block=_BLOCK, num_warps=4, **_OPTIONS)
     return output

@@ -93,9 +93,9 @@ class _TransposedProduct:
 def _transposed_is_invariant(out_features: int, in_features: int) -> bool:
     """Whether the processor's library gives a row the same bits in products of any number of rows."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(_ROWS_TRIED[-1], in_features, generator=generator)
-    weight = torch.randn(out_features, in_features, generator=generator)
-    product = _TransposedProduct(weight, torch.randn(out_features, generator=generator))
+    x = torch.randn(_ROWS_TRIED[-1], in_features, dtype=torch.float32, generator=generator)
+    weight = torch.randn(out_features, in_features, dtype=torch.float32, generator=generator)
+    product = _TransposedProduct(weight, torch.randn(out_features, dtype=torch.float32, generator=generator))
     pairs = torch.cat([product(x[row : row + 2]) for row in range(0, len(x), 2)])
     return all(torch.equal(product(x[:rows]), pairs[:rows]) for rows in _ROWS_TRIED)
 

@@ -114,9 +114,9 @@ class RowSampling:
 
 def _choice(rows: int, device: torch.device) -> Choice:
     return Choice(
-        torch.ones(rows, device=device),
+        torch.ones(rows, dtype=torch.float32, device=device),
         torch.zeros(rows, dtype=torch.long, device=device),
-        torch.zeros(rows, device=device),
+        torch.zeros(rows, dtype=torch.float32, device=device),
     )
 
 

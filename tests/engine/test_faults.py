@@ -158,6 +158,31 @@ def test_three_failures_in_a_row_make_it_unhealthy(
         core.session()
 
 
+def test_an_engine_that_has_failed_tries_by_itself_and_serves_again(
+    core: SteppedCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = core.session(SessionConfig(seed=5, digital_silence=False))
+    before.push(NOISE[0])
+    core.wait(FRAME_S)
+    expected = audio_of(taken(before))
+    before.close()
+    core.settle()
+    fail_once(core, monkeypatch, times=5)  # three steps, then two probes
+    for _ in range(3):
+        core.session()
+        core.wait(FRAME_S)
+    core.wait(2.5)
+    assert not core.core.metrics.snapshot().healthy
+    with pytest.raises(EngineUnhealthy, match="tries by itself"):
+        core.session()
+    core.wait(5)
+    assert core.core.metrics.snapshot().healthy
+    after = core.session(SessionConfig(seed=5, digital_silence=False))
+    after.push(NOISE[0])
+    core.wait(FRAME_S)
+    assert np.array_equal(audio_of(taken(after)), expected)
+
+
 def test_a_step_that_succeeds_forgives_those_that_failed(
     core: SteppedCore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

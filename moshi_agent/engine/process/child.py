@@ -42,13 +42,16 @@ def run(config: EngineConfig, connection: Connection, log_level: int) -> None:
     It ends as well as soon as its parent does, or one of its threads fails: a process that is half alive
     would hold the device, and nobody would begin another.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which decides
+    # Both reach the parent too, which decides and lets calls come to their end. A fork of the parent sends
+    # SIGTERM as well, when it exits, to what it takes for a child of its own.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.excepthook = _end_with_thread
     threading.Thread(target=_end_with_parent, name="moshi-parent", daemon=True).start()
     channel = Channel(connection)
     _send_logs(channel, log_level)
     try:
-        backend = LocalBackend(config)
+        backend = LocalBackend(config, failed=partial(_end_unhealthy, channel))
     except Exception as error:
         channel.send(Loaded(portable(error)))
     else:
@@ -161,6 +164,12 @@ def _send_logs(channel: Channel, level: int) -> None:
     root.addHandler(_LogSender(channel))
     root.setLevel(level)
     logging.captureWarnings(True)
+
+
+def _end_unhealthy(channel: Channel) -> None:
+    """Whatever ails the device, another process may not have it: the one above begins one."""
+    channel.close()  # once everybody has been told
+    os._exit(1)
 
 
 def _end_with_parent() -> None:

@@ -20,6 +20,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
+from moshi_agent.engine.birthplace import Birthplace
 from moshi_agent.engine.capacity import Capacity
 from moshi_agent.engine.commands import Command, Drain, Stop
 from moshi_agent.engine.config import EngineConfig
@@ -75,6 +76,7 @@ class ProcessBackend:
 
     def __init__(self, config: EngineConfig, restarts: RestartLimit | None = None) -> None:
         self.config = config
+        self._birthplace = Birthplace()
         self.restarts = restarts or RestartLimit()
         self.lost_sessions = 0
         self.metrics = RemoteMetrics(self)
@@ -103,6 +105,7 @@ class ProcessBackend:
 
     def start(self) -> None:
         """Begins to serve, or waits until the process serves again. Returns when it does."""
+        self._birthplace.check()
         self._is_started = True
         process = self._process
         process.loaded.result()
@@ -110,7 +113,9 @@ class ProcessBackend:
         process.is_serving = True
 
     def stop(self) -> None:
-        """Ends every conversation and the process."""
+        """Ends every conversation and the process. In a fork of the program it is not for us to end."""
+        if not self._birthplace.is_here:
+            return
         with self._lock:
             self._is_stopping = True
             process = self._process
@@ -128,21 +133,24 @@ class ProcessBackend:
 
     def send(self, command: Command) -> None:
         """Hands over a command that needs no answer."""
+        if not self._birthplace.is_here:
+            return
         if isinstance(command, Drain):
             self._is_draining = True
         self._process.send(command)
 
     def request(self, command: Command, outlet: Outlet | None = None) -> Future[Any]:
         """Hands over a command and returns its answer to come."""
-        process = self._process
-        if process.is_serving:
+        process, refusal = self._process, self._birthplace.refusal
+        if refusal is None and process.is_serving:
             return process.ask(command, outlet)
         refused: Future[Any] = Future()
-        refused.set_exception(EngineUnhealthy(self._refusal()))
+        refused.set_exception(refusal or EngineUnhealthy(self._refusal()))
         return refused
 
     def ask(self, question: About | PromptSource) -> Future[Any]:
-        """As `request`, for what needs no engine that serves."""
+        """As `request`, for what needs no engine that serves. Raises EngineUnhealthy in a fork."""
+        self._birthplace.check()
         return self._process.ask(question)
 
     def prompt(self, source: PromptSource) -> Prompt:
@@ -152,7 +160,7 @@ class ProcessBackend:
     def capacity(self) -> Capacity:
         """Says what fits, as measured. Raises EngineUnhealthy while there is no process to ask."""
         process = self._process
-        capacity: Capacity = process.ask(About.CAPACITY).result()
+        capacity: Capacity = self.ask(About.CAPACITY).result()
         return capacity if process.is_serving else replace(capacity, free=0, refusal=self._refusal())
 
     @cached_property

@@ -27,6 +27,7 @@ from moshi_agent.config import MimiConfig, MoshiConfig
 from moshi_agent.engine.prompt.prompt import Prompt
 from moshi_agent.errors import InputError
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
+from moshi_agent.nn.own_precision import own_precision
 from moshi_agent.text.pieces import has_surrogates
 
 _SILENT_FRAMES = 6  # half a second
@@ -126,6 +127,7 @@ def _frames_in(voice: Codes | VoiceFile | None) -> int:
     return 1 + len(voice.embeddings) if isinstance(voice, VoiceFile) else voice.shape[1]
 
 
+@own_precision()
 @torch.inference_mode()
 def compile_persona(checkpoint: Checkpoint, voice: Samples | VoiceFile | None, role: str | None) -> Prompt:
     """The prompt of a voice and a role, either of which may be missing.

@@ -14,6 +14,7 @@ from moshi_agent.audio.framing import Samples, mono_float32
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.errors import ConfigError
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
+from moshi_agent.nn.own_precision import own_precision
 from moshi_agent.text.pieces import pieces_of
 
 
@@ -69,6 +70,7 @@ class PromptSource:
     audio: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)  # [N] at 24 kHz
 
 
+@own_precision()
 @torch.inference_mode()
 def compile_prompt(source: PromptSource, checkpoint: Checkpoint) -> Prompt:
     """The tokens of a prompt: text from the first frame on, one piece a frame, over the bot's own audio.

@@ -45,6 +45,7 @@ from moshi_agent.models.mimi import MimiModel, MimiState
 from moshi_agent.models.prefill import prefill
 from moshi_agent.nn import cache_attention
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
+from moshi_agent.nn.own_precision import own_precision
 from moshi_agent.nn.sampling import RowSampling
 from moshi_agent.nn.state import State
 
@@ -77,6 +78,7 @@ class FrameStep:
         InputError: conditions that are missing or do not fit; guidance of a model without any.
     """
 
+    @own_precision()
     def __init__(
         self,
         checkpoint: Checkpoint,
@@ -141,6 +143,7 @@ class FrameStep:
         self.state.reset()  # in place: graphs know it by its address, and there may be no room for another
         self._steps = [0] * self.rows
 
+    @own_precision()
     @torch.inference_mode()
     def run(self, inputs: Sequence[RowInput]) -> list[RowOutput]:
         """One step of the rows named, at most one input each. Returns their outputs in the same order."""
@@ -153,6 +156,7 @@ class FrameStep:
             self._steps[row] += 1
         return result.outputs(rows)
 
+    @own_precision()
     @torch.inference_mode()
     def prefill(
         self, row: int, tokens: NDArray[np.int64], embeddings: NDArray[np.float32] | None = None
@@ -214,7 +218,7 @@ class FrameStep:
         if tokens is None or not self.generator.lm_model.dep_q:
             text = torch.full((count,), UNGENERATED_TOKEN, device=self.device)
             text = text if tokens is None else tokens[:, 0, 0]
-            audio = torch.zeros(count, self.mimi.frame_size, device=self.device)
+            audio = torch.zeros(count, self.mimi.frame_size, dtype=torch.float32, device=self.device)
             return audio, torch.zeros(count, dtype=torch.bool, device=self.device), text
         codes = tokens[:, 1 : 1 + self.mimi.num_codebooks]
         # Special tokens have no sound; a row that holds one is silent and its decoder waits.

@@ -95,7 +95,7 @@ class InputBuffers(_Buffers):
         rows = shape.rows
         where: dict[str, Any] = {"device": device, "pin_memory": pinned}
         return InputBuffers(
-            pcm=torch.zeros(rows, 1, shape.frame_size, **where),
+            pcm=torch.zeros(rows, 1, shape.frame_size, dtype=torch.float32, **where),
             hears=torch.zeros(rows, dtype=torch.bool, **where),
             steps=torch.zeros(rows, dtype=torch.bool, **where),
             forced=torch.full((rows, shape.streams), UNGENERATED_TOKEN, **where),
@@ -149,12 +149,12 @@ class ResultTensors(_Buffers):
         rows = shape.rows
         where: dict[str, Any] = {"device": device, "pin_memory": pinned}
         return ResultTensors(
-            audio=torch.zeros(rows, shape.frame_size, **where),
+            audio=torch.zeros(rows, shape.frame_size, dtype=torch.float32, **where),
             text=torch.zeros(rows, dtype=torch.long, **where),
             next_text=torch.zeros(rows, dtype=torch.long, **where),
             speaks=torch.zeros(rows, dtype=torch.bool, **where),
             healthy=torch.zeros(rows, dtype=torch.bool, **where),
-            heads=torch.zeros(rows, shape.heads, **where),
+            heads=torch.zeros(rows, shape.heads, dtype=torch.float32, **where),
         )
 
     def outputs(self, rows: Sequence[int]) -> list[RowOutput]:
