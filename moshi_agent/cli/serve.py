@@ -9,10 +9,10 @@ import click
 
 from moshi_agent.cli.adapters import load_adapter
 from moshi_agent.cli.options import lora_option, model_option, threads_option
+from moshi_agent.cli.serve_limits import LIMITS, limit_options
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
-_SECONDS = click.FloatRange(0, 86_400)
 
 
 @click.command()
@@ -56,9 +56,7 @@ _SECONDS = click.FloatRange(0, 86_400)
     metavar="URL[,USERNAME,CREDENTIAL]",
     help="A STUN or TURN server for WebRTC, which callers learn with its credential; may be repeated.",
 )
-@click.option("--calls-per-address", type=click.IntRange(1), default=32, show_default=True)
-@click.option("--longest-call", type=_SECONDS, default=3600.0, show_default=True, help="In seconds.")
-@click.option("--drain-seconds", type=_SECONDS, default=30.0, show_default=True, help="After SIGTERM.")
+@limit_options
 @click.option("--voices", type=_FOLDER, help="A folder of voices for callers to choose from.")
 @click.option("--roles", is_flag=True, help="The model takes roles and voices, though it is no PersonaPlex.")
 @click.option("--voice", metavar="NAME", help="Of callers who choose none.")
@@ -105,9 +103,7 @@ def serve(
         tokens=tokens,
         no_auth=options.pop("insecure_no_auth"),
         ice_servers=command.ice_servers(options.pop("ice_servers")),
-        connections_per_address=options.pop("calls_per_address"),
-        longest_call_s=options.pop("longest_call"),
-        drain_s=options.pop("drain_seconds"),
+        **{limit.field: options.pop(limit.field) for limit in LIMITS},
         **{name: options.pop(name) for name in names},
     )
     command.serve(command.Serve(model=model, server=config, process=not no_process, **options))

@@ -215,7 +215,9 @@ def main() -> None:
     asked = parser.parse_args()
     engine = Engine.load("tiny", device="cpu", capacity=asked.rows, process=True, admit_by_time=False)
     # Impatient: so many attacks as can be fit in.
-    config = ServerConfig(idle_s=1.5, ahead_s=3.0, send_s=1.0, starts_per_minute=100_000)
+    config = ServerConfig(
+        idle_s=1.5, ahead_s=3.0, send_s=1.0, starts_per_minute=100_000, calls_per_address=32
+    )
     with running(engine, config, ws_ping_interval=1.0, ws_ping_timeout=1.0) as server:
         measure(Place(server.port), asked.callers, asked.seconds)
         wait_for(lambda: not server.live, 5)

@@ -2,6 +2,8 @@
 
     app.py               the ASGI application
     config.py            how a server is set up
+    http_protocol.py     one connection, bounded before anybody has shown a token
+    websocket_protocol.py  likewise, once it is a websocket
     security.py          who is let in
     call.py              one call: its input, output and time
     kyutai_chat.py       /api/chat

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -15,13 +15,14 @@ from moshi_agent import ConfigError, Engine
 from moshi_agent.plural import counted
 from moshi_agent_adapters.server.app import create_app
 from moshi_agent_adapters.server.config import ServerConfig, is_loopback
+from moshi_agent_adapters.server.descriptors import connections_that_fit, raise_descriptor_limit
 from moshi_agent_adapters.server.drain import DrainingServer
+from moshi_agent_adapters.server.http_protocol import uvicorn_options
 from moshi_agent_adapters.server.listening import listen
 from moshi_agent_adapters.server.log_format import LogFormat, set_up_log
 from moshi_agent_adapters.webrtc.config import IceServer
 
 _log = logging.getLogger("moshi_agent.server")
-_PING_S = 10.0  # a websocket that does not answer for so long is closed
 _GRACE_S = 5  # for connections, once everything has ended
 
 
@@ -59,6 +60,8 @@ def serve(asked: Serve) -> None:
     if (asked.ssl_cert is None) != (asked.ssl_key is None):
         raise ConfigError("a certificate and its key go together; accepted: both, or neither")
     set_up_log(asked.log_level, asked.log_format)
+    most = connections_that_fit(server.most_connections, asked.capacity, raise_descriptor_limit())
+    server = replace(server, most_connections=most)
     sockets = listen(server.host, server.port)
     port = int(sockets[0].getsockname()[1])
     engine = Engine.load(
@@ -81,11 +84,7 @@ def serve(asked: Serve) -> None:
             log_level=asked.log_level,
             access_log=False,  # tokens may stand in a query
             server_header=False,
-            ws="websockets-sansio",
-            ws_max_size=4 * server.longest_message,  # beyond ours, which can say what is wrong
-            ws_ping_interval=_PING_S,
-            ws_ping_timeout=_PING_S,
-            ws_per_message_deflate=False,  # audio does not become smaller
+            **uvicorn_options(server, behind_proxy=asked.proxies is not None),
             timeout_graceful_shutdown=_GRACE_S,
             proxy_headers=asked.proxies is not None,
             forwarded_allow_ips=asked.proxies,

@@ -27,9 +27,14 @@ class ServerConfig:
     ] = ()  # for WebRTC, at both ends: who may call may know their credentials
     model_name: str = "tiny"  # as `/v1/models` gives it
     longest_message: int = 256 * 1024  # bytes, of a client
-    connections_per_address: int = 32
+    calls_per_address: int | None = None  # None: see `calls_of_one_address`
     starts_per_minute: int = 120  # of calls, from one address
     longest_call_s: float = 3600.0
+    most_connections: int = 1000  # of all, with and without a token, as far as there are descriptors for them
+    connections_per_address: int = 64  # besides websockets that were let in
+    longest_head: int = 32 * 1024  # bytes, of a request's headers
+    request_s: float = 20.0  # for a request to come as a whole, and for its answer to be read
+    frames_per_second: float = 100.0  # of a websocket: pings, pongs and parts of messages; some s at once
     start_s: float = 20.0  # for a client to say how its call is to be
     open_s: float = 10.0  # for the engine to begin a conversation
     idle_s: float = 30.0  # without audio; then a call may have to make room, see `idle_calls.py`
@@ -56,10 +61,28 @@ class ServerConfig:
                 raise ConfigError(f"the origin {origin!r}; accepted: one like https://example.org")
         if not 0 < self.ahead_s < 10:  # the engine itself lets so much wait
             raise ConfigError(f"ahead_s={self.ahead_s}; accepted: more than 0, less than 10")
-        if min(self.longest_message, self.connections_per_address, self.starts_per_minute) < 1:
-            raise ConfigError(
-                "longest_message, connections_per_address, starts_per_minute; accepted: 1 or more"
-            )
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        counts = (
+            "longest_message",
+            "starts_per_minute",
+            "most_connections",
+            "connections_per_address",
+            "longest_head",
+        )
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}; accepted: 1 or more")
+        if self.calls_per_address is not None and self.calls_per_address < 1:
+            raise ConfigError(f"calls_per_address={self.calls_per_address}; accepted: 1 or more")
+        for name in ("request_s", "frames_per_second", "messages_per_second", "send_s", "start_s", "open_s"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}={getattr(self, name)}; accepted: more than 0")
+
+    def calls_of_one_address(self, capacity: int) -> int:
+        """How many calls an address may have at once: half of the engine's, if nothing else is said."""
+        return max(1, capacity // 2) if self.calls_per_address is None else self.calls_per_address
 
 
 def is_loopback(host: str) -> bool:

@@ -10,6 +10,8 @@ import asyncio
 from collections import Counter
 from contextlib import suppress
 
+from moshi_agent_adapters.server.limits import network_of
+
 _WAIT_S = 2.0  # for a call that is given up to leave its row
 
 
@@ -17,7 +19,7 @@ class IdleCall:
     """One call, as far as it matters here."""
 
     def __init__(self, address: str, now: float) -> None:
-        self.address = address
+        self.address = network_of(address)
         self.heard_at = now  # when its last audio came
         self.given_up = asyncio.Event()  # it is to end
         self.gone = asyncio.Event()  # its row is free

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections import Counter, deque
 
 from moshi_agent.plural import counted
@@ -13,8 +14,24 @@ class TooMany(Exception):
     """One address has too many calls at once, or begins too many."""
 
 
+def network_of(address: str) -> str:
+    """Whom an address belongs to: itself, and of IPv6 its /64, which is what one customer has."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address  # of a socket without one, or a proxy's name for it
+    if ip.version == 4:
+        return str(ip)
+    return str(ip.ipv4_mapped or ipaddress.IPv6Network((int(ip), 64), strict=False))
+
+
 class AddressLimits:
-    """Counts the calls of each address. Forgets an address that has been quiet for a minute."""
+    """Counts the calls of each address. Forgets an address that has been quiet for a minute.
+
+    Args:
+        at_once: calls of one address.
+        starts_per_minute: of calls, from one address.
+    """
 
     def __init__(self, at_once: int, starts_per_minute: int) -> None:
         self._at_once = at_once
@@ -29,6 +46,7 @@ class AddressLimits:
 
     def enter(self, address: str, now: float) -> None:
         """A call begins. Raises TooMany; otherwise `leave` has to follow."""
+        address = network_of(address)
         self._forget(now)
         if self._live[address] >= self._at_once:
             raise TooMany(f"from one address {counted(self._at_once, 'call')} at once may come")
@@ -40,6 +58,7 @@ class AddressLimits:
 
     def leave(self, address: str) -> None:
         """A call has ended."""
+        address = network_of(address)
         self._live[address] -= 1
         if not self._live[address]:
             del self._live[address]
@@ -50,6 +69,58 @@ class AddressLimits:
                 starts.popleft()
             if not starts:
                 del self._starts[address]
+
+
+class ConnectionLimits:
+    """Counts connections, whoever they are: in all, and those of one address that have shown nothing yet.
+
+    Args:
+        at_once: connections, of all addresses.
+        per_address: connections of one address, but for websockets that are let in; None for no limit.
+    """
+
+    def __init__(self, at_once: int, per_address: int | None) -> None:
+        self._at_once, self._per_address = at_once, per_address
+        self.live = 0
+        self.warnings = Allowance(1 / _MINUTE_S, 1)
+        self._strangers: Counter[str] = Counter()
+
+    def enter(self, address: str) -> ConnectionPlace | None:
+        """The place of one more connection; None where there is none."""
+        network = network_of(address)
+        is_full = self._per_address is not None and self._strangers[network] >= self._per_address
+        if is_full or self.live >= self._at_once:
+            return None
+        self.live += 1
+        self._strangers[network] += 1
+        return ConnectionPlace(self, network)
+
+    def prove(self, network: str) -> None:
+        """A connection of this network is a stranger's no more."""
+        self._strangers[network] -= 1
+        if not self._strangers[network]:
+            del self._strangers[network]
+
+
+class ConnectionPlace:
+    """What one connection takes of `ConnectionLimits`."""
+
+    def __init__(self, limits: ConnectionLimits, network: str) -> None:
+        self._limits, self._network = limits, network
+        self._is_stranger = self._is_taken = True
+
+    def prove(self) -> None:
+        """It has been let in: the limits of calls go for it from now on."""
+        if self._is_stranger:
+            self._is_stranger = False
+            self._limits.prove(self._network)
+
+    def leave(self) -> None:
+        """It has ended."""
+        self.prove()
+        if self._is_taken:
+            self._is_taken = False
+            self._limits.live -= 1
 
 
 class Pace:

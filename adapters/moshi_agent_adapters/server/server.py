@@ -27,7 +27,9 @@ class Server:
         if config.voice is not None and config.voice not in model.voices:
             raise ConfigError(f"no voice {config.voice!r}; there are: {', '.join(model.voices) or 'none'}")
         self._has_warned = False
-        self.addresses = AddressLimits(config.connections_per_address, config.starts_per_minute)
+        self.addresses = AddressLimits(
+            config.calls_of_one_address(engine.config.capacity), config.starts_per_minute
+        )
         self.idle_calls = IdleCalls(config.idle_s)
         self.is_draining = False
         self.at_shutdown: list[Callable[[], Awaitable[None]]] = []  # before the engine is closed

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import uvicorn
@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 
 from moshi_agent import Engine
 from moshi_agent_adapters.server import Server, ServerConfig, create_app
+from moshi_agent_adapters.server.http_protocol import uvicorn_options
 from tests.adapters.server.server_clients import PATIENCE_S
 
 
@@ -57,19 +58,17 @@ class Running:
 def running(engine: Engine, config: ServerConfig | None = None, **options: Any) -> Iterator[Running]:
     """Runs the application as `moshi-agent serve` does."""
     config = config or ServerConfig()
-    app = create_app(engine, config)
-    with running_app(app, ws_max_size=4 * config.longest_message, **options) as port:
+    if config.calls_per_address is None:
+        config = replace(config, calls_per_address=32)  # here all callers have one address
+    with running_app(app := create_app(engine, config), config, **options) as port:
         yield Running(port, app.state.server)
 
 
 @contextmanager
-def running_app(app: Starlette, **options: Any) -> Iterator[int]:
+def running_app(app: Starlette, config: ServerConfig | None = None, **options: Any) -> Iterator[int]:
     """Runs an application in a thread; gives its port."""
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app, host="127.0.0.1", port=0, log_config=None, ws="websockets-sansio", lifespan="auto", **options
-        )
-    )
+    options = uvicorn_options(config or ServerConfig()) | options
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, **options))
     thread = threading.Thread(target=server.run, name="server")
     thread.start()
     try:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+_ONE_ADDRESS = ("--calls-per-address", "32")  # here all callers have one
+
 
 @dataclass(frozen=True)
 class ServeProcess:
@@ -30,7 +32,7 @@ class ServeProcess:
 @contextmanager
 def serving(*options: str) -> Iterator[ServeProcess]:
     """Begins to serve; gives the address that the command prints once it listens."""
-    command = [sys.executable, "-m", "moshi_agent", "serve", "--port", "0", *options]
+    command = [sys.executable, "-m", "moshi_agent", "serve", "--port", "0", *_ONE_ADDRESS, *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import http.client
 import json
 import signal
@@ -23,8 +24,10 @@ pytest.importorskip("aiortc", reason="needs the extra `server`: pip install mosh
 from websockets.sync.client import connect
 
 from moshi_agent.cli import main
+from moshi_agent.cli.serve_limits import LIMITS
 from moshi_agent.questions import find_question, sample_questions
 from moshi_agent_adapters.protocols.kyutai import Kind
+from moshi_agent_adapters.server import ServerConfig
 from tests.adapters.server.server_calls import Running, wait_for
 from tests.adapters.server.server_clients import ask_kyutai, question, rest
 from tests.adapters.server.server_process import serving
@@ -57,6 +60,15 @@ def test_settings_that_cannot_be_are_one_line(arguments: list[str], said: str) -
     assert result.exit_code == 1
     assert said in result.output
     assert result.output.count("\n") == 1
+
+
+def test_limits_are_options_whose_defaults_are_those_of_the_server() -> None:
+    fields = {field.name: field.default for field in dataclasses.fields(ServerConfig)}
+    assert all(limit.default == fields[limit.field] for limit in LIMITS)
+    told = " ".join(_invoke("serve", "--help").output.split())
+    for limit in LIMITS:
+        assert limit.option in told
+        assert _invoke("serve", limit.option, "-1").exit_code == 2
 
 
 def test_a_port_that_is_taken_is_one_line(server: Running) -> None:

@@ -251,7 +251,7 @@ def test_others_hear_nothing_of_it(impatient: Running) -> None:
 
 def test_limits_of_an_address_are_errors_of_the_protocol() -> None:
     engine = Engine.load("tiny", device="cpu", capacity=4, admit_by_time=False)
-    with running(engine, ServerConfig(connections_per_address=1, starts_per_minute=3)) as server:
+    with running(engine, ServerConfig(calls_per_address=1, starts_per_minute=3)) as server:
         with chat(server), connect(f"{server.websocket}/api/chat") as second:
             assert "1 call at once" in _last_chat_error(second)
             assert second.close_code == 1013
@@ -278,7 +278,7 @@ def test_calls_over_webrtc_are_under_the_same_limits() -> None:
         return status, refusal["error"]["code"]
 
     engine = Engine.load("tiny", device="cpu", capacity=4, admit_by_time=False)
-    with running(engine, ServerConfig(connections_per_address=1)) as server:
+    with running(engine, ServerConfig(calls_per_address=1)) as server:
         assert asyncio.run(call_twice(server)) == (429, "too_many_calls")
 
 

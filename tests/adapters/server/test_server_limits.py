@@ -8,8 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moshi_agent_adapters.server import ServerConfig
 from moshi_agent_adapters.server.idle_calls import IdleCalls
-from moshi_agent_adapters.server.limits import AddressLimits, Allowance, Pace, TooMany
+from moshi_agent_adapters.server.limits import (
+    AddressLimits,
+    Allowance,
+    ConnectionLimits,
+    ConnectionPlace,
+    Pace,
+    TooMany,
+    network_of,
+)
 
 
 def test_an_address_has_so_many_calls_at_once() -> None:
@@ -34,6 +43,62 @@ def test_an_address_begins_so_many_calls_a_minute() -> None:
     limits.enter("b", 59.0)
     limits.enter("a", 60.5)
     assert limits.live == 2
+
+
+def test_by_default_one_address_has_half_of_the_calls() -> None:
+    assert [ServerConfig().calls_of_one_address(capacity) for capacity in (1, 2, 8, 9)] == [1, 1, 4, 4]
+    assert ServerConfig(calls_per_address=3).calls_of_one_address(1) == 3
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("unix", "unix"),
+        ("", ""),
+    ],
+)
+def test_addresses_of_one_ipv6_network_are_one(address: str, network: str) -> None:
+    assert network_of(address) == network
+
+
+def test_the_calls_of_an_ipv6_network_are_counted_together() -> None:
+    limits = AddressLimits(at_once=2, starts_per_minute=100)
+    limits.enter("2001:db8::1", 0)
+    limits.enter("2001:db8::2", 0)
+    with pytest.raises(TooMany):
+        limits.enter("2001:db8::3", 0)
+    limits.enter("2001:db8:0:1::1", 0)
+    for address in ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"):
+        limits.leave(address)
+    assert limits.live == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["enter", "prove", "leave"])), max_size=60))
+def test_connections_leave_nothing_behind(happens: list[tuple[str, str]]) -> None:
+    limits = ConnectionLimits(at_once=5, per_address=2)
+    places: list[tuple[str, ConnectionPlace]] = []
+    for address, what in happens:
+        if what == "enter":
+            place = limits.enter(address)
+            places += [(address, place)] if place is not None else []
+        for other, place in places:
+            if what == "prove" and other == address:
+                place.prove()
+        if what == "leave":
+            for _, place in [one for one in places if one[0] == address]:
+                place.leave()
+                place.leave()
+            places = [one for one in places if one[0] != address]
+        assert limits.live == len(places) <= 5
+    for _, place in places:
+        place.leave()
+    assert limits.live == 0
+    assert not vars(limits)["_strangers"]
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 30)), max_size=60))

@@ -29,7 +29,7 @@ def test_of_a_model_that_takes_none_roles_and_voices_are_left_out(engine: Engine
     assert calls.info()["model"] == "mine"
     assert calls.info()["options"] == {"greet": True, "role": False, "voices": []}
     config = asyncio.run(calls.session_config({"voice": "calm", "role": "Hello", "seed": 3, "greet": True}))
-    assert config == SessionConfig(seed=3, greet=True)
+    assert config == SessionConfig(seed=3, greet=True, when_late="drop_oldest")
 
 
 def test_ice_servers_serve_both_ends(engine: Engine) -> None:
@@ -48,7 +48,7 @@ def test_other_options_are_refused(engine: Engine, options: dict[str, object]) -
 
 def test_an_address_has_so_many_calls_and_no_more(engine: Engine) -> None:
     async def talk() -> None:
-        server = Server(engine, ServerConfig(connections_per_address=1))
+        server = Server(engine, ServerConfig(calls_per_address=1))
         calls, caller = WebCalls(server), Caller()
         with pytest.raises(OfferError):
             await calls.open("v=0", {}, "192.0.2.7")
