@@ -63,7 +63,7 @@ LAYERS = {
         tiny
     """,
     "moshi_agent_adapters": """
-        __init__ call_log personas
+        __init__ allowance call_log networks personas
         protocols
         talk webrtc
         pipecat server

@@ -40,7 +40,9 @@ from moshi_agent.plural import counted
 _log = logging.getLogger("moshi_agent.engine")
 _MOST_FAILURES = 3  # steps that fail one after the other before the engine gives up
 _PROBES_S = (1.0, 30.0)  # from one try to serve again to the next, at first and at most
-_MOST_COMMANDS = 256  # between two steps: whoever sends a whole file holds nobody up
+# Between two steps: whoever sends a whole file, or much that takes long to look at, holds nobody up.
+_MOST_COMMANDS = 256
+_MOST_COMMANDS_S = 0.010
 _LATER = object()  # in place of an answer that will be given later
 
 
@@ -119,11 +121,14 @@ class Core:
         return bool(batch)
 
     def _obey_all(self) -> None:
+        until = self._clock() + _MOST_COMMANDS_S
         for _ in range(_MOST_COMMANDS):
             request = None if self._is_stopped else self._inbox.get(0)
             if request is None:
                 return
             self._obey(request)
+            if self._clock() >= until:
+                return
 
     def _wait(self) -> None:
         """Until the next command, or until silence or somebody's patience is due."""

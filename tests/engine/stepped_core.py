@@ -38,6 +38,7 @@ class SteppedCore:
         assert checkpoint.lm is not None
         self.config = EngineConfig(**{"capacity": 4, **config})
         self.now = 100.0
+        self.tick_s = 0.0  # that pass with every look at the clock
         self.step = FrameStep(checkpoint, self.config.capacity)
         self.recogniser = None if recogniser is None else RecogniserStep(recogniser, self.config.capacity)
         model = Model(
@@ -57,11 +58,15 @@ class SteppedCore:
             advised,
             self.config,
             times or StepTimes(),
-            clock=lambda: self.now,
+            clock=self._clock,
             recogniser=self.recogniser,
         )
         self.steps = 0
         self._key = 0
+
+    def _clock(self) -> float:
+        self.now += self.tick_s
+        return self.now
 
     def send(self, command: Command) -> None:
         self.inbox.send(command)

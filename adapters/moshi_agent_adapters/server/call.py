@@ -25,6 +25,7 @@ from moshi_agent import (
     SessionClosed,
     SessionConfig,
 )
+from moshi_agent_adapters.allowance import Allowance
 from moshi_agent_adapters.call_log import CallLog
 from moshi_agent_adapters.protocols.call_protocol import (
     CallEnd,
@@ -39,7 +40,7 @@ from moshi_agent_adapters.protocols.call_protocol import (
     Wanted,
 )
 from moshi_agent_adapters.server.idle_calls import IdleCall
-from moshi_agent_adapters.server.limits import Allowance, Pace, TooMany
+from moshi_agent_adapters.server.limits import Pace, TooMany
 from moshi_agent_adapters.server.server import Server
 
 _log = logging.getLogger("moshi_agent.server")

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter, deque
 
 from moshi_agent.plural import counted
+from moshi_agent_adapters.allowance import Allowance
+from moshi_agent_adapters.networks import network_of
 
 _MINUTE_S = 60.0
 
 
 class TooMany(Exception):
     """One address has too many calls at once, or begins too many."""
-
-
-def network_of(address: str) -> str:
-    """Whom an address belongs to: itself, and of IPv6 its /64, which is what one customer has."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address  # of a socket without one, or a proxy's name for it
-    if ip.version == 4:
-        return str(ip)
-    return str(ip.ipv4_mapped or ipaddress.IPv6Network((int(ip), 64), strict=False))
 
 
 class AddressLimits:
@@ -140,27 +130,3 @@ class Pace:
             self._began = now
         self._heard_s += audio_s
         return self._heard_s <= now - self._began + self._ahead_s
-
-
-class Allowance:
-    """A budget that is spent by work and refilled by time, up to its size.
-
-    Args:
-        per_second: what comes back each second.
-        size: what there is at the beginning, and at most.
-    """
-
-    def __init__(self, per_second: float, size: float) -> None:
-        self._per_second, self._size = per_second, size
-        self._left = size
-        self._now: float | None = None
-
-    def spend(self, cost: float, now: float) -> bool:
-        """Takes a cost out of the budget; False, and nothing taken, where there is not so much left."""
-        passed = 0.0 if self._now is None else now - self._now
-        self._now = now
-        self._left = min(self._size, self._left + passed * self._per_second)
-        if cost > self._left:
-            return False
-        self._left -= cost
-        return True

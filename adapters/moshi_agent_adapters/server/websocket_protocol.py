@@ -13,8 +13,9 @@ from typing import Any
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
+from moshi_agent_adapters.allowance import Allowance
 from moshi_agent_adapters.server.config import ServerConfig
-from moshi_agent_adapters.server.limits import Allowance, ConnectionPlace
+from moshi_agent_adapters.server.limits import ConnectionPlace
 
 _PIECE = 4096  # bytes that are parsed at once: some hundred frames at most
 _FRAMES_AT_ONCE_S = 5.0  # of frames, that may come together

@@ -13,7 +13,7 @@ Needs the extra `webrtc`.
 """
 
 from moshi_agent_adapters.webrtc.config import ConnectionConfig, IceServer
-from moshi_agent_adapters.webrtc.connection import MoshiConnection
+from moshi_agent_adapters.webrtc.connection import MoshiConnection, TooManyOffers
 from moshi_agent_adapters.webrtc.offer import OfferError
 from moshi_agent_adapters.webrtc.routes import Connections, TooManyCalls, webrtc_routes
 
@@ -24,5 +24,6 @@ __all__ = [
     "MoshiConnection",
     "OfferError",
     "TooManyCalls",
+    "TooManyOffers",
     "webrtc_routes",
 ]

@@ -54,6 +54,12 @@ class IceServer:
         }
 
 
+_ABOVE_ZERO = (
+    *("messages_per_second", "says_per_second", "offers_per_second"),
+    *("connect_timeout_s", "silence_timeout_s", "longest_call_s", "stats_interval_s"),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConnectionConfig:
     """Sets up one call."""
@@ -67,6 +73,10 @@ class ConnectionConfig:
     # Whether a caller may name private and loopback addresses as its own, to which packets then go. None: one
     # that calls from such an address may.
     private_candidates: bool | None = None
+    messages_per_second: float = 20.0  # of the caller on its data channels; ten times so many end the call
+    says_per_second: float = 2.0  # of them, sentences to say
+    offers_per_second: float = 0.5  # renewed ones; ten may come together
+    connecting_per_address: int = 8  # calls that are answered and not connected yet, from one address
     connect_timeout_s: float = 15.0  # from the answer to the first packet
     silence_timeout_s: float = 3.5  # nothing at all received for so long: the peer is gone
     longest_call_s: float = 3600.0
@@ -81,7 +91,9 @@ class ConnectionConfig:
             raise ConfigError(f"bit_rate={self.bit_rate}; accepted: 6000 to 510000")
         if not 0 <= self.expected_loss_percent <= 100:
             raise ConfigError(f"expected_loss_percent={self.expected_loss_percent}; accepted: 0 to 100")
-        for name in ("connect_timeout_s", "silence_timeout_s", "longest_call_s", "stats_interval_s"):
+        if self.connecting_per_address < 1:
+            raise ConfigError(f"connecting_per_address={self.connecting_per_address}; accepted: 1 or more")
+        for name in _ABOVE_ZERO:
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name}={getattr(self, name)}; accepted: above 0")
 

@@ -27,6 +27,7 @@ from moshi_agent import (
     SessionConfig,
 )
 from moshi_agent.audio.framing import SAMPLE_RATE_HZ
+from moshi_agent_adapters.allowance import Allowance
 from moshi_agent_adapters.call_log import CallLog, one_line
 from moshi_agent_adapters.protocols.event_json import event_to_json
 from moshi_agent_adapters.webrtc.candidates import Candidates
@@ -39,8 +40,13 @@ from moshi_agent_adapters.webrtc.output_track import OutputTrack
 from moshi_agent_adapters.webrtc.packet_order import set_prefetch
 
 _log = logging.getLogger("moshi_agent.webrtc")
+_OFFERS_AT_ONCE = 10
 _WATCH_INTERVAL_S = 0.25
 _LAST_WORDS_S = 0.5  # for the last events to leave
+
+
+class TooManyOffers(MoshiAgentError):
+    """One call is renegotiated again and again."""
 
 
 class MoshiConnection:
@@ -68,7 +74,12 @@ class MoshiConnection:
     ) -> None:
         self.config = config or ConnectionConfig()
         self.session: Session | None = None  # once the peer is connected
-        self.channel = EventChannel()
+        self.address = address
+        self.channel = EventChannel(
+            self.config.messages_per_second,
+            self.config.says_per_second,
+            on_flood=lambda: self._start_closing("too many messages on the data channel"),
+        )
         self.caller_audio: CallerAudio | None = None
         self.track = OutputTrack(self.config.bit_rate, self.config.expected_loss_percent)
         self._engine = engine
@@ -77,7 +88,6 @@ class MoshiConnection:
         if not self._session_config.live or self._session_config.output_sample_rate != SAMPLE_RATE_HZ:
             raise InputError(f"a session for WebRTC is live and puts out {SAMPLE_RATE_HZ} Hz")
         self._on_event = on_event
-        self._address = address
         self._call_log = CallLog(over="webrtc")
         self._peer = RTCPeerConnection(self.config.rtc_configuration())
         self._tasks: set[asyncio.Task[None]] = set()
@@ -85,6 +95,7 @@ class MoshiConnection:
         self._closed = asyncio.Event()
         self._negotiating = asyncio.Lock()
         self._offer: Offer | None = None  # the last that was answered
+        self._renewals = Allowance(self.config.offers_per_second, _OFFERS_AT_ONCE)
         self._has_offer = self._was_connected = False
         self._prepare_peer()
 
@@ -107,13 +118,16 @@ class MoshiConnection:
             OfferError: no usable SDP, no audio, no Opus. A first offer like that ends the connection.
             EngineFull: there is no room for one more conversation.
             SessionClosed: the connection is closed.
+            TooManyOffers: the offer is renewed too often. The call goes on as it was.
         """
+        if self._has_offer and not self._renewals.spend(1, time.monotonic()):
+            raise TooManyOffers("the offer is renewed too often; accepted: fewer renewals a minute")
         async with self._negotiating:
             if self._closing is not None:
                 raise SessionClosed("the connection is closed; make another one")
             is_first, self._has_offer = not self._has_offer, True
             try:
-                candidates = Candidates(self._address, self.config.private_candidates)
+                candidates = Candidates(self.address, self.config.private_candidates)
                 offer = read_offer(offer_sdp, self._offer, candidates.admits)
                 if is_first:
                     self._check_room()

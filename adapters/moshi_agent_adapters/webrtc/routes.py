@@ -6,7 +6,7 @@
     DELETE /api/webrtc/{id}    hangs up
 
 Errors are {"error": {"code": ..., "message": ...}}: 400 for a bad request or offer, 404 for a call that is
-over, 429 for a caller with too many calls, 503 for a full engine.
+over, 429 for a caller with too many calls or renewed offers, 503 for a full engine.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ from moshi_agent import (
     SessionConfig,
 )
 from moshi_agent.plural import counted
+from moshi_agent_adapters.networks import network_of
 from moshi_agent_adapters.personas import choose_persona
 from moshi_agent_adapters.webrtc.config import ConnectionConfig
-from moshi_agent_adapters.webrtc.connection import MoshiConnection
+from moshi_agent_adapters.webrtc.connection import MoshiConnection, TooManyOffers
 from moshi_agent_adapters.webrtc.offer import OfferError
 
 _LONGEST_BODY = 131_072  # bytes
@@ -97,9 +98,7 @@ class Connections:
         """
         session = await self.session_config(options)
         self._forget_closed()
-        connecting = sum(call.session is None for call in self._calls.values())
-        if connecting and connecting >= self.engine.capacity().free:
-            raise EngineFull(f"no row is free: {counted(connecting, 'call')} on the way in")
+        self._check_connecting(address)
         call = MoshiConnection(self.engine, session, self.config, address=address)
         call_id = secrets.token_urlsafe(16)
         self._calls[call_id] = call
@@ -116,6 +115,15 @@ class Connections:
         """Hangs up on everybody: the application ends."""
         for call in list(self._calls.values()):
             await call.close("the application ends")
+
+    def _check_connecting(self, address: str) -> None:
+        """Those on the way in hold no row yet: they count for their own address, and keep nobody else out."""
+        calls, network = self._calls.values(), network_of(address)
+        connecting = sum(call.session is None and network_of(call.address) == network for call in calls)
+        if connecting >= self.config.connecting_per_address:
+            raise TooManyCalls(f"{counted(connecting, 'call')} of one address on the way in already")
+        if connecting and connecting >= self.engine.capacity().free:
+            raise EngineFull(f"no row is free: {counted(connecting, 'call')} on the way in")
 
     def _forget_closed(self) -> None:
         self._calls = {call_id: call for call_id, call in self._calls.items() if not call.is_closed}
@@ -189,6 +197,8 @@ def _status(error: MoshiAgentError) -> tuple[int, str]:
             return 404, "no_such_call"
         case TooManyCalls():
             return 429, "too_many_calls"
+        case TooManyOffers():
+            return 429, "too_many_offers"
         case OfferError():
             return 400, "bad_offer"
         case InputError() | ConfigError():

@@ -13,6 +13,7 @@ from typing import Any
 from moshi_agent.errors import BacklogFull, InputError
 from moshi_agent.text.pieces import Tokenizer, is_text, word_pieces
 
+_CHARACTERS_A_PIECE = 5  # more than there are on average, in any language
 _LONGEST_WORD_PIECES = 8  # of the model's own: more without a pause are not waited for
 
 
@@ -123,8 +124,15 @@ class SayQueue:
             InputError: as for `GuidedText`.
             BacklogFull: too many pieces would wait; the sentence is not taken.
         """
-        guided = GuidedText(self._tokenizer, text)
         waiting = sum(map(len, self._queue))
+        # Before it is tokenised, which takes the time of everybody's next frame.
+        if len(text) > _CHARACTERS_A_PIECE * (self._most_pieces - waiting):
+            raise BacklogFull(
+                f"{len(text)} characters of text to say, and {waiting} pieces of text wait already; at most "
+                f"{self._most_pieces} pieces of up to {_CHARACTERS_A_PIECE} characters may: say less, or "
+                "wait for what was asked to be said"
+            )
+        guided = GuidedText(self._tokenizer, text)
         if waiting + len(guided) > self._most_pieces:
             raise BacklogFull(
                 f"{len(guided)} pieces of text to say, and {waiting} wait already; at most "

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moshi_agent_adapters.allowance import Allowance
+from moshi_agent_adapters.networks import network_of
 from moshi_agent_adapters.server import ServerConfig
 from moshi_agent_adapters.server.idle_calls import IdleCalls
 from moshi_agent_adapters.server.limits import (
     AddressLimits,
-    Allowance,
     ConnectionLimits,
     ConnectionPlace,
     Pace,
     TooMany,
-    network_of,
 )
 
 

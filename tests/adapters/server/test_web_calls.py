@@ -14,7 +14,7 @@ from moshi_agent import Engine, EngineFull, InputError, SessionConfig
 from moshi_agent_adapters.server import ServerConfig
 from moshi_agent_adapters.server.server import Server
 from moshi_agent_adapters.server.web_calls import WebCalls
-from moshi_agent_adapters.webrtc import IceServer, OfferError, TooManyCalls
+from moshi_agent_adapters.webrtc import ConnectionConfig, Connections, IceServer, OfferError, TooManyCalls
 from tests.adapters.webrtc.webrtc_peer import Caller
 
 
@@ -61,6 +61,30 @@ def test_an_address_has_so_many_calls_and_no_more(engine: Engine) -> None:
         await asyncio.sleep(0)
         assert not server.addresses.live and not len(calls)
         await caller.hang_up()
+
+    asyncio.run(asyncio.wait_for(talk(), 60))
+
+
+def test_calls_that_never_connect_count_for_their_own_address_alone(engine: Engine) -> None:
+    """Of two rows: two of one address keep a third of it out, and nobody else."""
+
+    async def talk() -> None:
+        callers = [Caller() for _ in range(4)]
+        offers = [await caller.offer() for caller in callers]
+        calls = Connections(engine, ConnectionConfig(connecting_per_address=3))
+        for offer in offers[:2]:
+            await calls.open(offer, {}, "192.0.2.7")
+        with pytest.raises(EngineFull, match="2 calls on the way in"):
+            await calls.open(offers[2], {}, "192.0.2.7")
+        await calls.open(offers[2], {}, "2001:db8::8")
+        few = Connections(engine, ConnectionConfig(connecting_per_address=1))
+        await few.open(offers[2], {}, "192.0.2.7")
+        with pytest.raises(TooManyCalls, match="1 call of one address on the way in"):
+            await few.open(offers[3], {}, "192.0.2.7")
+        for opened in (calls, few):
+            await opened.close_all()
+        for caller in callers:
+            await caller.hang_up()
 
     asyncio.run(asyncio.wait_for(talk(), 60))
 

@@ -21,7 +21,13 @@ from hypothesis import strategies as st
 from moshi_agent import Engine, EngineFull, InputError, SamplingConfig, SessionClosed, SessionConfig
 from moshi_agent.audio.files import read_audio
 from moshi_agent.questions import find_question, sample_questions
-from moshi_agent_adapters.webrtc import ConnectionConfig, IceServer, MoshiConnection, OfferError
+from moshi_agent_adapters.webrtc import (
+    ConnectionConfig,
+    IceServer,
+    MoshiConnection,
+    OfferError,
+    TooManyOffers,
+)
 from moshi_agent_adapters.webrtc.packet_order import set_prefetch, warn_once
 from tests.adapters.webrtc.webrtc_peer import Caller
 
@@ -247,6 +253,39 @@ def test_a_full_engine_refuses(engine: Engine, caplog: pytest.LogCaptureFixture)
             await connection.wait_closed()
         await late.hang_up()
         assert await freed_after_s(engine) < FREED_WITHIN_S
+
+    run(talk())
+
+
+@pytest.mark.real_time
+def test_renewals_without_end_are_refused_and_the_call_goes_on(engine: Engine) -> None:
+    async def talk() -> None:
+        connection, caller = await connected(engine, ConnectionConfig(offers_per_second=0.001))
+        for _ in range(10):
+            with pytest.raises(OfferError):
+                await connection.answer("no offer")
+        with pytest.raises(TooManyOffers, match="accepted"):
+            await connection.answer(await caller.offer())
+        caller.channel.send('{"type": "ping", "id": 7}')
+        await caller.wait_for(lambda: {"type": "pong", "id": 7} in caller.events)
+        await caller.hang_up()
+        await connection.wait_closed()
+
+    run(talk())
+
+
+@pytest.mark.real_time
+def test_a_flood_of_messages_ends_the_call(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "moshi_agent.webrtc")
+
+    async def talk() -> None:
+        connection, caller = await connected(engine, ConnectionConfig(messages_per_second=1))
+        for _ in range(200):
+            caller.channel.send('{"type": "say", "text": "Good night."}')
+        await asyncio.wait_for(connection.wait_closed(), FREED_WITHIN_S)
+        assert ends_in(caplog)[0].endswith("too many messages on the data channel")
+        assert await freed_after_s(engine) < FREED_WITHIN_S
+        await caller.hang_up()
 
     run(talk())
 

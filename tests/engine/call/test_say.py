@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -160,12 +161,35 @@ def test_a_refused_sentence_leaves_the_queue_as_it_was() -> None:
     queue.add("the the")
     with pytest.raises(InputError):
         queue.add("na\u00efve")
-    with pytest.raises(BacklogFull, match="2 pieces of text to say, and 2 wait already; at most 3"):
+    with pytest.raises(BacklogFull, match="7 characters of text to say, and 2 pieces of text wait already"):
         queue.add("the the")
+    queue = SayQueue(shipped_tokenizer(), most_pieces=4)
+    queue.add("the the")
+    with pytest.raises(BacklogFull, match="3 pieces of text to say, and 2 wait already; at most 4"):
+        queue.add("a a a")
     assert len(queue) == 1 and queue.current is not None
     queue.advance(queue.current.next_piece)
     queue.add("the the")
     assert len(queue) == 2
+
+
+def test_a_text_that_has_no_room_is_refused_before_it_is_tokenised() -> None:
+    tokenised: list[str] = []
+
+    class Listening:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(shipped_tokenizer(), name)
+
+        def encode(self, input: str) -> Any:
+            tokenised.append(input)
+            return shipped_tokenizer().encode(input)
+
+    queue = SayQueue(Listening())
+    with pytest.raises(BacklogFull, match="16320 characters"):
+        queue.add("the " * 4080)
+    assert not tokenised
+    queue.add("the the")
+    assert tokenised
 
 
 @given(st.lists(st.sampled_from(["piece", "padding"]), max_size=40), st.integers(0, 40))
