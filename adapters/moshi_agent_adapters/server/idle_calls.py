@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from contextlib import suppress
 
-from moshi_agent_adapters.server.limits import network_of
+from moshi_agent_adapters.networks import network_of
 
 _WAIT_S = 2.0  # for a call that is given up to leave its row
 
