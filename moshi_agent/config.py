@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Literal
 
 from moshi_agent.errors import ConfigError
@@ -308,6 +310,12 @@ class SamplingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, value in (("temp", self.temp), ("temp_text", self.temp_text)):
+            if not isinstance(value, Real) or not math.isfinite(value):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ConfigError(f"{name}={value!r}; accepted: a finite number")
+        for name, value in (("top_k", self.top_k), ("top_k_text", self.top_k_text), ("seed", self.seed)):
+            if not isinstance(value, Integral) or not -(2**63) <= value < 2**63:  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ConfigError(f"{name}={str(value)[:40]}; accepted: an integer of 64 bits")
         if self.temp < 0 or self.temp_text < 0:
             raise ConfigError(f"temp={self.temp}, temp_text={self.temp_text}; neither may be negative")
         if self.top_k < 0 or self.top_k_text < 0:

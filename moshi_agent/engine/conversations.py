@@ -79,8 +79,14 @@ class Conversations:
         opening = self._rows.enter(call, snapshot)
         self._calls[call.key] = call
         self._scheduler.add(call.key, now, call.pace, opening)
-        for frame in () if snapshot is None else snapshot.inputs:
-            self.hear(replace(frame, key=call.key, complete_at=now, chunk=0), now)
+        try:
+            for frame in () if snapshot is None else snapshot.inputs:
+                self.hear(replace(frame, key=call.key, complete_at=now, chunk=0), now)
+        except BaseException:
+            del self._calls[call.key]
+            self._scheduler.remove(call.key)
+            self._rows.leave(call.key)
+            raise
         self._metrics.opened(call.metrics)
         _log.info(
             "session %d opened, %d live", call.key, len(self), extra={"session": call.key, "live": len(self)}
@@ -144,13 +150,26 @@ class Conversations:
                 continue
             call = self._calls[ready.key]
             self._rows.prefill(call, ready.frame)
-            if self._follow(call, ready, now, time.time()):
+            try:
+                is_over = self._follow(call, ready, now, time.time())
+            except Exception as error:
+                self._end_by_fault(call.key, f"the conversation failed: {error}", error)
+                continue
+            if is_over:
                 self.end(call.key, "finished")
         return rest
 
-    def row_inputs(self, batch: Batch) -> list[RowInput]:
-        """What they bring."""
-        return [self._calls[ready.key].row_input(self._rows.of(ready.key), ready) for ready in batch]
+    def row_inputs(self, batch: Batch) -> tuple[Batch, list[RowInput]]:
+        """What they bring, and who they are: whoever fails at that is over."""
+        brought: list[tuple[Ready[Key, CallFrame], RowInput]] = []
+        for ready in batch:
+            try:
+                brought.append((ready, self._calls[ready.key].row_input(self._rows.of(ready.key), ready)))
+            except Exception as error:
+                self._end_by_fault(ready.key, f"the conversation failed: {error}", error)
+        # Where somebody has ended, others have moved.
+        inputs = [replace(given, row=self._rows.of(ready.key)) for ready, given in brought]
+        return [ready for ready, _ in brought], inputs
 
     def deliver(self, batch: Batch, outputs: Sequence[RowOutput], now: float) -> None:
         """What the step has given them. Raises what the device raises when a row moves."""

@@ -216,7 +216,9 @@ class Core:
         if not batch:
             return
         started = self._clock()
-        inputs = self._conversations.row_inputs(batch)
+        batch, inputs = self._conversations.row_inputs(batch)
+        if not batch:
+            return
         outputs = self._step.run(inputs)
         self._failures = 0
         now = self._clock()

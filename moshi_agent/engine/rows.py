@@ -83,11 +83,11 @@ class Rows:
         check_opening(snapshot.opening, self._step.highest_tokens, self._step.dim)
         try:
             call.load(snapshot.call)
-        except (KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # whatever a stranger's numbers lead to
             raise InputError(f"a damaged snapshot of a conversation ({error})") from error
         in_prompt = any(isinstance(frame, PrefillFrame) or frame.of_prompt for frame in snapshot.opening)
         self._step.begin_row(row, _GREEDY if in_prompt else call.sampling)
-        self._step.load_row(row, snapshot.tensors, snapshot.steps)
+        self._step.resume_row(row, snapshot.tensors, snapshot.steps)
         if in_prompt:
             self._computing[call.key] = None
         return list(snapshot.opening)

@@ -38,8 +38,10 @@ class Snapshot:
 
     def check(self) -> None:
         """Raises InputError unless the input that waits is audio."""
-        if any(not _is(frame.pcm, (FRAME_SAMPLES,), np.float32) for frame in self.inputs):
-            raise InputError("a damaged snapshot of a conversation: input that is no audio")
+        for frame in self.inputs:
+            is_audio = _is(frame.pcm, (FRAME_SAMPLES,), np.float32) and bool(np.isfinite(frame.pcm).all())
+            if not (is_audio and isinstance(frame.speaking, bool) and isinstance(frame.silent, bool)):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise InputError("a damaged snapshot of a conversation: input that is no audio")
 
 
 def _is(array: object, shape: tuple[int, ...], dtype: DTypeLike) -> bool:
@@ -82,7 +84,7 @@ def unpack_snapshot(data: bytes) -> Snapshot:
             inputs=tuple(InputFrame(**frame) for frame in inputs),
             heard=None if heard_steps is None else HeardRow(_numbered(tensors, "heard"), int(heard_steps)),
         )
-    except (KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, SafetensorError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"no snapshot of a conversation, or a damaged one ({error})") from error

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from moshi_agent.errors import InputError
 from moshi_agent.text.folding import fold
 
+_LONGEST_START = 3  # bytes of a character that is not complete
 _WORD_START = "\u2581"  # how sentencepiece marks the beginning of a word
 
 
@@ -72,6 +73,8 @@ class PieceReader:
 
     def load(self, saved: list[int]) -> None:
         """Takes what `save` returned."""
+        if not isinstance(saved, list) or len(saved) > _LONGEST_START:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"damaged: {str(saved)[:40]} begins no character of UTF-8")
         self._utf8.setstate((bytes(saved), 0))
 
 

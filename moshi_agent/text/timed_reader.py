@@ -9,6 +9,7 @@ from typing import Any
 from moshi_agent.audio.framing import FRAME_S
 from moshi_agent.config import require_value
 from moshi_agent.errors import ConfigError
+from moshi_agent.saved import saved_value
 from moshi_agent.text.pieces import Tokenizer
 from moshi_agent.text.word_tracker import TimedWord, WordTracker
 
@@ -140,5 +141,5 @@ class TimedReader:
     def load(self, saved: dict[str, Any]) -> None:
         """Takes what `save` returned."""
         self._words.load(saved["words"])
-        self._spoken_s, self._paused_s = saved["spoken_s"], saved["paused_s"]
-        self._likely_frames = saved["likely_frames"]
+        self._spoken_s, self._paused_s = (saved_value(saved[k], float, k) for k in ("spoken_s", "paused_s"))
+        self._likely_frames = saved_value(saved["likely_frames"], int, "likely_frames")

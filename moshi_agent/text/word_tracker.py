@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from moshi_agent.saved import saved_record, saved_value
 from moshi_agent.text.pieces import PieceReader, Tokenizer, split_words
 
 LONGEST_WORD_S = 1.0
@@ -126,5 +127,5 @@ class WordTracker:
     def load(self, saved: dict[str, Any]) -> None:
         """Takes what `save` returned."""
         self._reader.load(saved["character"])
-        self._is_writing = saved["is_writing"]
-        self._open = [_OpenWord(**word) for word in saved["open"]]
+        self._is_writing = saved_value(saved["is_writing"], bool, "is_writing")
+        self._open = [saved_record(_OpenWord, word) for word in saved["open"]]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors.torch import load, save
 
 from moshi_agent import AudioChunk, Event, InputError, Prompt, SamplingConfig, Session, SessionConfig
 from moshi_agent.checkpoint import Checkpoint
@@ -180,3 +185,120 @@ def test_a_snapshot_whose_parts_do_not_fit_is_refused_before_it_reaches_a_step(
     neighbour.push(SILENCE)
     core.wait(FRAME_S)
     assert len(audio_of(taken(neighbour))) == 1920
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of everything in a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield (*path, key)
+        yield from _places(item, (*path, key))
+
+
+_ANYTHING = st.one_of(
+    st.sampled_from(
+        [None, True, -1, 2**31, 2**63, 10**400, math.inf, math.nan, "", "x", "\ud800", [], {}, [0], [[]]]
+    ),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=4),
+)
+
+
+@pytest.fixture(scope="module")
+def rich(small_checkpoint: Checkpoint) -> bytes:
+    """A snapshot with something in all of its parts."""
+    core = SteppedCore(small_checkpoint)
+    session = core.session(SessionConfig(seed=3, greet=True))
+    for pcm in NOISE[:4]:
+        session.push(pcm)
+        core.wait(FRAME_S)
+    session.say("hello there")
+    session.push(NOISE[5])
+    reply = core.inbox.request(TakeSnapshot(session.key))
+    core.settle()
+    good = unpack_snapshot(reply.result(20))
+    opening = (
+        PromptFrame(np.full(core.step.num_streams, 3), True),
+        PrefillFrame(np.full((2, core.step.num_streams), 3)),
+    )
+    words = {
+        "character": [0xE2],
+        "is_writing": True,
+        "open": [{"text": "hi", "start": 3, "was_heard": True, "fell_silent": None}],
+    }
+    return pack_snapshot(
+        replace(
+            good,
+            call={**good.call, "words": words},
+            opening=opening,
+            inputs=(InputFrame(1, NOISE[0], True, False, 0.0),),
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def shared_core(small_checkpoint: Checkpoint) -> tuple[SteppedCore, Session]:
+    core = SteppedCore(small_checkpoint, capacity=2)
+    return core, core.session(SessionConfig(live=False))
+
+
+def _with_facts(data: bytes, facts: Any) -> bytes:
+    return save(load(data), {"moshi_agent": json.dumps(facts)})
+
+
+def _facts(data: bytes) -> Any:
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["moshi_agent"])
+
+
+def _resume_beside(core: SteppedCore, neighbour: Session, data: bytes) -> None:
+    """A stranger's snapshot does what it does to its own conversation alone."""
+    with suppress(InputError):
+        session = core.session(SessionConfig(), resume=data)
+        if session.is_open:
+            session.push(NOISE[0])
+            core.wait(2 * FRAME_S)
+        session.close()
+        core.settle()
+    neighbour.push(NOISE[1])
+    core.wait(FRAME_S)
+    assert len(audio_of(taken(neighbour))) == 1920
+    figures = core.core.metrics.snapshot()
+    assert (figures.live_sessions, figures.restarts) == (1, 0)
+
+
+def test_the_snapshot_that_is_tampered_with_would_be_taken(
+    rich: bytes, shared_core: tuple[SteppedCore, Session]
+) -> None:
+    core, neighbour = shared_core
+    session = core.session(SessionConfig(), resume=rich)
+    core.wait(4 * FRAME_S)
+    assert session.is_open and len(audio_of(taken(session))) >= 1920
+    session.close()
+    _resume_beside(core, neighbour, rich)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_no_facts_in_a_snapshot_end_another_conversation(
+    data: st.DataObject, rich: bytes, shared_core: tuple[SteppedCore, Session]
+) -> None:
+    facts = _facts(rich)
+    *path, last = data.draw(st.sampled_from([*_places(facts)]))
+    owner = facts
+    for key in path:
+        owner = owner[key]
+    owner[last] = data.draw(_ANYTHING)
+    _resume_beside(*shared_core, _with_facts(rich, facts))
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_no_numbers_in_a_snapshot_end_another_conversation(
+    data: st.DataObject, rich: bytes, shared_core: tuple[SteppedCore, Session]
+) -> None:
+    tensors, facts = load(rich), _facts(rich)
+    name = data.draw(st.sampled_from([name for name, one in tensors.items() if one.dtype == torch.int64]))
+    tensors[name] = torch.full_like(tensors[name], data.draw(st.integers(-(2**63), 2**63 - 1)))
+    _resume_beside(*shared_core, save(tensors, {"moshi_agent": json.dumps(facts)}))

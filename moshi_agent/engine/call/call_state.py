@@ -6,6 +6,7 @@ device, no thread, no clock.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,10 @@ from moshi_agent.events import (
     TextToken,
 )
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
+from moshi_agent.saved import saved_value
 from moshi_agent.text.pieces import ends_sentence
 
+_log = logging.getLogger("moshi_agent.engine")
 _SILENCE = np.zeros(FRAME_SAMPLES, np.float32)
 _LONGEST_BACKLOG_S = 30.0
 _LATEST_S = 8.0  # where older input is left out
@@ -205,8 +208,12 @@ class CallState:
     def end(self, reason: EndReason, wall_s: float, error: str | None = None) -> None:
         """The last events."""
         stamp = Stamp(self.frame, wall_s)
-        words = [stamp.word(word) for word in self._speech.finish(self.frame)]
-        heard = [] if self._user_words is None else self._user_words.finish(stamp)
+        try:
+            words = [stamp.word(word) for word in self._speech.finish(self.frame)]
+            heard = [] if self._user_words is None else self._user_words.finish(stamp)
+        except Exception as fault:  # whatever has happened to this conversation, it is told that it is over
+            _log.exception("session %d: its last words are lost: %s", self.key, fault)
+            words, heard = [], []
         last = Ended(frame=stamp.frame, media_s=stamp.media_s, wall_s=wall_s, reason=reason, error=error)
         self._outlet(Delivery([*words, *heard, last]))
 
@@ -279,12 +286,12 @@ class CallState:
 
     def load(self, saved: dict[str, Any]) -> None:
         """Takes what `save` gave."""
-        self.frame = saved["frame"]
-        self.context_is_full = saved["context_is_full"]
+        self.frame = saved_value(saved["frame"], int, "frame")
+        self.context_is_full = saved_value(saved["context_is_full"], bool, "context_is_full")
         self._speech.load(saved)
         self._turns.load(saved["turns"])
         self._say_queue.load(saved["say_queue"])
-        self._said = saved["said"]
+        self._said = saved_value(saved["said"], str, "said")[-_REMEMBERED_CHARACTERS:]
         if self._user_words is not None and saved.get("user_words"):
             self._user_words.load(saved["user_words"])
 

@@ -79,6 +79,8 @@ def check_opening(frames: Iterable[OpeningFrame], highest: NDArray[np.int64], di
             tokens, embeddings = None if frame.forced is None else frame.forced[None], None
         else:
             tokens, embeddings = frame.tokens, frame.embeddings
+            if not (tokens.ndim and len(tokens)) or (embeddings is not None and not embeddings.ndim):
+                raise InputError("a step of a prompt without tokens")
             if len(tokens) > MOST_POSITIONS:
                 raise InputError(f"{len(tokens)} steps of a prompt at once; accepted: {MOST_POSITIONS}")
         if tokens is not None:

@@ -11,6 +11,7 @@ from collections import deque
 from typing import Any
 
 from moshi_agent.errors import BacklogFull, InputError
+from moshi_agent.saved import saved_value
 from moshi_agent.text.pieces import Tokenizer, is_text, word_pieces
 
 _CHARACTERS_A_PIECE = 5  # more than there are on average, in any language
@@ -89,7 +90,9 @@ class GuidedText:
 
     def load(self, saved: dict[str, Any]) -> None:
         """Takes what `save` gave, of a guided of the same text."""
-        self._taken, self._waited = saved["taken"], saved["waited"]
+        self._taken, self._waited = (saved_value(saved[key], int, key) for key in ("taken", "waited"))
+        if not 0 <= self._taken < len(self._pieces):
+            raise InputError(f"damaged: {self._taken} of {len(self._pieces)} pieces of a sentence are said")
 
 
 class SayQueue:
@@ -157,8 +160,8 @@ class SayQueue:
 
     def load(self, saved: dict[str, Any]) -> None:
         """Takes what `save` gave."""
-        self._own_pieces = saved["own_pieces"]
+        self._own_pieces = saved_value(saved["own_pieces"], int, "own_pieces")
         self._queue.clear()
         for guided in saved["queue"]:
-            self._queue.append(GuidedText(self._tokenizer, guided["text"]))
+            self.add(saved_value(guided["text"], str, "a sentence"))
             self._queue[-1].load(guided)

@@ -15,6 +15,7 @@ from moshi_agent.events import (
     UserStarted,
     UserStopped,
 )
+from moshi_agent.saved import saved_record
 
 TurnEvent = (
     UserStarted | UserStopped | BotStarted | BotStopped | OverlapStarted | OverlapStopped | Interrupted
@@ -98,7 +99,7 @@ class Turns:
 
     def load(self, state: dict[str, Any]) -> None:
         """Goes on from what `save` returned."""
-        self._state = _State(**state)
+        self._state = saved_record(_State, state)
 
     def _watch_barge_in(self, user_speaking: bool, began: bool) -> None:
         state = self._state

@@ -10,6 +10,7 @@ from moshi_agent.audio.framing import FRAME_S
 from moshi_agent.engine.call.stamp import Stamp
 from moshi_agent.engine.step.step_tensors import RowOutput
 from moshi_agent.events import Event, UserPaused, UserSaid, UserText, UserWord
+from moshi_agent.saved import saved_record
 from moshi_agent.text.timed_reader import Heard, Hearing, TimedReader
 from moshi_agent.text.word_tracker import TimedWord
 
@@ -94,7 +95,7 @@ class UserWords:
         """Takes what `save` gave."""
         state = dict(saved)
         self._reader.load(state.pop("reader"))
-        self._state = _State(**state)
+        self._state = saved_record(_State, state)
 
 
 @dataclass(slots=True)

@@ -38,17 +38,18 @@ from moshi_agent.engine.step.step_tensors import (
     StepTensors,
     Tokens,
 )
-from moshi_agent.errors import ConfigError
+from moshi_agent.errors import ConfigError, InputError
 from moshi_agent.models.conditioning import Condition, conditioned_generator
 from moshi_agent.models.generator import LMGenState, StepInput
 from moshi_agent.models.mimi import MimiModel, MimiState
 from moshi_agent.models.prefill import prefill
 from moshi_agent.nn import cache_attention
-from moshi_agent.nn.embedding import UNGENERATED_TOKEN
+from moshi_agent.nn.embedding import UNGENERATED_TOKEN, ZERO_TOKEN
 from moshi_agent.nn.own_precision import own_precision
 from moshi_agent.nn.sampling import RowSampling
 from moshi_agent.nn.state import State
 
+_MOST_STEPS = 2**40  # of one row: two thousand years
 _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 __all__ = ["EngineState", "Frame", "FrameStep", "RowInput", "RowOutput", "Tokens"]
@@ -260,6 +261,31 @@ class FrameStep:
         """Takes what `save_row` gave after so many steps."""
         self.state.load_row(row, saved)
         self._steps[row] = steps
+
+    @torch.inference_mode()
+    def resume_row(self, row: int, saved: list[Tensor], steps: int) -> None:
+        """Takes as `load_row` what has been elsewhere meanwhile; such numbers may be anything.
+
+        Raises:
+            InputError: a row of another model, or tokens or positions that no conversation has.
+        """
+        self.load_row(row, saved, steps)
+        if not self._is_sound(row):
+            self.begin_row(row, self.sampling.row(row))
+            raise InputError("a row with tokens or positions that no conversation has")
+
+    def _is_sound(self, row: int) -> bool:
+        """Whether all that later steps read by is within bounds."""
+        lm, steps = self.state.lm, self._steps[row]
+        tokens = lm.ring.tokens[row].cpu().numpy()  # [streams, slots]
+        ahead = [lm.ring, lm.temporal, *([] if lm.temporal_null is None else [lm.temporal_null])]
+        codec = [self.state.mimi.encoder_transformer, self.state.mimi.decoder_transformer]
+        return (
+            bool(((tokens >= ZERO_TOKEN) & (tokens <= self.highest_tokens[:, None])).all())
+            and 0 <= steps <= _MOST_STEPS
+            and all(int(state.offset[row]) == steps for state in ahead)
+            and all(0 <= int(state.offset[row]) <= _MOST_STEPS for state in codec)
+        )
 
     @property
     def row_bytes(self) -> int:

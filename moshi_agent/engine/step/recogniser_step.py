@@ -77,7 +77,7 @@ class RecogniserStep:
         if saved is None:
             return
         try:
-            self._step.load_row(row, saved.tensors, saved.steps)
+            self._step.resume_row(row, saved.tensors, saved.steps)
         except InputError:
             self.begin_row(row)
 
