@@ -9,10 +9,14 @@ an endpoint that answers offers is
 
     connection = MoshiConnection(engine)
     return {"type": "answer", "sdp": await connection.answer(body["sdp"])}
+
+The routes refuse requests of other web pages; a host with a name of its own says so:
+`webrtc_routes(engine, origins=("https://voice.example.org",))`. They do not ask who calls.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -39,4 +43,9 @@ def create_app(source: str = "tiny", capacity: int = 4) -> Starlette:
 
 
 if __name__ == "__main__":
-    uvicorn.run(create_app(), host="localhost", port=8000)
+    options = argparse.ArgumentParser(description="Moshi in every browser of this machine, over WebRTC.")
+    options.add_argument("--model", default="tiny", help="a name, a folder or a repository of the hub")
+    options.add_argument("--capacity", type=int, default=4, help="callers at once")
+    options.add_argument("--port", type=int, default=8000)
+    chosen = options.parse_args()
+    uvicorn.run(create_app(chosen.model, chosen.capacity), host="localhost", port=chosen.port)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from moshi_agent_adapters.origins import place
 from moshi_agent_adapters.server.config import ServerConfig, is_loopback
 
 COOKIE = "moshi_agent_token"
@@ -89,27 +90,17 @@ class Guard:
         Without tokens the host has to be this machine's too: a page elsewhere may have its name point here.
         """
         host = request.headers.get("host", "")
-        known = {_place(origin) for origin in self._config.origins}
-        here = _place(f"//{host}")
+        known = {place(origin) for origin in self._config.origins}
+        here = place(f"//{host}")
         is_open = bool(self._digests) or self._config.no_auth
         if not is_open and here not in known and not is_loopback(here[0]):
             return False
         origin = request.headers.get("origin")
-        return origin is None or _place(origin) == here or _place(origin) in known
+        return origin is None or place(origin) == here or place(origin) in known
 
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
-
-
-def _place(url: str) -> tuple[str, int | None]:
-    """Host and port of a URL. Standard ports are None: behind a proxy the scheme says nothing."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return ("", None)
-    return (parts.hostname or "", None if port in (80, 443) else port)
 
 
 def _bearer(request: HTTPConnection) -> str | None:
@@ -144,7 +135,7 @@ def _refusal(status: int, code: str, message: str, headers: dict[str, str] | Non
 
 def _headers(request: HTTPConnection) -> dict[str, str]:
     """The security headers for an answer to this request."""
-    host, _ = _place(f"//{request.headers.get('host', '')}")
+    host, _ = place(f"//{request.headers.get('host', '')}")
     is_secure = request.url.scheme in ("https", "wss") or is_loopback(host)
     return _HEADERS | _SECURE_HEADERS if is_secure else _HEADERS
 

@@ -24,7 +24,7 @@ def routes(server: Server) -> Sequence[BaseRoute]:
     """The page and its endpoints, for an application."""
     calls = WebCalls(server)
     server.at_shutdown.append(calls.close_all)
-    return [*webrtc_routes(server.engine, connections=calls), *page_routes()]
+    return [*webrtc_routes(server.engine, connections=calls, guarded=False), *page_routes()]
 
 
 class WebCalls(Connections):

@@ -5,8 +5,9 @@
     PATCH  /api/webrtc/{id}    {"sdp": renewed offer} -> {"id": ..., "type": "answer", "sdp": answer}
     DELETE /api/webrtc/{id}    hangs up
 
-Errors are {"error": {"code": ..., "message": ...}}: 400 for a bad request or offer, 404 for a call that is
-over, 429 for a caller with too many calls or renewed offers, 503 for a full engine.
+Errors are {"error": {"code": ..., "message": ...}}: 400 for a bad request or offer, 403 for a
+page elsewhere, 404 for a call that is over, 429 for a caller with too many calls or renewed offers, 503 for a
+full engine.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from moshi_agent import (
 )
 from moshi_agent.plural import counted
 from moshi_agent_adapters.networks import network_of
+from moshi_agent_adapters.origins import is_of_own_page
 from moshi_agent_adapters.personas import choose_persona
 from moshi_agent_adapters.webrtc.config import ConnectionConfig
 from moshi_agent_adapters.webrtc.connection import MoshiConnection, TooManyOffers
@@ -44,6 +46,10 @@ _OPTIONS = {"greet": bool, "seed": int, "role": str, "voice": str}
 
 class TooManyCalls(MoshiAgentError):
     """Refuses a caller who has more calls than one may have."""
+
+
+class ForeignPage(MoshiAgentError):
+    """A web page elsewhere, or a name that was made to point here."""
 
 
 class Connections:
@@ -134,6 +140,8 @@ def webrtc_routes(
     config: ConnectionConfig | None = None,
     *,
     connections: Connections | None = None,
+    origins: tuple[str, ...] = (),
+    guarded: bool = True,
 ) -> list[Route]:
     """Makes routes for any Starlette or FastAPI application.
 
@@ -141,6 +149,11 @@ def webrtc_routes(
         engine: a started one, or one that the application starts before the first request.
         config: of every connection.
         connections: the calls, for whoever wants to count or end them; made here if not given.
+        origins: web pages that may call, like "https://example.org", beside those of this machine and of bare
+            addresses; with the name of the host itself, where it has one.
+        guarded: refuses requests of other pages, and bodies that are not said to be JSON, which any page may
+            send. False for an application that looks after that itself. Neither asks who calls: put
+            authentication of your own before these routes where not everybody may.
     """
     # Nobody calling yet is no reason for others: calls without a call are false.
     calls = Connections(engine, config) if connections is None else connections
@@ -163,15 +176,38 @@ def webrtc_routes(
         await calls.call(request.path_params["call_id"]).close("the caller hung up")
         return Response(status_code=204)
 
+    def route(path: str, endpoint: Endpoint, method: str) -> Route:
+        return Route(
+            path, _with_errors(_guarded(endpoint, origins) if guarded else endpoint), methods=[method]
+        )
+
     return [
-        Route("/api/webrtc", _with_errors(info), methods=["GET"]),
-        Route("/api/webrtc", _with_errors(offer), methods=["POST"]),
-        Route("/api/webrtc/{call_id}", _with_errors(renew), methods=["PATCH"]),
-        Route("/api/webrtc/{call_id}", _with_errors(hang_up), methods=["DELETE"]),
+        route("/api/webrtc", info, "GET"),
+        route("/api/webrtc", offer, "POST"),
+        route("/api/webrtc/{call_id}", renew, "PATCH"),
+        route("/api/webrtc/{call_id}", hang_up, "DELETE"),
     ]
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def _guarded(endpoint: Endpoint, origins: tuple[str, ...]) -> Endpoint:
+    """The endpoint, for own pages and programs alone."""
+
+    async def answer(request: Request) -> Response:
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        if not is_of_own_page(host, origin, origins):
+            raise ForeignPage(
+                f"a request to {host[:100]!r} from a page of {(origin or 'nobody')[:100]!r}; accepted: to "
+                "and from this machine, an address, or what `webrtc_routes(origins=...)` names"
+            )
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if request.method in ("POST", "PATCH") and kind != "application/json":
+            raise InputError(f"a body of the type {kind[:100]!r}; accepted: application/json")
+        return await endpoint(request)
+
+    return answer
 
 
 def _with_errors(endpoint: Endpoint) -> Endpoint:
@@ -195,6 +231,8 @@ def _status(error: MoshiAgentError) -> tuple[int, str]:
             return 503, "engine_unhealthy"
         case SessionClosed():
             return 404, "no_such_call"
+        case ForeignPage():
+            return 403, "forbidden"
         case TooManyCalls():
             return 429, "too_many_calls"
         case TooManyOffers():

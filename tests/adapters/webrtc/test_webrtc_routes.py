@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ pytest.importorskip("uvicorn")
 
 from moshi_agent.audio.files import read_audio
 from moshi_agent.questions import find_question, sample_questions
+from moshi_agent_adapters.origins import is_of_own_page
 from tests.adapters.server.browser import serving
 from tests.adapters.webrtc.webrtc_asking import request
 from tests.adapters.webrtc.webrtc_peer import Caller
@@ -91,6 +94,41 @@ def test_a_bad_request_is_refused_with_what_is_accepted(url: str, body: Any, cod
     status, answer = request("POST", f"{url}/api/webrtc", body)
     assert status == 400 and answer["error"]["code"] == code
     assert "accepted" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "https://elsewhere.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "rebound.example:{port}", "Origin": "http://rebound.example:{port}"}, 403),
+        ({"Host": "rebound.example"}, 403),
+        ({"Content-Type": "text/plain"}, 400),
+        ({"Content-Type": ""}, 400),
+        ({"Origin": "http://{host}"}, 400),  # own pages come as far as the offer
+        ({"Content-Type": "application/json; charset=utf-8"}, 400),
+        ({"Host": "192.0.2.4:8000", "Origin": "http://192.0.2.4:8000"}, 400),
+    ],
+    ids=str,
+)
+def test_other_pages_and_other_bodies_are_refused(url: str, headers: dict[str, str], status: int) -> None:
+    host = url.partition("//")[2]
+    sent = {name: value.format(host=host, port=host.partition(":")[2]) for name, value in headers.items()}
+    got, answer = request("POST", f"{url}/api/webrtc", {"sdp": "v=0"}, sent)
+    is_own = status == 400 and "json" in sent.get("Content-Type", "json")
+    code = "forbidden" if status == 403 else "bad_offer" if is_own else "bad_request"
+    assert (got, answer["error"]["code"]) == (status, code) and "accepted" in answer["error"]["message"]
+
+
+def test_an_application_names_its_own_pages_or_guards_itself() -> None:
+    assert is_of_own_page("voice.example", "https://voice.example", ("https://voice.example",))
+    assert not is_of_own_page("voice.example", "https://other.example", ("https://voice.example",))
+    assert is_of_own_page("127.0.0.1:8000", "https://other.example", ("https://other.example",))
+
+
+def test_the_example_shows_its_options_and_serves_nobody() -> None:
+    shown = subprocess.run([sys.executable, EXAMPLE, "--help"], capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0 and "--port" in shown.stdout and not shown.stderr
 
 
 def test_a_page_learns_what_it_can_choose(url: str) -> None:

@@ -14,12 +14,16 @@ from numpy.typing import NDArray
 from tests.adapters.server.server_clients import PATIENCE_S, Gate, Heard
 from tests.adapters.webrtc.webrtc_peer import Caller
 
+JSON = {"Content-Type": "application/json"}
 
-def request(method: str, url: str, body: Any = None) -> tuple[int, Any]:
+
+def request(
+    method: str, url: str, body: Any = None, headers: dict[str, str] | None = None
+) -> tuple[int, Any]:
     """The status and the JSON of the answer. A body that is no bytes is sent as JSON."""
     data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
     try:
-        with urlopen(Request(url, data, method=method), timeout=60) as answer:
+        with urlopen(Request(url, data, JSON | (headers or {}), method=method), timeout=60) as answer:
             return answer.status, json.loads(answer.read() or b"null")
     except HTTPError as error:
         with error:
