@@ -29,6 +29,14 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.option(
     "--overcommit", is_flag=True, help="Take so many calls even if a measured step is too slow for them."
 )
+@click.option(
+    "--hang-seconds",
+    "hang_s",
+    type=click.FloatRange(1, 86_400),
+    default=30.0,
+    show_default=True,
+    help="An engine that answers nothing for so long is started again.",
+)
 @click.option("--no-process", is_flag=True, help="Run the engine in the server's own process.")
 @click.option("--host", default="localhost", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65_535), default=8998, show_default=True)

@@ -90,6 +90,11 @@ class RestartPercentiles:
 
 
 @dataclass(frozen=True, slots=True)
+class Ping:
+    """Answered, between two steps, by an engine that does not hang."""
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """No new conversations; the running ones end after so many seconds, or when they are over."""
 
@@ -112,6 +117,7 @@ Command = (
     | TakeMetrics
     | NoteDropped
     | RestartPercentiles
+    | Ping
     | Drain
     | Stop
 )

@@ -113,12 +113,15 @@ class EngineConfig:
     cuda_graphs: bool = True  # on CUDA; without, every step is launched kernel by kernel
     transcriber: str | None = None  # a recogniser's checkpoint, to write down what users say; as `source`
     process: bool = False  # runs in a process of its own: this one may then be as busy as it likes
+    hang_s: float | None = 30.0  # an engine's process that answers nothing for so long is ended; None: never
 
     def __post_init__(self) -> None:
         if self.capacity < 1:
             raise ConfigError(f"capacity={self.capacity}; accepted: 1 or more")
         if self.threads < 1:
             raise ConfigError(f"threads={self.threads}; accepted: 1 or more")
+        if self.hang_s is not None and not self.hang_s > 0:
+            raise ConfigError(f"hang_s={self.hang_s}; accepted: more than 0, or None")
         if self.waiting < 0 or self.batch_wait_ms < 0 or self.wait_timeout_s < 0:
             raise ConfigError("waiting, batch_wait_ms and wait_timeout_s; accepted: 0 or more")
         if self.cfg_coef is not None and not 0 <= self.cfg_coef <= 100:
@@ -151,3 +154,4 @@ class EngineOptions(TypedDict, total=False):
     cuda_graphs: bool
     transcriber: str | None
     process: bool
+    hang_s: float | None

@@ -19,6 +19,7 @@ from moshi_agent.engine.commands import (
     Key,
     NoteDropped,
     Open,
+    Ping,
     RestartPercentiles,
     Say,
     SetSampling,
@@ -178,6 +179,8 @@ class Core:
                     conversations[command.key].metrics.dropped(command.samples, silent=False)
             case RestartPercentiles():
                 self.metrics.restart_percentiles()
+            case Ping():
+                pass
             case Drain():
                 self._admission.drain(len(conversations), self._clock() + command.seconds)
             case Stop():

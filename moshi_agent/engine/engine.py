@@ -133,6 +133,14 @@ class Engine:
         """Returns how many conversations fit, as measured on this device."""
         return self._backend.capacity()
 
+    async def capacity_async(self) -> Capacity:
+        """Says as `capacity`, and waits for the engine's process without holding up the event loop.
+
+        Raises:
+            EngineUnhealthy: the engine's process is not there, or does not answer.
+        """
+        return await self._backend.capacity_async()
+
     @property
     def model(self) -> ModelFacts:
         """Returns what the checkpoint is, and the sampling that it advises."""
@@ -140,6 +148,12 @@ class Engine:
 
     def metrics(self) -> EngineMetrics:
         """Returns the figures of now."""
+        return self._backend.metrics.snapshot()
+
+    async def metrics_async(self) -> EngineMetrics:
+        """Gives the figures of now, and waits for the engine's process without holding up the event loop."""
+        if isinstance(self._backend, ProcessBackend):
+            return await self._backend.metrics.snapshot_async()
         return self._backend.metrics.snapshot()
 
     def restart_percentiles(self) -> None:

@@ -163,6 +163,10 @@ class LocalBackend:
             refusal=None if refusal is None else str(refusal),
         )
 
+    async def capacity_async(self) -> Capacity:
+        """As `capacity`: here nobody is waited for."""
+        return self.capacity()
+
     def stop(self) -> None:
         """Ends every conversation and the thread."""
         self._stop(None)

@@ -220,10 +220,10 @@ class ConversationFrames(LLMService):
         )
         await self.start_llm_usage_metrics(usage)
         if self.metrics_enabled:
-            await self.push_frame(MetricsFrame(data=[self._engine_figures()]))
+            await self.push_frame(MetricsFrame(data=[await self._engine_figures()]))
 
-    def _engine_figures(self) -> MoshiMetricsData:
-        step_s = self._engine.metrics().step_s.p50
+    async def _engine_figures(self) -> MoshiMetricsData:
+        step_s = (await self._engine.metrics_async()).step_s.p50
         return MoshiMetricsData(
             processor=self.name,
             model=self._engine.config.source,

@@ -41,6 +41,7 @@ class Serve:
     threads: int = 1
     overcommit: bool = False  # calls are taken by the number of rows alone
     process: bool = True  # the engine in a process of its own
+    hang_s: float = 30.0  # without an answer of that process, after which another one is started
     ssl_cert: Path | None = None
     ssl_key: Path | None = None
     ssl_self_signed: bool = False
@@ -74,6 +75,7 @@ def serve(asked: Serve) -> None:
         capacity=asked.capacity,
         threads=asked.threads,
         process=asked.process,
+        hang_s=asked.hang_s,
         admit_by_time=not asked.overcommit,
     )
     app = create_app(engine, server)

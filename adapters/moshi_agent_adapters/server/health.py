@@ -21,13 +21,13 @@ def routes(server: Server) -> Sequence[BaseRoute]:
     registry = CollectorRegistry()
     prometheus.register(engine.metrics, registry)
 
-    def health(request: Request) -> Response:
-        healthy = engine.metrics().healthy
+    async def health(request: Request) -> Response:
+        healthy = (await engine.metrics_async()).healthy
         return JSONResponse({"status": "ok" if healthy else "failing"}, 200 if healthy else 503)
 
-    def ready(request: Request) -> Response:
+    async def ready(request: Request) -> Response:
         try:
-            capacity = engine.capacity()
+            capacity = await engine.capacity_async()
         except EngineUnhealthy as error:
             return JSONResponse({"ready": False, "draining": server.is_draining, "refusal": str(error)}, 503)
         is_ready = capacity.free > 0 and not server.is_draining
@@ -38,7 +38,7 @@ def routes(server: Server) -> Sequence[BaseRoute]:
     def metrics(request: Request) -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    def models(request: Request) -> Response:
+    async def models(request: Request) -> Response:
         model = {"id": server.config.model_name, "object": "model", "created": 0, "owned_by": "moshi-agent"}
         return JSONResponse({"object": "list", "data": [model]})
 

@@ -130,7 +130,7 @@ class MoshiConnection:
                 candidates = Candidates(self.address, self.config.private_candidates)
                 offer = read_offer(offer_sdp, self._offer, candidates.admits)
                 if is_first:
-                    self._check_room()
+                    await self._check_room()
                 answer = await self._negotiate(offer)
                 self._offer = offer
             except BaseException as error:
@@ -163,8 +163,8 @@ class MoshiConnection:
 
     # Negotiation
 
-    def _check_room(self) -> None:
-        refusal = self._engine.capacity().refusal
+    async def _check_room(self) -> None:
+        refusal = (await self._engine.capacity_async()).refusal
         if refusal is not None:
             raise EngineFull(refusal)
 
@@ -242,12 +242,12 @@ class MoshiConnection:
     async def _tell_stats(self, session: Session) -> None:
         """Once a second. What it is acknowledged with also shows that the peer is still there."""
         while True:
-            figures = {"type": "stats", **self._figures(session)}
+            figures = {"type": "stats", **await self._figures(session)}
             self.channel.send(json.dumps(figures, separators=(",", ":")))
             await asyncio.sleep(self.config.stats_interval_s)
 
-    def _figures(self, session: Session) -> dict[str, float]:
-        metrics = self._engine.metrics()
+    async def _figures(self, session: Session) -> dict[str, float]:
+        metrics = await self._engine.metrics_async()
         audio = self.caller_audio
         return {
             "backlog_ms": round(1000 * session.backlog_s, 1),

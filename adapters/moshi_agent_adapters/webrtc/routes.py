@@ -104,7 +104,7 @@ class Connections:
         """
         session = await self.session_config(options)
         self._forget_closed()
-        self._check_connecting(address)
+        await self._check_connecting(address)
         call = MoshiConnection(self.engine, session, self.config, address=address)
         call_id = secrets.token_urlsafe(16)
         self._calls[call_id] = call
@@ -122,14 +122,20 @@ class Connections:
         for call in list(self._calls.values()):
             await call.close("the application ends")
 
-    def _check_connecting(self, address: str) -> None:
+    async def _check_connecting(self, address: str) -> None:
         """Those on the way in hold no row yet: they count for their own address, and keep nobody else out."""
-        calls, network = self._calls.values(), network_of(address)
-        connecting = sum(call.session is None and network_of(call.address) == network for call in calls)
+        free = (await self.engine.capacity_async()).free if self._connecting(address) else 0
+        connecting = self._connecting(address)  # others may have come meanwhile
         if connecting >= self.config.connecting_per_address:
             raise TooManyCalls(f"{counted(connecting, 'call')} of one address on the way in already")
-        if connecting and connecting >= self.engine.capacity().free:
+        if connecting and connecting >= free:
             raise EngineFull(f"no row is free: {counted(connecting, 'call')} on the way in")
+
+    def _connecting(self, address: str) -> int:
+        network = network_of(address)
+        return sum(
+            call.session is None and network_of(call.address) == network for call in self._calls.values()
+        )
 
     def _forget_closed(self) -> None:
         self._calls = {call_id: call for call_id, call in self._calls.items() if not call.is_closed}

@@ -11,6 +11,7 @@ out of the engine's process. Frames carry `time.monotonic` across: on Linux it i
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import logging
 import threading
@@ -30,13 +31,15 @@ from moshi_agent.engine.metrics.metrics import EngineMetrics, Metrics
 from moshi_agent.engine.model_facts import ModelFacts
 from moshi_agent.engine.process.engine_process import EngineProcess
 from moshi_agent.engine.process.messages import About
+from moshi_agent.engine.process.watchdog import Watchdog
 from moshi_agent.engine.prompt.prompt import Prompt, PromptSource
 from moshi_agent.errors import EngineUnhealthy, MoshiAgentError
 from moshi_agent.plural import counted
 
 _log = logging.getLogger("moshi_agent.engine")
 _STOP_S = 10.0  # that the process may take to end its conversations and itself
-_METRICS_S = 2.0  # that a process which is alive takes at most to give its figures
+_ANSWER_S = 2.0  # that a process which is alive takes at most to say how it is
+_NO_ANSWER = f"the engine's process has not answered within {_ANSWER_S:g} s"
 
 
 class RestartLimit:
@@ -83,6 +86,7 @@ class ProcessBackend:
         self._lock = threading.Lock()
         self._process = EngineProcess()
         self._is_started = self._is_draining = self._is_stopping = self._has_given_up = False
+        self._watchdog = None if config.hang_s is None else Watchdog(config.hang_s, lambda: self._process)
         self._thread = threading.Thread(target=self._supervise, name="moshi-engine-process", daemon=True)
         self._thread.start()
         # Before the standard library ends the process at exit, which would look like a death.
@@ -119,6 +123,8 @@ class ProcessBackend:
         with self._lock:
             self._is_stopping = True
             process = self._process
+        if self._watchdog is not None:
+            self._watchdog.stop()
         if process.is_loaded:
             process.send(Stop())
         else:
@@ -158,10 +164,23 @@ class ProcessBackend:
         return self.ask(source).result()
 
     def capacity(self) -> Capacity:
-        """Says what fits, as measured. Raises EngineUnhealthy while there is no process to ask."""
-        process = self._process
-        capacity: Capacity = self.ask(About.CAPACITY).result()
-        return capacity if process.is_serving else replace(capacity, free=0, refusal=self._refusal())
+        """Says what fits, as measured. Raises EngineUnhealthy while there is no process that answers."""
+        try:
+            return self._as_it_is(self.ask(About.CAPACITY).result(_ANSWER_S))
+        except TimeoutError as error:
+            raise EngineUnhealthy(_NO_ANSWER) from error
+
+    async def capacity_async(self) -> Capacity:
+        """As `capacity`, for an event loop."""
+        try:
+            return self._as_it_is(await _within(self.ask(About.CAPACITY)))
+        except TimeoutError as error:
+            raise EngineUnhealthy(_NO_ANSWER) from error
+
+    def _as_it_is(self, capacity: Capacity) -> Capacity:
+        if self._process.is_serving:
+            return capacity
+        return replace(capacity, free=0, refusal=self._refusal())
 
     @cached_property
     def model(self) -> ModelFacts:
@@ -231,6 +250,11 @@ def _note_start(process: EngineProcess, started: Future[None]) -> None:
         _log.info("the engine's process %s serves in place of the one that was lost", pid, extra={"pid": pid})
 
 
+async def _within(answer: Future[Any]) -> Any:
+    """The answer of a process. Raises TimeoutError where it does not come."""
+    return await asyncio.wait_for(asyncio.wrap_future(answer), _ANSWER_S)
+
+
 class RemoteMetrics:
     """The figures of an engine in another process: since that process began, but for faults and restarts."""
 
@@ -241,9 +265,20 @@ class RemoteMetrics:
     def snapshot(self) -> EngineMetrics:
         """The figures of now; the last known, and `healthy=False`, where the process cannot be asked."""
         try:
-            self._last = self._backend.ask(About.METRICS).result(_METRICS_S)
+            self._last = self._backend.ask(About.METRICS).result(_ANSWER_S)
         except (MoshiAgentError, TimeoutError):
             self._last = replace(self._last, live_sessions=0, healthy=False)
+        return self._of_all_processes()
+
+    async def snapshot_async(self) -> EngineMetrics:
+        """As `snapshot`, for an event loop."""
+        try:
+            self._last = await _within(self._backend.ask(About.METRICS))
+        except (MoshiAgentError, TimeoutError):
+            self._last = replace(self._last, live_sessions=0, healthy=False)
+        return self._of_all_processes()
+
+    def _of_all_processes(self) -> EngineMetrics:
         last, backend = self._last, self._backend
         return replace(
             last,

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import http.client
 import json
+import os
 import signal
 import ssl
 import subprocess
@@ -31,6 +32,7 @@ from moshi_agent_adapters.server import ServerConfig
 from tests.adapters.server.server_calls import Running, wait_for
 from tests.adapters.server.server_clients import ask_kyutai, question, rest
 from tests.adapters.server.server_process import serving
+from tests.adapters.webrtc.webrtc_asking import refused_offer
 
 QUESTION = str(find_question("What is your name?", sample_questions()).path)
 ANSWER = "My name is Moshi, and I am a tiny talking model."
@@ -108,6 +110,33 @@ def test_without_calls_sigterm_ends_it_at_once() -> None:
         wait_for(lambda: _ready(server.port))
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 0
+
+
+def test_an_engine_that_hangs_neither_holds_up_the_server_nor_its_end() -> None:
+    """Stopped for good: what asks it is told so, and a signal ends both."""
+    with serving("--capacity", "1", "--hang-seconds", "600") as server:
+        wait_for(lambda: _ready(server.port))
+        (child,) = _children(server.process.pid)
+        os.kill(child, signal.SIGSTOP)
+        status, _ = asyncio.run(refused_offer(f"http://localhost:{server.port}"))
+        assert status == 503
+        for path, status in (("/health", 503), ("/ready", 503), ("/v1/models", 200)):
+            connection = http.client.HTTPConnection("localhost", server.port, timeout=10)
+            assert _status(connection, {}, path) == status
+            connection.close()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(40) == 0
+        assert not Path(f"/proc/{child}").exists()
+
+
+def _children(pid: int) -> list[int]:
+    """The engine's process: of those that a process has begun, what is no tracker of resources."""
+    found = {
+        child
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    }
+    return [int(one) for one in found if b"resource_tracker" not in Path(f"/proc/{one}/cmdline").read_bytes()]
 
 
 def _ready(port: int) -> bool:

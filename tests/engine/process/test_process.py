@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import multiprocessing
@@ -109,6 +110,53 @@ def test_a_conversation_is_the_same_to_the_last_bit(
     assert tokens_of(there) == tokens_of(here)
     np.testing.assert_array_equal(audio_of(there), audio_of(here))
     assert [type(event) for event in there] == [type(event) for event in here]
+
+
+def test_a_process_that_hangs_is_ended_and_another_one_serves(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR, "moshi_agent.engine")
+    known = set(multiprocessing.active_children())
+    with Engine(EngineConfig(process=True, hang_s=1.0, **OPTIONS)) as engine:
+        (child,) = set(multiprocessing.active_children()) - known
+        assert child.pid is not None
+        session = engine.open_session(FILE)
+        os.kill(child.pid, signal.SIGSTOP)
+        assert ended(session).reason == "engine_lost"
+        assert f"{child.pid} has not answered for 1 s" in caplog.text
+        engine.start()
+        assert engine.capacity().free == 2
+
+
+def test_questions_to_a_process_that_hangs_have_a_deadline_and_hold_up_no_event_loop() -> None:
+    async def ask(engine: Engine) -> tuple[bool, float]:
+        began, turns = time.monotonic(), 0
+
+        async def turn() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0.01)
+                turns += 1
+
+        turning = asyncio.create_task(turn())
+        metrics = await engine.metrics_async()
+        with pytest.raises(EngineUnhealthy, match="has not answered within 2 s"):
+            await engine.capacity_async()
+        turning.cancel()
+        assert turns > 50
+        return metrics.healthy, time.monotonic() - began
+
+    known = set(multiprocessing.active_children())
+    with Engine(EngineConfig(process=True, hang_s=None, **OPTIONS)) as engine:
+        (child,) = set(multiprocessing.active_children()) - known
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGSTOP)
+        try:
+            healthy, seconds = asyncio.run(ask(engine))
+            with pytest.raises(EngineUnhealthy, match="has not answered within 2 s"):
+                engine.capacity()
+        finally:
+            os.kill(child.pid, signal.SIGCONT)
+        assert not healthy
+        assert seconds < 10
 
 
 def test_two_conversations_at_once_do_not_mix(remote: Engine, alone: list[Event], thanks: Samples) -> None:
