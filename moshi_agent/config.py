@@ -37,6 +37,18 @@ def require_value(name: str, value: object, accepted: Iterable[object]) -> None:
         raise ConfigError(f"{name}={value!r}; accepted: {', '.join(map(str, accepted))}")
 
 
+def require_sizes(where: object, least: int, most: int, names: str) -> None:
+    """Raises ConfigError unless these fields are integers from `least` to `most`, tuples of them, or None.
+
+    A model is built before its tensors are looked at, so no size may be beyond what anybody has.
+    """
+    for name in names.split():
+        value: object = getattr(where, name)
+        for size in value if isinstance(value, tuple) else (value,):  # pyright: ignore[reportUnknownVariableType]
+            if size is not None and not (isinstance(size, Integral) and least <= int(size) <= most):
+                raise ConfigError(f"{name}={str(size)[:40]}; accepted: {least} to {most}")  # pyright: ignore[reportUnknownArgumentType]
+
+
 def refuse_unknown_keys(given: Iterable[str], accepted: Iterable[str], where: str) -> None:
     """Raises ConfigError naming every key of `given` that is not in `accepted`."""
     accepted = sorted(accepted)
@@ -68,6 +80,9 @@ class TransformerConfig:
     weights_per_step_schedule: tuple[int, ...] | None = None  # step -> weight set
 
     def __post_init__(self) -> None:
+        require_sizes(self, 1, 2**16, "dim num_heads kv_repeat")
+        require_sizes(self, 0, 2**10, "num_layers weights_per_step weights_per_step_schedule")
+        require_sizes(self, 1, 2**20, "dim_feedforward context")
         require_value("norm", self.norm, _NORMS)
         require_value("positional_embedding", self.positional_embedding, _POSITIONAL_EMBEDDINGS)
         require_value("gating", self.gating, _GATINGS)
@@ -130,6 +145,11 @@ class SEANetConfig:
     disable_norm_outer_blocks: int = 0
 
     def __post_init__(self) -> None:
+        require_sizes(self, 1, 2**16, "channels dimension n_filters compress")
+        require_sizes(
+            self, 1, 2**10, "ratios kernel_size last_kernel_size residual_kernel_size dilation_base"
+        )
+        require_sizes(self, 0, 2**6, "n_residual_layers disable_norm_outer_blocks")
         # Checkpoints spell these out; nothing else was ever published.
         require_value("seanet activation", self.activation, ("ELU",))
         require_value("seanet causal", self.causal, (True,))
@@ -156,6 +176,10 @@ class QuantizerConfig:
     bins: int = 2048
     input_dimension: int = 512
     output_dimension: int = 512
+
+    def __post_init__(self) -> None:
+        require_sizes(self, 1, 2**16, "dimension bins input_dimension output_dimension")
+        require_sizes(self, 0, 2**10, "n_q n_q_semantic")
 
 
 def published_mimi_transformer() -> TransformerConfig:
@@ -217,6 +241,7 @@ class ConditionerConfig:
 
     def __post_init__(self) -> None:
         require_value(f"conditioner {self.name!r}: type", self.kind, ("lut", "tensor"))
+        require_sizes(self, 0, 2**16, "dim n_bins")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +260,9 @@ class LoraConfig:
 
     rank: int = 128
     scaling: float = 2.0
+
+    def __post_init__(self) -> None:
+        require_sizes(self, 1, 2**16, "rank")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +300,9 @@ class MoshiConfig:
     lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
+        require_sizes(self, 0, 2**10, "n_q dep_q extra_heads_num_heads extra_heads_dim")
+        require_sizes(self, 1, 2**20, "card text_card text_card_out")
+        require_sizes(self, -(2**10), 2**12, "delays")
         if len(self.delays) != self.n_q + 1:
             raise ConfigError(f"{len(self.delays)} delays for one text and n_q={self.n_q} audio streams")
         if min(self.delays) < 0:

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, Self, cast
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ _FILE = ".pt"
 _ZIP = b"PK\x03\x04"
 RECORDINGS = (".wav", ".flac", ".ogg", ".mp3")
 _LARGEST_FILE = 64 << 20  # bytes; NVIDIA's have about one million
+_LARGEST_HEADER = 1 << 20  # bytes: long names, and what tar knows more of a file
 _MOST_MEMBERS = 10_000  # of an archive
 _DAMAGED = (tarfile.TarError, OSError, EOFError, zlib.error)  # what reading a damaged archive raises
 
@@ -136,10 +137,21 @@ def find_voices(where: Path) -> Voices:
     return Voices({Path(name).stem: MemberPlace(where, name) for name in members})
 
 
+class _BoundedHeader(tarfile.TarInfo):
+    """Is a header of an archive; what only describes a file may not be large, for it is read into memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        if not header.isreg() and header.size > _LARGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {header.size >> 20} MB")
+        return header
+
+
 def _members(archive: Path) -> Iterator[tuple[str, BinaryIO]]:
     """The voice files of an archive, by the last parts of their names. All else is passed over."""
     try:
-        with tarfile.open(archive, "r|gz") as tar:
+        with tarfile.open(archive, "r|gz", tarinfo=_BoundedHeader) as tar:
             for number, member in enumerate(tar):
                 if number >= _MOST_MEMBERS or member.size > _LARGEST_FILE:
                     raise InputError(f"{archive}: no archive of voices: too many files, or too large ones")

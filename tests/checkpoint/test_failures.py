@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,21 @@ def test_an_unknown_key_of_the_codec(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"dim": "wide"}, {"delays": 3}, {"conditioners": {"x": {}}}, {"n_q": None}]
+    "changes",
+    [
+        {"dim": "wide"},
+        {"delays": 3},
+        {"conditioners": {"x": {}}},
+        {"n_q": None},
+        {"num_heads": 0},
+        {"dim": 10**9},
+        {"hidden_scale": 1e308},
+        {"num_layers": 10**6},
+        {"delays": [10**9] * 9},
+        {"text_card": 10**12},
+        {"depformer_num_layers": 10**6},
+        {"context": -1},
+    ],
 )
 def test_a_value_of_the_wrong_kind(
     read: Callable[[Path], object], folder: Path, changes: dict[str, Any]
@@ -136,6 +151,16 @@ def test_a_value_of_the_wrong_kind(
 def test_a_tokenizer_that_is_none(read: Callable[[Path], object], folder: Path) -> None:
     (folder / "tokenizer_spm.model").write_bytes(b"no tokenizer")
     assert _reason(read, folder).startswith(f"{folder / 'tokenizer_spm.model'}: not a sentencepiece model")
+
+
+def test_a_tokenizer_whose_pieces_are_no_text(read: Callable[[Path], object], folder: Path) -> None:
+    path = folder / "tokenizer_spm.model"
+    data = path.read_bytes()
+    start = "\u2581".encode()
+    path.write_bytes(
+        data[: data.index(start)] + b"\xff" * len(start) + data[data.index(start) + len(start) :]
+    )
+    assert re.match(rf"{re.escape(str(path))}: damaged: its piece \d+ is no text", _reason(read, folder))
 
 
 def test_an_unknown_format(read: Callable[[Path], object], folder: Path, edit_json: EditJson) -> None:
@@ -208,6 +233,7 @@ def test_a_transformers_configuration_that_asks_for_another_model(
             lambda t: t.update({"text_emb.weight": torch.ones(1)}),
             r"text_emb.weight has shape \[1\]; in .* \[49, 32\]",
         ),
+        (lambda t: t.update({"text_linear.lora_A.weight": torch.ones(())}), r"shape \[\]"),
         (lambda t: t.clear(), "no tensors in it"),
     ],
 )

@@ -94,6 +94,15 @@ def test_what_is_no_place_of_voices_is_refused(tmp_path: Path) -> None:
             find_voices(tmp_path / name)
 
 
+def test_an_archive_with_a_large_header_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "voices.tgz", "w:gz", format=tarfile.PAX_FORMAT) as tar:
+        voice = tarfile.TarInfo("voices/A.pt")
+        voice.pax_headers = {"comment": "x" * (2 << 20)}
+        tar.addfile(voice)
+    with pytest.raises(ConfigError, match=r"voices.tgz: not a whole archive of voices .a header of 2 MB"):
+        find_voices(tmp_path / "voices.tgz")
+
+
 def test_a_voice_file_with_code_in_it_is_refused_and_none_of_it_runs(tmp_path: Path) -> None:
     mark = tmp_path / "it_ran"
     for data in (

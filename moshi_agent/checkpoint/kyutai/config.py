@@ -135,7 +135,12 @@ def naming_config(where: str) -> Generator[None]:
         yield
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
-    except (TypeError, KeyError, ValueError) as error:  # a number where a list is needed, and the like
+    except (
+        TypeError,
+        KeyError,
+        ValueError,
+        ArithmeticError,
+    ) as error:  # a number where a list is needed, and the like
         raise ConfigError(f"{where}: a value of the wrong kind ({error})") from error
 
 

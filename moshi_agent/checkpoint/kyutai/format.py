@@ -106,7 +106,11 @@ def _lora_keys(weights: Path) -> dict[str, Any]:
     config = read_json(beside) if beside.is_file() else {}
     # The first files have the updates of all depth steps in one tensor; the others show the rank.
     tensors = read_tensors(weights, "meta")
-    ranks = [tensor.shape[0] for name, tensor in tensors.items() if name.endswith(".lora_A.weight")]
+    ranks = [
+        tensor.shape[0]
+        for name, tensor in tensors.items()
+        if name.endswith(".lora_A.weight") and tensor.dim()
+    ]
     usual = {"lora": True, "lora_rank": min(ranks, default=1)}
     return usual | {key: config[key] for key in ("lora_rank", "lora_scaling") if key in config}
 

@@ -37,6 +37,10 @@ from moshi_agent.errors import EngineUnhealthy, MoshiAgentError
 from moshi_agent.plural import counted
 
 _log = logging.getLogger("moshi_agent.engine")
+_WHERE_IT_MAY_BEGIN = (
+    "; a program with an engine's process has to be a file, as Python begins the process by importing it "
+    '(not `python -`), and has to load the engine under `if __name__ == "__main__":`'
+)
 _STOP_S = 10.0  # that the process may take to end its conversations and itself
 _ANSWER_S = 2.0  # that a process which is alive takes at most to say how it is
 _NO_ANSWER = f"the engine's process has not answered within {_ANSWER_S:g} s"
@@ -204,7 +208,7 @@ class ProcessBackend:
             how = process.run(self.config)
             never_loaded = not process.is_loaded and not self.restarts.taken  # then `__init__` raises it
             if not process.is_loaded:
-                told = f": {process.loaded.exception()}" if process.loaded.done() else ""
+                told = f": {process.loaded.exception()}" if process.loaded.done() else _WHERE_IT_MAY_BEGIN
                 how += f" before it was loaded{told}"
             # Whoever hears of the end finds it counted, and the next process in its place.
             self.lost_sessions += process.sessions

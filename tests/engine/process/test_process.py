@@ -354,6 +354,16 @@ def test_the_process_ends_with_the_one_that_started_it(end: str, exit_code: int,
     assert done.stderr == ""  # nor does the resource tracker complain of anything left behind
 
 
+def test_a_program_that_is_no_file_is_told_what_a_process_needs() -> None:
+    program = "from moshi_agent import Engine\nEngine.load('tiny', process=True)"
+    command = [sys.executable, "-"]
+    done = subprocess.run(command, input=program, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "ended with exit code 1 before it was loaded; a program" in last
+    assert "not `python -`" in last and 'if __name__ == "__main__"' in last
+
+
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
