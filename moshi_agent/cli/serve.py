@@ -10,6 +10,7 @@ import click
 from moshi_agent.cli.adapters import load_adapter
 from moshi_agent.cli.options import lora_option, model_option, threads_option
 from moshi_agent.cli.serve_limits import LIMITS, limit_options
+from moshi_agent.cli.whole_text import WholeText
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -45,6 +46,7 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     "tokens",
     multiple=True,
     envvar="MOSHI_AGENT_TOKEN",
+    type=WholeText(),
     help="A secret that every client has to bring. Needed for any host but this machine; may be repeated.",
 )
 @click.option("--token-file", type=_FILE, help="A file with one token on each line.")
@@ -61,6 +63,7 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     "ice_servers",
     multiple=True,
     envvar="MOSHI_AGENT_ICE_SERVER",
+    type=WholeText(),
     metavar="URL[,USERNAME,CREDENTIAL]",
     help="A STUN or TURN server for WebRTC, which callers learn with its credential; may be repeated.",
 )

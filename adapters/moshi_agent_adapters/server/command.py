@@ -83,7 +83,7 @@ def serve(asked: Serve) -> None:
         config = uvicorn.Config(
             app,
             log_config=None,
-            log_level=asked.log_level,
+            log_level="info" if asked.log_level == "debug" else asked.log_level,  # debug tells headers
             access_log=False,  # tokens may stand in a query
             server_header=False,
             **uvicorn_options(server, behind_proxy=asked.proxies is not None),

@@ -48,8 +48,14 @@ class ServerConfig:
     say_commentary: bool = False  # GPT-Live's commentary is spoken, word by word
 
     def __post_init__(self) -> None:
-        if any(len(token) < 8 for token in self.tokens):
+        if any(len(token.strip()) < 8 for token in self.tokens):
             raise ConfigError("a token of less than 8 characters; accepted: 8 or more")
+        if not all(
+            token.isascii() and token.isprintable() and token == token.strip() for token in self.tokens
+        ):
+            raise ConfigError(
+                "a token that no HTTP header can hold; accepted: printable ASCII without spaces at its ends"
+            )
         if not (self.tokens or self.no_auth or is_loopback(self.host)):
             raise ConfigError(
                 f"the host {self.host} is reachable from elsewhere, and no token is set; accepted: a token, "

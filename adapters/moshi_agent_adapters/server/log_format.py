@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+# The query of a path or an address, and the headers that hold tokens.
+_SECRETS = re.compile(r"""((?:/[^\s"'?]*\?)|(?:\bbearer )|(?:\b(?:set-)?cookie: ))[^\s"']+""", re.IGNORECASE)
 LogFormat = Literal["text", "json"]
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
@@ -18,8 +21,18 @@ def set_up_log(level: str, form: LogFormat) -> None:
     """Writes records from this level on to stderr, Python's warnings among them."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(_TEXT))
+    handler.addFilter(without_secrets)
     logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.captureWarnings(True)
+
+
+def without_secrets(record: logging.LogRecord) -> bool:
+    """Takes tokens out of a record, which is written all the same: queries, bearer tokens and cookies."""
+    text = record.getMessage()
+    cleaned = _SECRETS.sub(r"\1...", text)
+    if cleaned != text:
+        record.msg, record.args = cleaned, None
+    return True
 
 
 class JsonFormatter(logging.Formatter):

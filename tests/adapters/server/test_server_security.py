@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the extra `server`: pip install moshi-agent[server]")
 pytest.importorskip("aiortc", reason="needs the extra `server`: pip install moshi-agent[server]")
 
+import click
+from click.testing import CliRunner
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -22,7 +25,10 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from moshi_agent import ConfigError
+from moshi_agent.cli.serve import serve
+from moshi_agent.cli.whole_text import WholeText
 from moshi_agent_adapters.server import ServerConfig
+from moshi_agent_adapters.server.log_format import without_secrets
 from moshi_agent_adapters.server.security import Guard
 from tests.adapters.server.server_calls import running_app
 
@@ -223,6 +229,48 @@ def test_tokens_that_can_be_guessed_and_origins_that_are_none_are_refused() -> N
         ServerConfig(tokens=("short",))
     with pytest.raises(ConfigError, match="origin"):
         ServerConfig(origins=("example.org",))
+
+
+@pytest.mark.parametrize(
+    "token", [" " * 8, "\t" * 9, " correct-horse", "pässwörter", "correct\nhorse", "\ufeffcorrect"]
+)
+def test_tokens_that_no_header_can_hold_are_refused(token: str) -> None:
+    with pytest.raises(ConfigError, match="token"):
+        ServerConfig(tokens=(token,))
+    assert ServerConfig(tokens=("correct horse battery",)).tokens
+
+
+def test_a_variable_holds_one_token() -> None:
+    seen: list[tuple[str, ...]] = []
+
+    @click.command()
+    @click.option("--token", "tokens", multiple=True, envvar="MOSHI_AGENT_TOKEN", type=WholeText())
+    def show(tokens: tuple[str, ...]) -> None:
+        seen.append(tokens)
+
+    CliRunner().invoke(show, [], env={"MOSHI_AGENT_TOKEN": "correct horse battery"})
+    CliRunner().invoke(show, ["--token", "a b", "--token", "c"])
+    assert seen == [("correct horse battery",), ("a b", "c")]
+    option = next(one for one in serve.params if one.name == "tokens")
+    assert isinstance(option.type, WholeText)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '127.0.0.1:5 - "WebSocket /api/chat?token=SECRET&a=1" [accepted]',
+        "< GET /api/chat?worker_auth_id=SECRET HTTP/1.1",
+        "< Authorization: Bearer SECRET",
+        "< Cookie: moshi_agent_token=SECRET",
+    ],
+)
+def test_no_token_is_written_into_the_log(line: str) -> None:
+    record = logging.LogRecord("uvicorn.error", logging.INFO, "", 0, "%s", (line,), None)
+    assert without_secrets(record)
+    assert "SECRET" not in record.getMessage()
+    plain = logging.LogRecord("any", logging.INFO, "", 0, "what did he say? yes", None, None)
+    assert without_secrets(plain)
+    assert plain.getMessage() == "what did he say? yes"
 
 
 def test_tokens_are_not_shown() -> None:
