@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import secrets
+import time
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode
 
@@ -38,6 +40,31 @@ _SIGN_IN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Token 
 <button>Go on</button></form></html>"""
 
 
+_WRONG = _SIGN_IN.replace("<form>", "<p>That token was wrong.</p><form>")
+_COOKIE_S = 30 * 24 * 3600
+
+
+class Cookies:
+    """Values that stand for a token that was shown: until a time, and as long as this server runs."""
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+
+    def give(self, now: float) -> str:
+        """A new value: when it ends, and who said so."""
+        until = str(int(now) + _COOKIE_S)
+        return f"{until}.{self._signature(until)}"
+
+    def opens(self, value: str | None, now: float) -> bool:
+        """Whether it was given here, and its time is not over."""
+        until, _, signature = (value or "").partition(".")
+        is_ours = hmac.compare_digest(signature.encode(), self._signature(until).encode())
+        return is_ours and int(until) > now
+
+    def _signature(self, until: str) -> str:
+        return hmac.new(self._key, until.encode(), hashlib.sha256).hexdigest()
+
+
 class Guard:
     """Checks every request, websockets included, before its endpoint: ASGI middleware."""
 
@@ -45,6 +72,7 @@ class Guard:
         self._app = app
         self._config = config
         self._digests = [_digest(token) for token in config.tokens]
+        self._cookies = Cookies()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lets the request pass, or answers it."""
@@ -69,11 +97,11 @@ class Guard:
         in_query = next((request.query_params[n] for n in _QUERY_NAMES if n in request.query_params), None)
         wants_page = request.scope["type"] == "http" and "text/html" in request.headers.get("accept", "")
         if in_query is not None and self._opens(in_query):
-            return _with_cookie(request, in_query) if wants_page else None
-        if self._opens(_bearer(request)) or self._opens(_cookie(request)):
+            return _with_cookie(request, self._cookies.give(time.time())) if wants_page else None
+        if self._opens(_bearer(request)) or self._cookies.opens(_cookie(request), time.time()):
             return None
         if wants_page:
-            return HTMLResponse(_SIGN_IN, 401)
+            return HTMLResponse(_SIGN_IN if in_query is None else _WRONG, 401)
         message = "no valid token; accepted: an Authorization header with a bearer token"
         return _refusal(401, "invalid_api_key", message, {"WWW-Authenticate": "Bearer"})
 
@@ -116,14 +144,14 @@ def _cookie(request: HTTPConnection) -> str | None:
     return cookies[COOKIE].value if COOKIE in cookies else None
 
 
-def _with_cookie(request: HTTPConnection, token: str) -> Response:
-    """Back to the same page, with the token in a cookie and no longer in the address."""
+def _with_cookie(request: HTTPConnection, value: str) -> Response:
+    """Back to the same page, with what stands for the token in a cookie and no longer in the address."""
     query = [pair for pair in parse_qsl(request.url.query) if pair[0] not in _QUERY_NAMES]
     # The path alone, and only one slash before it: nothing here leads to another host.
     path = "/" + request.url.path.lstrip("/\\")
     response = RedirectResponse(path + ("?" + urlencode(query) if query else ""), 303)
     secure = request.url.scheme == "https"
-    response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure)
+    response.set_cookie(COOKIE, value, max_age=_COOKIE_S, httponly=True, samesite="strict", secure=secure)
     return response
 
 

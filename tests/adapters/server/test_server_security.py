@@ -29,7 +29,7 @@ from moshi_agent.cli.serve import serve
 from moshi_agent.cli.whole_text import WholeText
 from moshi_agent_adapters.server import ServerConfig
 from moshi_agent_adapters.server.log_format import without_secrets
-from moshi_agent_adapters.server.security import Guard
+from moshi_agent_adapters.server.security import Cookies, Guard
 from tests.adapters.server.server_calls import running_app
 
 TOKEN = "correct-horse-battery"
@@ -152,9 +152,29 @@ def test_a_browser_gets_a_cookie_for_the_token_and_an_address_without_it(closed_
 
 
 def test_a_cookie_does_not_help_a_page_from_elsewhere(closed_port: int) -> None:
-    pair = f"moshi_agent_token={TOKEN}"
+    assert _get(closed_port, Cookie=f"moshi_agent_token={TOKEN}")[0] == 401
+    _, headers, _ = _get(closed_port, f"/?token={TOKEN}", Accept="text/html")
+    pair = headers["set-cookie"].partition(";")[0]
+    assert TOKEN not in pair
     assert _socket_status(closed_port, Cookie=pair, Origin="https://evil.example") == 403
     assert _socket_status(closed_port, Cookie=pair, Origin="https://example.org") == 101
+
+
+def test_a_cookie_ends_and_cannot_be_made_up() -> None:
+    cookies = Cookies()
+    value = cookies.give(1000.0)
+    assert cookies.opens(value, 1001.0)
+    assert not cookies.opens(value, 1000.0 + 31 * 24 * 3600)
+    assert not Cookies().opens(value, 1001.0)
+    for other in (None, "", ".", "x", "9" + value, value + "0", value.replace(".", ""), "ä.ä"):
+        assert not cookies.opens(other, 1001.0)
+
+
+def test_the_page_says_that_a_token_was_wrong(closed_port: int) -> None:
+    assert "wrong" not in _get(closed_port, Accept="text/html")[2]
+    status, _, body = _get(closed_port, "/?token=another", Accept="text/html")
+    assert status == 401
+    assert "That token was wrong" in body
 
 
 def test_the_way_back_never_leads_elsewhere(closed_port: int) -> None:
