@@ -202,6 +202,16 @@ def test_a_wrong_shape_in_a_shard(
     )
 
 
+@pytest.mark.parametrize(
+    "changes", [{"num_attention_heads": 0}, {"hidden_size": "wide"}, {"num_hidden_layers": 10**6}]
+)
+def test_a_value_of_the_wrong_kind_in_a_transformers_configuration(
+    read: Callable[[Path], object], hf_folder: Path, edit_json: EditJson, changes: dict[str, Any]
+) -> None:
+    edit_json(hf_folder / "config.json", changes)
+    assert _reason(read, hf_folder, ConfigError).startswith(f"{hf_folder / 'config.json'}: ")
+
+
 @pytest.mark.parametrize("content", ["[]", "{}", '{"weight_map": {}}', "?"])
 def test_an_index_that_is_none(read: Callable[[Path], object], hf_folder: Path, content: str) -> None:
     index = hf_folder / "model.safetensors.index.json"

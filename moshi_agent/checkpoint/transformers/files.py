@@ -113,6 +113,13 @@ def locate_transformers(source: Source, config_path: Path, config: dict[str, Any
         mimi_config = read_mimi_config(cast("Mapping[str, Any]", codec))
     except ConfigError as error:
         raise ConfigError(f"{config_path}: {error}") from error
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:  # a number for a list, and the like
+        raise ConfigError(f"{config_path}: a value of the wrong kind ({error})") from error
     usage = Usage(model_type="mimi") if lm_config is None else _usage(source)
     weights = source.find(WEIGHTS_NAME) or source.find(INDEX_NAME)
     if weights is None:
