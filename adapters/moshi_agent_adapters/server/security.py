@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
+import logging
 import secrets
 import time
 from http.cookies import CookieError, SimpleCookie
@@ -17,7 +19,9 @@ from starlette.websockets import WebSocket
 
 from moshi_agent_adapters.origins import place
 from moshi_agent_adapters.server.config import ServerConfig, is_loopback
+from moshi_agent_adapters.server.limits import Allowance
 
+_log = logging.getLogger("moshi_agent.server")
 COOKIE = "moshi_agent_token"
 # Where the token may stand in a URL: ours, and the one that Kyutai's page has a field for.
 _QUERY_NAMES = ("token", "worker_auth_id")
@@ -41,6 +45,8 @@ _SIGN_IN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Token 
 
 
 _WRONG = _SIGN_IN.replace("<form>", "<p>That token was wrong.</p><form>")
+_WRONG_S = 0.5  # before the answer to a wrong token
+_WARNINGS_PER_S = 0.2  # of wrong tokens
 _COOKIE_S = 30 * 24 * 3600
 
 
@@ -73,6 +79,7 @@ class Guard:
         self._config = config
         self._digests = [_digest(token) for token in config.tokens]
         self._cookies = Cookies()
+        self._warnings = Allowance(_WARNINGS_PER_S, 10)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lets the request pass, or answers it."""
@@ -81,6 +88,8 @@ class Guard:
             return
         request = HTTPConnection(scope)
         answer, headers = self._answer(request), _headers(request)
+        if answer is not None and answer.status_code == 401 and _shown(request):
+            await self._note_wrong_token(request)
         if answer is None:
             await self._app(scope, receive, _with_headers(send, headers))
         elif scope["type"] == "websocket":
@@ -105,6 +114,13 @@ class Guard:
         message = "no valid token; accepted: an Authorization header with a bearer token"
         return _refusal(401, "invalid_api_key", message, {"WWW-Authenticate": "Bearer"})
 
+    async def _note_wrong_token(self, request: HTTPConnection) -> None:
+        """Tells of it and takes its time: the connections of an address bound how many are tried at once."""
+        address = request.client.host if request.client else ""
+        if self._warnings.spend(1, time.monotonic()):
+            _log.warning("a wrong token from %s", address, extra={"address": address})
+        await asyncio.sleep(_WRONG_S)
+
     def _opens(self, token: str | None) -> bool:
         """Whether it is one of the tokens. Takes the same time for all that are not."""
         if token is None:
@@ -125,6 +141,11 @@ class Guard:
             return False
         origin = request.headers.get("origin")
         return origin is None or place(origin) == here or place(origin) in known
+
+
+def _shown(request: HTTPConnection) -> bool:
+    """Whether a token was shown, in any way but the cookie, which ends by itself."""
+    return _bearer(request) is not None or any(name in request.query_params for name in _QUERY_NAMES)
 
 
 def _digest(token: str) -> bytes:

@@ -170,6 +170,17 @@ def test_a_cookie_ends_and_cannot_be_made_up() -> None:
         assert not cookies.opens(other, 1001.0)
 
 
+def test_wrong_tokens_are_told_of_and_slowed(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "moshi_agent.server"), _guarded(tokens=(TOKEN,)) as port:
+        began = time.monotonic()
+        assert _get(port)[0] == 401
+        assert not caplog.records
+        assert _get(port, Authorization="Bearer wrong-token")[0] == 401
+        assert time.monotonic() - began >= 0.5
+        (warning,) = [one for one in caplog.records if one.name == "moshi_agent.server"]
+        assert warning.getMessage() == "a wrong token from 127.0.0.1"
+
+
 def test_the_page_says_that_a_token_was_wrong(closed_port: int) -> None:
     assert "wrong" not in _get(closed_port, Accept="text/html")[2]
     status, _, body = _get(closed_port, "/?token=another", Accept="text/html")
