@@ -90,6 +90,11 @@ class CheckpointFiles(CodecFiles, Protocol):
         """An archive or a folder of the voices that come with the model."""
         ...
 
+    @property
+    def references(self) -> Path | None:
+        """The table of a language model that takes a stream of references, in a file of its own."""
+        ...
+
     def read_lm_config(self) -> MoshiConfig | None:
         """Reads the language model's configuration; None for a codec alone. Raises ConfigError."""
         ...

@@ -12,7 +12,7 @@ import torch
 from moshi_agent.checkpoint.checkpoint import Checkpoint
 from moshi_agent.checkpoint.format import CheckpointFiles, Format, Reference
 from moshi_agent.checkpoint.formats import FORMATS, locate
-from moshi_agent.checkpoint.models import build_lm, fill_mimi, ignore_early_end
+from moshi_agent.checkpoint.models import add_references, build_lm, fill_mimi, ignore_early_end
 from moshi_agent.checkpoint.sources import BUILT_IN, open_source
 from moshi_agent.checkpoint.tensors import reading_device
 from moshi_agent.checkpoint.tokenizer import read_tokenizer
@@ -153,6 +153,8 @@ def _build_lm(config: MoshiConfig, files: CheckpointFiles, options: Options) -> 
         to_be_packed=options.pack is not None,
         progress=options.progress,
     )
+    if files.references is not None:
+        add_references(lm, files.references)
     if files.usage.kind_of(config) == "translator":
         ignore_early_end(lm)
     return lm

@@ -6,15 +6,16 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from moshi_agent.checkpoint.lora import LoraUpdates, read_lora
-from moshi_agent.checkpoint.tensors import Stored, assign_tensors, reading_device
+from moshi_agent.checkpoint.tensors import Stored, assign_tensors, read_tensors, reading_device
 from moshi_agent.config import MimiConfig, MoshiConfig
-from moshi_agent.errors import ConfigError
+from moshi_agent.errors import CheckpointError, ConfigError
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.embedding import TokenEmbedding
@@ -85,6 +86,18 @@ def build_lm(
             _make_lora(model, kept)
             stored.tensors.update(kept.tensors())
     return fill_lm(model, stored, device, dtype, fused, to_be_packed, progress)
+
+
+def add_references(model: LMModel, path: Path) -> None:
+    """Gives a model its table for references. Raises CheckpointError for a file that does not fit."""
+    model.add_references()
+    table = cast(TokenEmbedding, model.oracle_emb)
+    wanted, tensors = tuple(table.weight.shape), read_tensors(path, "cpu")
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != {"oracle_emb.weight": wanted}:
+        raise CheckpointError(f"{path}: it has {shapes}; needed is oracle_emb.weight of {list(wanted)}")
+    with torch.no_grad():
+        table.weight.copy_(tensors["oracle_emb.weight"])
 
 
 def fill_lm(

@@ -38,6 +38,7 @@ class StepInput:
     replace: Tensor | None = None  # [B, dep_q] audio tokens to take instead of generating any
     next_piece: Tensor | None = None  # [B] the one piece of text that may come now; ANY_TEXT leaves it free
     length: int | None = None  # positions of the cache to read, as in `Transformer.forward`
+    references: Tensor | None = None  # [B] the tokens of this step, as in `LMModel.temporal`
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,15 @@ class Generator:
         """Hidden [B, 1, dim], the same of the unwanted half or None, and text logits [B, text_card_out]."""
         model, exec_mask, guidance = self.lm_model, given.exec_mask, self.guidance
         tokens, is_initial = self.ring.read(state.ring, exec_mask)
+        references = None if given.references is None else given.references[:, None]
         hidden, logits = model.temporal(
-            tokens[:, :, None], state.temporal, exec_mask, self.conditions, given.length
+            tokens[:, :, None], state.temporal, exec_mask, self.conditions, given.length, references
         )
         if guidance is None:
             return hidden, None, logits[:, 0]
         tokens = guidance.unwanted_tokens(tokens, is_initial, state.ring.offset, self.ring.delays)
         hidden_null, logits_null = model.temporal(
-            tokens[:, :, None], state.temporal_null, exec_mask, guidance.conditions, given.length
+            tokens[:, :, None], state.temporal_null, exec_mask, guidance.conditions, given.length, references
         )
         if not guidance.no_text:
             logits = guidance.guide(logits, logits_null)

@@ -62,6 +62,8 @@ class LMModel(nn.Module):
         self.extra_heads = nn.ModuleList(
             Linear(dim, config.extra_heads_dim) for _ in range(config.extra_heads_num_heads)
         )
+        # For a stream of references, in a model that was trained to speak about them: `add_references`.
+        self.oracle_emb: TokenEmbedding | None = None
         self.condition_provider = ConditionProvider(config.conditioners, dim) if config.conditioners else None
         self.fuser = ConditionFuser(config.fuser) if config.fuser else None
         self._packed_embeddings: PackedEmbeddingSum | None = None
@@ -71,6 +73,15 @@ class LMModel(nn.Module):
             self._make_depth(config.depth)
         self._like: Tensor
         self.register_buffer("_like", torch.empty(0), persistent=False)
+
+    def add_references(self) -> None:
+        """Gives the model a table for references, whose padding is zeros: as if there were none.
+
+        As in KAME (arXiv:2510.02327), from which it has its name.
+        """
+        config = self.config
+        table = TokenEmbedding(config.text_card + 1, config.temporal.dim, zero=config.text_padding_id)
+        self.oracle_emb = table.to(self.device, self.dtype)
 
     def _make_depth(self, depth: DepthConfig) -> None:
         config, dim = self.config, depth.transformer.dim
@@ -203,13 +214,18 @@ class LMModel(nn.Module):
         exec_mask: Tensor | None = None,
         conditions: Conditions | None = None,
         length: int | None = None,
+        references: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Reads tokens of all streams, [B, 1 + n_q, S] -> hidden [B, S, dim], logits [B, S, text_card_out].
 
-        With a state, the next S steps of each row; `length` as in `Transformer.forward`.
+        With a state, the next S steps of each row; `length` as in `Transformer.forward`. `references` are
+        tokens of what the model is to speak about, [B, S], padding where there is nothing; a new reference
+        begins with `text_card`. Only a model with a table for them takes any.
         """
         conditions = conditions or Conditions()
         x = self.embed(tokens)
+        if references is not None and self.oracle_emb is not None:
+            x = x + self.oracle_emb(references)
         if conditions.sum is not None:
             x = x + conditions.sum
         x = self.out_norm(self.transformer(x, state, exec_mask, conditions.cross, length))
@@ -280,6 +296,8 @@ class LMModel(nn.Module):
                 width = module.in_features if isinstance(module, nn.Linear) else module.embedding_dim
                 std = 1 / math.sqrt(width)
                 nn.init.trunc_normal_(module.weight, std=std, a=-3 * std, b=3 * std)
+                if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+                    nn.init.zeros_(module.weight[module.padding_idx])
 
     def pack(self, pack_format: PackFormat = "float32") -> None:
         """Packs every weight for inference on the CPU, layer by layer; the plain ones are released."""

@@ -111,6 +111,8 @@ class LMGen(Generator, Streaming[LMGenState]):
         input_tokens: Tensor,
         depformer_replace_tokens: Tensor | None = None,
         forced_tokens: Tensor | None = None,
+        *,
+        references: Tensor | None = None,
     ) -> Tensor | None:
         """The next frame of every row that executes.
 
@@ -118,6 +120,8 @@ class LMGen(Generator, Streaming[LMGenState]):
             input_tokens: [B, K, 1] codes of the user, K at least `n_q - dep_q`.
             depformer_replace_tokens: [B, dep_q, 1] audio tokens to take instead of generating any.
             forced_tokens: [B, 1 + dep_q, 1] text and audio tokens to take where they are not -2.
+            references: [B] tokens of what a model with a table for it is to speak about, see
+                `LMModel.temporal`; None is padding.
 
         Returns:
             [B, 1 + dep_q, 1], text first, of the frame `max_delay` ago; a row without one yet, or that
@@ -126,7 +130,7 @@ class LMGen(Generator, Streaming[LMGenState]):
         Raises:
             InputError: another shape or type, or a code out of range.
         """
-        out, _ = self._step(input_tokens, depformer_replace_tokens, forced_tokens)
+        out, _ = self._step(input_tokens, depformer_replace_tokens, forced_tokens, references)
         return out
 
     @torch.no_grad()
@@ -143,7 +147,11 @@ class LMGen(Generator, Streaming[LMGenState]):
         return out, [head(hidden).softmax(-1) for head in self.lm_model.extra_heads]
 
     def _step(
-        self, user: Tensor, replace: Tensor | None, forced: Tensor | None
+        self,
+        user: Tensor,
+        replace: Tensor | None,
+        forced: Tensor | None,
+        references: Tensor | None = None,
     ) -> tuple[Tensor | None, Tensor]:
         state, exec_mask = self.streaming_state, self._exec_mask
         assert self.sampling is not None
@@ -152,6 +160,7 @@ class LMGen(Generator, Streaming[LMGenState]):
             exec_mask=exec_mask,
             forced=self._check_generated(forced, 1 + self.lm_model.dep_q, "forced_tokens"),
             replace=self._check_generated(replace, self.lm_model.dep_q, "depformer_replace_tokens"),
+            references=references,
         )
         output = self.advance(state, given, self.sampling)
         self.last_sampled = output.sampled

@@ -20,6 +20,7 @@ class TokenEmbedding(nn.Embedding):
         low_rank: width of the table, followed by a projection to `dim`.
         norm: normalises what was looked up.
         demux: a token may stand for two, `(second + 1) * num_tokens + first`, projected separately.
+        zero: a token whose row is zeros, and stays so in training.
     """
 
     def __init__(
@@ -30,9 +31,10 @@ class TokenEmbedding(nn.Embedding):
         low_rank: int | None = None,
         norm: bool = False,
         demux: bool = False,
+        zero: int | None = None,
     ) -> None:
         width = low_rank or dim
-        super().__init__(num_tokens, width)
+        super().__init__(num_tokens, width, padding_idx=zero)
         self.norm = LayerNorm(width) if norm else None
         self.low_rank = Linear(width, dim) if low_rank else None
         self.demux = demux

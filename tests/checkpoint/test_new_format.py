@@ -36,6 +36,7 @@ class ToyFiles:
     raw: dict[str, Any]
     lora_weights: None = None
     voices: None = None
+    references: None = None
 
     @property
     def paths(self) -> list[Path]:

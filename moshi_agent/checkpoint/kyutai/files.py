@@ -30,6 +30,7 @@ TEXT_TOKENIZER_NAME = "tokenizer_spm_32k_3.model"
 
 VOICES_NAME = "voices.tgz"
 VOICES_FOLDER = "voices"
+REFERENCES_NAME = "references.safetensors"  # beside the weights, which Kyutai's package reads without it
 
 _SECTIONS = tuple(one.name for one in fields(Usage))
 
@@ -53,6 +54,7 @@ class KyutaiFiles:
     model_type: str = MOSHI
     lora_weights: Path | None = None
     voices: Path | None = None  # an archive or a folder of the voices that come with the model
+    references: Path | None = None  # the table for a stream of references
     lm_gen_config: dict[str, Any] = field(default_factory=dict[str, Any])
     tts_config: dict[str, Any] = field(default_factory=dict[str, Any])
     stt_config: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -63,7 +65,8 @@ class KyutaiFiles:
         """The files with weights, the tokenizer, and the archive of voices."""
         lora = [] if self.lora_weights is None else [self.lora_weights]
         voices = [self.voices] if self.voices is not None and self.voices.is_file() else []
-        return [self.moshi_weights, *lora, self.mimi_weights, self.tokenizer, *voices]
+        references = [] if self.references is None else [self.references]
+        return [self.moshi_weights, *references, *lora, self.mimi_weights, self.tokenizer, *voices]
 
     @property
     def num_codebooks(self) -> int:
@@ -143,6 +146,7 @@ def locate_kyutai(
         raw_config=raw,
         mimi_config=None if mimi_config is None else read_json(mimi_config),
         lora_weights=locate(lora_weights, "lora_name", None),
+        references=source.find(REFERENCES_NAME) if isinstance(source, Folder) else None,
         **{one.name: getattr(usage, one.name) for one in fields(usage)},
     )
     with naming_config(str(mimi_config)):

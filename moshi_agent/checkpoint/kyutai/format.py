@@ -12,7 +12,7 @@ from torch import Tensor
 from moshi_agent.checkpoint.format import CheckpointFiles, CodecFiles, Origin, Reference
 from moshi_agent.checkpoint.kyutai.config import MOSHI_7B, write_moshi_config
 from moshi_agent.checkpoint.kyutai.files import MIMI_NAME as PUBLISHED_MIMI_NAME
-from moshi_agent.checkpoint.kyutai.files import KyutaiFiles, locate_kyutai
+from moshi_agent.checkpoint.kyutai.files import REFERENCES_NAME, KyutaiFiles, locate_kyutai
 from moshi_agent.checkpoint.kyutai.mimi_config import read_codec_config, write_mimi_config
 from moshi_agent.checkpoint.kyutai.names import mimi_to_kyutai
 from moshi_agent.checkpoint.kyutai.save import LM_NAME, MIMI_CONFIG_NAME, MIMI_NAME
@@ -73,6 +73,8 @@ class KyutaiFormat:
         write_tensors(folder / MIMI_NAME, theirs)
         write_tensors(folder / LM_NAME, model.tensors)
         copy_file(tokenizer, folder / tokenizer.name)
+        if files.references is not None:
+            copy_file(files.references, folder / REFERENCES_NAME)
         write_json(folder / MIMI_CONFIG_NAME, write_mimi_config(mimi_config))
         names = {
             "moshi_name": LM_NAME,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from moshi_agent.checkpoint.kyutai.config import write_moshi_config
+from moshi_agent.checkpoint.kyutai.files import REFERENCES_NAME
 from moshi_agent.checkpoint.kyutai.mimi_config import write_mimi_config
 from moshi_agent.checkpoint.kyutai.names import mimi_to_kyutai
 from moshi_agent.checkpoint.write import copy_file, make_folder, write_json, write_tensors
@@ -22,6 +23,7 @@ from moshi_agent.nn.conv import CausalConvTranspose1d
 LM_NAME = "model.safetensors"
 MIMI_NAME = "mimi.safetensors"
 MIMI_CONFIG_NAME = "mimi_config.json"
+REFERENCES = "oracle_emb."
 
 
 def save_kyutai(
@@ -34,7 +36,9 @@ def save_kyutai(
     model_type: str = "moshi",
     lm_gen_config: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes `config.json`, the codec's configuration, both weight files and the tokenizer into `folder`.
+    """Writes `config.json`, the codec's configuration, the weight files and the tokenizer into `folder`.
+
+    A table for references has a file of its own, so that Kyutai's package takes the others as they are.
 
     Args:
         tokenizer: the sentencepiece model to put beside the weights; it keeps its name.
@@ -52,7 +56,10 @@ def save_kyutai(
     make_folder(folder)
     copy_file(tokenizer, folder / tokenizer.name)
     write_tensors(folder / MIMI_NAME, codec_tensors)
+    references = {name: lm_tensors.pop(name) for name in list(lm_tensors) if name.startswith(REFERENCES)}
     write_tensors(folder / LM_NAME, lm_tensors)
+    if references:
+        write_tensors(folder / REFERENCES_NAME, references)
     write_json(folder / MIMI_CONFIG_NAME, write_mimi_config(mimi.config))
     names = {
         "moshi_name": LM_NAME,

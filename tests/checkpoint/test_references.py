@@ -1,0 +1,90 @@
+"""The table for a stream of references: a file of its own, and without references as if there were none."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from moshi_agent.checkpoint import load_checkpoint, save_kyutai
+from moshi_agent.errors import CheckpointError
+from moshi_agent.models.lm import LMModel
+from moshi_agent.models.lm_gen import LMGen
+from tests.small_models import small_lm, small_mimi
+
+PADDING = 3
+REFERENCES = "references.safetensors"
+
+
+def with_table() -> LMModel:
+    """A model with a table drawn at random."""
+    torch.manual_seed(0)
+    model = small_lm()
+    model.add_references()
+    model.init_weights()
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with a table for references."""
+    folder = tmp_path_factory.mktemp("with_references")
+    tokenizer = resources.files("moshi_agent") / "assets" / "tiny" / "tokenizer_spm.model"
+    with resources.as_file(tokenizer) as path:
+        save_kyutai(folder, small_mimi(), with_table(), path, dtype=torch.float32)
+    return folder
+
+
+def codes(model: LMModel, steps: int) -> torch.Tensor:
+    """Codes of a call, [1, streams, steps]."""
+    return torch.randint(0, 8, (1, model.num_codebooks, steps), generator=torch.Generator().manual_seed(1))
+
+
+def test_the_table_is_written_beside_the_weights_and_read_again(folder: Path) -> None:
+    """Kyutai's package refuses tensors that it does not know, so none of them is in its file."""
+    model = with_table()
+    assert model.oracle_emb is not None
+    assert not any("oracle" in name for name in load_file(folder / "model.safetensors"))
+    assert list(load_file(folder / REFERENCES)) == ["oracle_emb.weight"]
+    loaded = load_checkpoint(folder).lm
+    assert loaded is not None and loaded.oracle_emb is not None
+    assert torch.equal(loaded.oracle_emb.weight, model.oracle_emb.weight)
+
+
+def test_padding_is_as_good_as_no_reference(folder: Path) -> None:
+    """Bit for bit: rows without a reference keep what they say. Other tokens change it."""
+    model = with_table()
+    given = model.delayed(codes(model, 8))[:, :, :-1]
+    none, _ = model.temporal(given)
+    padding, _ = model.temporal(given, references=torch.full((1, 8), PADDING))
+    some, _ = model.temporal(given, references=torch.tensor([[PADDING] * 5 + [12, 5, 6]]))
+    assert torch.equal(none, padding)
+    assert torch.equal(none[:, :5], some[:, :5])
+    assert not torch.allclose(none[:, 5:], some[:, 5:])
+
+
+def test_a_row_is_given_its_own_reference_while_it_generates() -> None:
+    """Of two rows in step, the one with a reference goes its own way, and the other stays as it was."""
+    model = with_table()
+    outputs: list[torch.Tensor] = []
+    for tokens in ([PADDING, PADDING], [PADDING, 12]):
+        generator = LMGen(model, use_sampling=False)
+        with generator.streaming(2):
+            user = torch.zeros(2, model.n_q - model.dep_q, 1, dtype=torch.long)
+            for _ in range(4):
+                generator.step(user, references=torch.tensor(tokens))
+            outputs.append(generator.streaming_state.ring.tokens.clone())
+    assert torch.equal(outputs[0][0], outputs[1][0])
+    assert not torch.equal(outputs[0][1], outputs[1][1])
+
+
+def test_a_table_of_another_size_is_refused(folder: Path, tmp_path: Path) -> None:
+    """The error names the file and both shapes."""
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    save_file({"oracle_emb.weight": torch.zeros(3, 4)}, tmp_path / REFERENCES)
+    with pytest.raises(CheckpointError, match="references"):
+        load_checkpoint(tmp_path)
