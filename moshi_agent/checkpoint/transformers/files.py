@@ -47,6 +47,7 @@ class TransformersFiles:
     usage: Usage = field(default_factory=Usage)
     lora_weights: None = None  # the format has no place for them, nor for voices
     voices: None = None
+    references: None = None
 
     @property
     def num_codebooks(self) -> int:

@@ -22,6 +22,7 @@ from moshi_agent.training.tiny.corpus import Corpus, Item, Utterance
 from moshi_agent.training.tiny.evaluation import __main__ as command
 from moshi_agent.training.tiny.evaluation.bot import ModelBot, Rows, TextRow
 from moshi_agent.training.tiny.evaluation.caller import Caller, Turn
+from moshi_agent.training.tiny.evaluation.ear import Spoken, spoken_answers
 from moshi_agent.training.tiny.evaluation.failures import by_voice, failures, wrong_texts
 from moshi_agent.training.tiny.evaluation.line import CONDITIONS, ECHO_PATH_MS, Line
 from moshi_agent.training.tiny.evaluation.matching import Matcher
@@ -267,6 +268,24 @@ def test_a_bot_that_speaks_too_early_is_noticed(material: Material) -> None:
     assert shares[WAITS][ALL].good == 0
     assert shares[IN_TIME][ALL].good == 0
     assert percent(shares[QUIET][ALL]) < 99
+
+
+def test_an_ear_is_given_each_answer_whole(material: Material) -> None:
+    """From the call it gets the sound of the answer to each question, from the teacher the answer itself."""
+    settings = replace(LISTENING, conditions=CONDITIONS[:1])
+    rng = np.random.default_rng(0)
+    decks = Deck(material.questions, rng), Deck(material.unknown, rng)
+    callers = [Caller(plan, material, *decks, settings.frames) for plan in call_plans(settings)]
+    judge, matcher = CallJudge(material, load_tokenizer()), Matcher([one.audio for one in material.answers])
+    texts = [one.text for one in material.answers]
+    teacher = {one.text: one.audio for one in material.answers}
+    spoken: list[Spoken] = []
+    for call in play(Oracle(material, callers), callers, settings.frames):
+        spoken += spoken_answers(call, judge.judge(call), teacher)
+    assert len(spoken) > 5
+    for one in spoken:
+        assert texts[matcher.nearest(one.bot)] == one.text
+        assert len(one.teacher) <= len(one.bot) <= len(one.teacher) + 2 * FRAME_SAMPLES
 
 
 def test_decks_give_each_text_once_a_round(material: Material) -> None:

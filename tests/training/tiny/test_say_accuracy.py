@@ -13,7 +13,7 @@ from moshi_agent.audio.files import read_audio
 from moshi_agent.audio.framing import frames_of
 from moshi_agent.questions import find_question, sample_questions
 from moshi_agent.training.tiny.answers import Answer
-from moshi_agent.training.tiny.evaluation.say_accuracy import report, tell
+from moshi_agent.training.tiny.evaluation.say_accuracy import report, score, tell
 
 QUESTIONS = ("How much is two plus two?", "Count to five.", "Good night, sleep well.")
 
@@ -40,7 +40,7 @@ def engine() -> Iterator[Engine]:
 
 
 def test_what_sounds_as_when_it_is_asked_is_right(engine: Engine, answers: list[Answer]) -> None:
-    scores = tell(engine, answers, seed=1)
+    scores = score(answers, tell(engine, [answer.text for answer in answers], seed=1))
     assert [score.text for score in scores] == [score.heard for score in scores]
     assert report(scores) == "told to say one of its texts: 3 of 3 sound right"
 
@@ -48,7 +48,8 @@ def test_what_sounds_as_when_it_is_asked_is_right(engine: Engine, answers: list[
 def test_another_sound_or_another_level_is_not(engine: Engine, answers: list[Answer]) -> None:
     first, second, third = answers
     mixed_up = [replace(first, audio=second.audio), replace(second, audio=first.audio)]
-    scores = tell(engine, [*mixed_up, replace(third, audio=0.3 * third.audio)], seed=1)
+    wanted = [*mixed_up, replace(third, audio=0.3 * third.audio)]
+    scores = score(wanted, tell(engine, [answer.text for answer in wanted], seed=1))
     assert not any(score.right for score in scores)
     assert scores[0].heard == second.text and scores[2].heard == third.text
     assert scores[2].louder_db > 6

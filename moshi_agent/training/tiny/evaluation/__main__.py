@@ -9,18 +9,27 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 import click
+import numpy as np
 import torch
 
 from moshi_agent.checkpoint.load import load_checkpoint
 from moshi_agent.engine.engine import Engine
 from moshi_agent.errors import MoshiAgentError
 from moshi_agent.outputs import naming, whole_file
+from moshi_agent.training.tiny.evaluation.ear import (
+    BUNDLED,
+    Spoken,
+    ear_report,
+    listen,
+    open_ear,
+    through_codec,
+)
 from moshi_agent.training.tiny.evaluation.failures import by_voice, failures, wrong_texts
 from moshi_agent.training.tiny.evaluation.line import CONDITIONS
-from moshi_agent.training.tiny.evaluation.material import open_material
+from moshi_agent.training.tiny.evaluation.material import Material, open_material
 from moshi_agent.training.tiny.evaluation.report import Measure, measures, summary, table, timing
 from moshi_agent.training.tiny.evaluation.run import Settings, evaluate, tokenizer_of
-from moshi_agent.training.tiny.evaluation.say_accuracy import SayScore, report, tell
+from moshi_agent.training.tiny.evaluation.say_accuracy import SayScore, report, score, tell
 from moshi_agent.training.tiny.evaluation.scoring import CallScore
 from moshi_agent.training.tiny.phrases import load_phrases
 
@@ -61,6 +70,8 @@ class _Numbers(TypedDict):
 @click.option("--seed", default=1, show_default=True)
 @click.option("--threads", default=1, show_default=True, help="Of PyTorch.")
 @click.option("--failures", "most", default=30, show_default=True, help="How many kinds of failures to list.")
+@click.option("--ear", default=BUNDLED, show_default=True, help="A recogniser as `annotate` has; '' is none.")
+@click.option("--ear-answers", default=150, show_default=True, help="How many answers it listens to.")
 @click.option("--json", "out", type=_PATH, help="Where every turn's result goes.")
 @click.option("--recordings", type=_PATH, help="A folder for stereo files of the calls.")
 def main(
@@ -69,6 +80,8 @@ def main(
     names: Sequence[str],
     threads: int,
     most: int,
+    ear: str,
+    ear_answers: int,
     out: Path | None,
     recordings: Path | None,
     **numbers: Unpack[_Numbers],
@@ -80,17 +93,34 @@ def main(
     try:
         checkpoint = load_checkpoint(model, pack="auto")
         material = open_material(held_out, tokenizer_of(checkpoint), settings.seed)
-        calls = evaluate(checkpoint, material, settings, recordings)
+        heard: list[Spoken] = []
+        calls = evaluate(checkpoint, material, settings, recordings, heard)
         rows = measures(calls)
-        with Engine.load(model, shared=False, capacity=len(material.answers), admit_by_time=False) as engine:
-            told = tell(engine, material.answers, settings.seed)
+        told, spoken = _tell(model, material, settings.seed)
         click.echo("\n\n".join([summary(calls), table(rows), timing(calls), report(told)]) + "\n")
+        if ear:
+            picks = np.random.default_rng(settings.seed).permutation(len(heard))[:ear_answers]
+            spoken += through_codec(checkpoint.mimi, material.answers, "its own texts through the codec")
+            understood = listen(open_ear(ear), [*(heard[int(i)] for i in picks), *spoken])
+            click.echo(ear_report(understood) + "\n")
         click.echo("\n\n".join([wrong_texts(calls, load_phrases()), by_voice(calls), failures(calls, most)]))
         if out is not None:
             with whole_file(out) as path, naming(out):
                 path.write_text(_as_json(settings, rows, calls, told), encoding="utf-8")
     except MoshiAgentError as error:
         raise click.ClickException(str(error)) from error
+
+
+def _tell(model: str, material: Material, seed: int) -> tuple[list[SayScore], list[Spoken]]:
+    """Has all texts of the bot said, out of the blue."""
+    answers = material.answers
+    with Engine.load(model, shared=False, capacity=len(answers), admit_by_time=False) as engine:
+        sounds = tell(engine, [answer.text for answer in answers], seed)
+    spoken = [
+        Spoken(kind="told: its own texts", text=answer.text, bot=sound, teacher=answer.audio)
+        for answer, sound in zip(answers, sounds, strict=True)
+    ]
+    return score(answers, sounds), spoken
 
 
 def _as_json(

@@ -14,6 +14,7 @@ from moshi_agent.checkpoint.checkpoint import Checkpoint
 from moshi_agent.errors import ConfigError
 from moshi_agent.training.tiny.evaluation.bot import ModelBot
 from moshi_agent.training.tiny.evaluation.caller import Caller, CallPlan
+from moshi_agent.training.tiny.evaluation.ear import Spoken, spoken_answers
 from moshi_agent.training.tiny.evaluation.line import CONDITIONS, Condition
 from moshi_agent.training.tiny.evaluation.material import Deck, Material
 from moshi_agent.training.tiny.evaluation.play import Recording, play
@@ -60,11 +61,13 @@ def evaluate(
     material: Material,
     settings: Settings,
     recordings: Path | None = None,
+    heard: list[Spoken] | None = None,
 ) -> list[CallScore]:
     """Plays the calls and scores each.
 
     Args:
         recordings: a folder for stereo files of all calls, the caller on the left.
+        heard: where what the bot answers is added, for an ear.
 
     Raises:
         ConfigError: a checkpoint without a tokenizer or a language model.
@@ -74,6 +77,7 @@ def evaluate(
     rng = np.random.default_rng(settings.seed)
     known, unknown = Deck(material.questions, rng), Deck(material.unknown, rng)
     plans = call_plans(settings)
+    teacher = {answer.text: answer.audio for answer in material.answers}
     scores: list[CallScore] = []
     for first in range(0, len(plans), settings.rows):
         group = plans[first : first + settings.rows]
@@ -84,6 +88,8 @@ def evaluate(
             play(bot, callers, settings.frames, keep_user=recordings is not None), first + 1
         ):
             scores.append(judge.judge(call))
+            if heard is not None:
+                heard += spoken_answers(call, scores[-1], teacher)
             if recordings is not None:
                 write_recording(recordings, number, call)
     return scores

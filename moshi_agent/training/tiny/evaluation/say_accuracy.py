@@ -1,4 +1,4 @@
-"""Whether the bot says what it is told to (`Session.say`): each text that it can speak, out of the blue."""
+"""Whether the bot says what it is told to (`Session.say`), out of the blue."""
 
 from __future__ import annotations
 
@@ -36,20 +36,24 @@ class SayScore:
         return self.heard == self.text and in_pace and abs(self.louder_db) <= LOUDNESS_RANGE_DB
 
 
-def tell(engine: Engine, answers: Sequence[Answer], seed: int) -> list[SayScore]:
-    """Tells a conversation of its own each of the texts; `engine` needs a row for each."""
-    matcher = Matcher([_loud(answer.audio) for answer in answers])
+def tell(engine: Engine, texts: Sequence[str], seed: int) -> list[Audio]:
+    """Tells a conversation of its own each of the texts; `engine` needs a row for each. [samples] each."""
     sessions: list[Session] = []
-    for number, answer in enumerate(answers):
+    for number, text in enumerate(texts):
         session = engine.session(SessionConfig(seed=seed + number, live=False, tail_ms=2000.0)).open()
         session.push(np.zeros(SILENCE_FRAMES * FRAME_SAMPLES, np.float32))
-        session.say(answer.text)
+        session.say(text)
         session.finish()
         sessions.append(session)
-    sounds = [
+    return [
         np.concatenate([event.pcm for event in session if isinstance(event, AudioChunk)])
         for session in sessions
     ]
+
+
+def score(answers: Sequence[Answer], sounds: Sequence[Audio]) -> list[SayScore]:
+    """How like each of the sounds, [samples], is to the answer that it should be."""
+    matcher = Matcher([_loud(answer.audio) for answer in answers])
     return [_score(matcher, answers, index, sound) for index, sound in enumerate(sounds)]
 
 

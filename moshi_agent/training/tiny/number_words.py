@@ -1,0 +1,40 @@
+"""Numbers, times of the day and sums of money as they are said."""
+
+from __future__ import annotations
+
+# fmt: off
+ONES = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)
+TENS = (
+    "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
+)
+# fmt: on
+
+
+def number(value: int) -> str:
+    """A whole number from 0 to 99 in words."""
+    if value < 20:
+        return ONES[value]
+    tens = TENS[value // 10 - 2]
+    return tens if value % 10 == 0 else f"{tens} {ONES[value % 10]}"
+
+
+def clock(hour: int, minute: int) -> str:
+    """A time of the day in words, hour 1 to 12; the minute is a multiple of five."""
+    past = {0: "{} o'clock", 15: "a quarter past {}", 30: "half past {}"}
+    if minute in past:
+        return past[minute].format(number(hour))
+    if minute == 45:
+        return f"a quarter to {number(hour % 12 + 1)}"
+    return f"{number(hour)} oh five" if minute == 5 else f"{number(hour)} {number(minute)}"
+
+
+def amount(units: int, hundredths: int, currency: str = "dollar") -> str:
+    """A sum of money in words."""
+    whole = f"{number(units)} {currency}{'s' if units != 1 else ''}"
+    if not hundredths:
+        return whole
+    cents = f"{number(hundredths)} cents"
+    return cents if not units else f"{whole} and {cents}"
