@@ -35,16 +35,25 @@ class AddressLimits:
         return self._live.total()
 
     def enter(self, address: str, now: float) -> None:
-        """A call begins. Raises TooMany; otherwise `leave` has to follow."""
+        """A call begins, and is one at once. Raises TooMany; otherwise `leave` has to follow."""
+        self.begin(address, now)
+        self.connect(address)
+
+    def connect(self, address: str) -> None:
+        """A call that has begun is one from now on. Raises TooMany; otherwise `leave` has to follow."""
+        address = network_of(address)
+        self._check_room(address)
+        self._live[address] += 1
+
+    def begin(self, address: str, now: float) -> None:
+        """A call begins that is none yet. Raises TooMany where it could not become one, or too many begin."""
         address = network_of(address)
         self._forget(now)
-        if self._live[address] >= self._at_once:
-            raise TooMany(f"from one address {counted(self._at_once, 'call')} at once may come")
+        self._check_room(address)
         starts = self._starts.setdefault(address, deque())
         if len(starts) >= self._starts_per_minute:
             raise TooMany(f"from one address {counted(self._starts_per_minute, 'call')} a minute may come")
         starts.append(now)
-        self._live[address] += 1
 
     def leave(self, address: str) -> None:
         """A call has ended."""
@@ -52,6 +61,10 @@ class AddressLimits:
         self._live[address] -= 1
         if not self._live[address]:
             del self._live[address]
+
+    def _check_room(self, address: str) -> None:
+        if self._live[address] >= self._at_once:
+            raise TooMany(f"from one address {counted(self._at_once, 'call')} at once may come")
 
     def _forget(self, now: float) -> None:
         for address, starts in list(self._starts.items()):

@@ -15,7 +15,13 @@ from moshi_agent_adapters.protocols.call_protocol import Wanted
 from moshi_agent_adapters.server.limits import TooMany
 from moshi_agent_adapters.server.page_routes import page_routes
 from moshi_agent_adapters.server.server import Server
-from moshi_agent_adapters.webrtc import ConnectionConfig, Connections, TooManyCalls, webrtc_routes
+from moshi_agent_adapters.webrtc import (
+    ConnectionConfig,
+    Connections,
+    MoshiConnection,
+    TooManyCalls,
+    webrtc_routes,
+)
 
 _KINDS: dict[str, type] = {"role": str, "voice": str, "seed": int, "greet": bool}
 
@@ -59,23 +65,24 @@ class WebCalls(Connections):
         """Begins a call, if the address may."""
         if self._server.is_draining:
             raise EngineFull("the server is shutting down")
-        addresses = self._server.addresses
         try:
-            addresses.enter(address, time.monotonic())
+            self._server.addresses.begin(address, time.monotonic())
         except TooMany as error:
             raise TooManyCalls(str(error)) from error
-        try:
-            call_id, answer = await super().open(offer_sdp, options, address)
-        except BaseException:
-            addresses.leave(address)
-            raise
-        leaving = asyncio.ensure_future(self._leave(call_id, address))
+        call_id, answer = await super().open(offer_sdp, options, address)
+        leaving = asyncio.ensure_future(self._leave(self.call(call_id)))
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
         return call_id, answer
 
-    async def _leave(self, call_id: str, address: str) -> None:
+    def admit(self, address: str) -> None:
+        """Counts a call for its address, now that it is connected."""
         try:
-            await self.call(call_id).wait_closed()
-        finally:
-            self._server.addresses.leave(address)
+            self._server.addresses.connect(address)
+        except TooMany as error:
+            raise TooManyCalls(str(error)) from error
+
+    async def _leave(self, call: MoshiConnection) -> None:
+        await call.wait_closed()
+        if call.is_admitted:
+            self._server.addresses.leave(call.address)

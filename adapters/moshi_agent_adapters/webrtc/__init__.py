@@ -13,9 +13,9 @@ Needs the extra `webrtc`.
 """
 
 from moshi_agent_adapters.webrtc.config import ConnectionConfig, IceServer
-from moshi_agent_adapters.webrtc.connection import MoshiConnection, TooManyOffers
+from moshi_agent_adapters.webrtc.connection import MoshiConnection, TooManyCalls, TooManyOffers
 from moshi_agent_adapters.webrtc.offer import OfferError
-from moshi_agent_adapters.webrtc.routes import Connections, TooManyCalls, webrtc_routes
+from moshi_agent_adapters.webrtc.routes import Connections, webrtc_routes
 
 __all__ = [
     "ConnectionConfig",

@@ -45,6 +45,10 @@ _WATCH_INTERVAL_S = 0.25
 _LAST_WORDS_S = 0.5  # for the last events to leave
 
 
+class TooManyCalls(MoshiAgentError):
+    """Refuses a caller who has more calls than one may have."""
+
+
 class TooManyOffers(MoshiAgentError):
     """One call is renegotiated again and again."""
 
@@ -62,6 +66,7 @@ class MoshiConnection:
         config: of the connection.
         on_event: called with every event of the conversation, audio chunks too.
         address: of the peer, if it is known: it decides which ICE candidates are taken, see `Candidates`.
+        admit: called when the peer is connected. Raises a MoshiAgentError where it is not to be served.
     """
 
     def __init__(
@@ -71,10 +76,13 @@ class MoshiConnection:
         config: ConnectionConfig | None = None,
         on_event: Callable[[Event], object] | None = None,
         address: str = "",
+        admit: Callable[[], object] = lambda: None,
     ) -> None:
         self.config = config or ConnectionConfig()
         self.session: Session | None = None  # once the peer is connected
         self.address = address
+        self.is_admitted = False
+        self._admit = admit
         self.channel = EventChannel(
             self.config.messages_per_second,
             self.config.says_per_second,
@@ -202,9 +210,12 @@ class MoshiConnection:
     async def _converse(self) -> None:
         """The whole conversation, to its end."""
         try:
+            self._admit()
+            self.is_admitted = True
             session = await self._engine.session(self._session_config).open_async()
         except MoshiAgentError as error:
             code = "engine_full" if isinstance(error, EngineFull) else "engine_error"
+            code = "too_many_calls" if isinstance(error, TooManyCalls) else code
             self.channel.send_error(str(error), code)
             await asyncio.sleep(_LAST_WORDS_S)
             self._start_closing(f"refused, {error}")

@@ -16,6 +16,7 @@ import json
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -37,15 +38,11 @@ from moshi_agent_adapters.networks import network_of
 from moshi_agent_adapters.origins import is_of_own_page
 from moshi_agent_adapters.personas import choose_persona
 from moshi_agent_adapters.webrtc.config import ConnectionConfig
-from moshi_agent_adapters.webrtc.connection import MoshiConnection, TooManyOffers
+from moshi_agent_adapters.webrtc.connection import MoshiConnection, TooManyCalls, TooManyOffers
 from moshi_agent_adapters.webrtc.offer import OfferError
 
 _LONGEST_BODY = 131_072  # bytes
 _OPTIONS = {"greet": bool, "seed": int, "role": str, "voice": str}
-
-
-class TooManyCalls(MoshiAgentError):
-    """Refuses a caller who has more calls than one may have."""
 
 
 class ForeignPage(MoshiAgentError):
@@ -55,7 +52,8 @@ class ForeignPage(MoshiAgentError):
 class Connections:
     """Holds the calls of one engine, by an id that cannot be guessed.
 
-    A subclass may say in `info` and `session_config` what callers can choose, and in `open` whom it lets in.
+    A subclass may say in `info` and `session_config` what callers can choose, and in `open` and `admit` whom
+    it lets in.
     """
 
     def __init__(self, engine: Engine, config: ConnectionConfig | None = None) -> None:
@@ -105,10 +103,14 @@ class Connections:
         session = await self.session_config(options)
         self._forget_closed()
         await self._check_connecting(address)
-        call = MoshiConnection(self.engine, session, self.config, address=address)
+        admit = partial(self.admit, address)
+        call = MoshiConnection(self.engine, session, self.config, address=address, admit=admit)
         call_id = secrets.token_urlsafe(16)
         self._calls[call_id] = call
         return call_id, await call.answer(offer_sdp)
+
+    def admit(self, address: str) -> None:
+        """Lets a caller in that is connected now. A subclass may raise TooManyCalls."""
 
     def call(self, call_id: str) -> MoshiConnection:
         """Returns a running call. Raises SessionClosed where there is none."""

@@ -272,7 +272,10 @@ def test_calls_over_webrtc_are_under_the_same_limits() -> None:
     async def call_twice(server: Running) -> tuple[int, str]:
         caller = Caller()
         offer = {"sdp": await caller.offer()}
-        assert (await asyncio.to_thread(request, "POST", f"{server.http}/api/webrtc", offer))[0] == 201
+        began, answer = await asyncio.to_thread(request, "POST", f"{server.http}/api/webrtc", offer)
+        assert began == 201
+        await caller.accept(answer["sdp"])
+        await caller.wait_for(lambda: caller.has("stats"))
         status, refusal = await refused_offer(server.http)
         await caller.hang_up()
         return status, refusal["error"]["code"]

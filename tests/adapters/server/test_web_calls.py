@@ -46,21 +46,30 @@ def test_other_options_are_refused(engine: Engine, options: dict[str, object]) -
         asyncio.run(calls.session_config(options))
 
 
+@pytest.mark.real_time
 def test_an_address_has_so_many_calls_and_no_more(engine: Engine) -> None:
+    """Those on the way in are none yet: of two, the second that is connected is told so."""
+
     async def talk() -> None:
         server = Server(engine, ServerConfig(calls_per_address=1))
-        calls, caller = WebCalls(server), Caller()
+        calls, caller, second, third = WebCalls(server), Caller(), Caller(), Caller()
         with pytest.raises(OfferError):
-            await calls.open("v=0", {}, "192.0.2.7")
+            await calls.open("v=0", {}, "127.0.0.1")
+        _, answer = await calls.open(await caller.offer(), {}, "127.0.0.1")
+        _, late = await calls.open(await second.offer(), {}, "127.0.0.1")
         assert not server.addresses.live
-        await calls.open(await caller.offer(), {}, "192.0.2.7")
+        await caller.accept(answer)
+        await caller.wait_for(lambda: caller.has("stats"))
         with pytest.raises(TooManyCalls):
-            await calls.open(await caller.offer(), {}, "192.0.2.7")
-        assert server.addresses.live == len(calls) == 1
+            await calls.open(await third.offer(), {}, "127.0.0.1")
+        await second.accept(late)
+        await second.wait_for(lambda: second.has("error"))
+        assert second.events[-1]["code"] == "too_many_calls" and server.addresses.live == 1
         await calls.close_all()
         await asyncio.sleep(0)
         assert not server.addresses.live and not len(calls)
-        await caller.hang_up()
+        for one in (caller, second, third):
+            await one.hang_up()
 
     asyncio.run(asyncio.wait_for(talk(), 60))
 
