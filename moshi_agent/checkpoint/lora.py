@@ -25,7 +25,7 @@ class LoraUpdates:
     whole: dict[str, Tensor]  # tensors trained as a whole, embeddings as a rule, that replace the model's
 
     def fused(self, name: str, weight: Tensor) -> Tensor:
-        """The weight with its update, in float32, or as it is where it has none. [out, in]."""
+        """Returns the weight with its update, in float32, or as it is where it has none. [out, in]."""
         pair = self.pairs.get(name.removesuffix(".weight"))
         if pair is None:
             return weight
@@ -33,14 +33,14 @@ class LoraUpdates:
         return weight.float().addmm(b, a, alpha=self.scaling)
 
     def split(self, kept: Callable[[str], bool]) -> tuple[LoraUpdates, LoraUpdates]:
-        """The updates of layers that are not to be kept apart, and of those that are."""
+        """Returns the updates of layers that are not to be kept apart, and of those that are."""
         sides: tuple[dict[str, tuple[Tensor, Tensor]], dict[str, tuple[Tensor, Tensor]]] = ({}, {})
         for layer, pair in self.pairs.items():
             sides[kept(layer)][layer] = pair
         return LoraUpdates(self.scaling, sides[0], {}), LoraUpdates(self.scaling, sides[1], {})
 
     def tensors(self) -> dict[str, Tensor]:
-        """The updates by the names that they have in a model."""
+        """Returns the updates by the names that they have in a model."""
         return {
             f"{layer}.{side}.weight": tensor
             for layer, pair in self.pairs.items()
@@ -49,7 +49,7 @@ class LoraUpdates:
 
 
 def read_lora(config: MoshiConfig, path: Path, base: Stored, device: str = "cpu") -> LoraUpdates:
-    """The updates in a file, checked against the tensors that they are for.
+    """Reads the updates in a file, checked against the tensors that they are for.
 
     Raises:
         CheckpointError: a damaged file, or updates that do not fit the tensors.

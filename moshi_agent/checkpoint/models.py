@@ -28,7 +28,7 @@ def new_mimi(config: MimiConfig, device: str = "cpu") -> MimiModel:
 
 
 def fill_mimi(config: MimiConfig, stored: Stored, device: str) -> MimiModel:
-    """Mimi with these tensors, by our names, in float32: the codec does not bear less."""
+    """Builds Mimi of these tensors, by our names, in float32: the codec does not bear less."""
     with torch.device("meta"):
         model = MimiModel(config)
     assign_tensors(model, stored, lambda name, tensor: tensor.to(device, torch.float32))

@@ -44,16 +44,19 @@ class Source(Protocol):
     def name(self) -> str: ...
 
     def find(self, file: str) -> Path | None:
-        """The file, or None where there is none of this name. Raises CheckpointError if it cannot tell."""
+        """Finds the file, or None where there is none of this name.
+
+        Raises CheckpointError if it cannot tell.
+        """
         ...
 
     def find_tokenizer(self) -> Path | None:
-        """A sentencepiece model, where there is one."""
+        """Finds a sentencepiece model, where there is one."""
         ...
 
 
 def get(source: Source, file: str) -> Path:
-    """The file. Raises CheckpointError where the source has none of this name."""
+    """Finds the file. Raises CheckpointError where the source has none of this name."""
     path = source.find(file)
     if path is None:
         foreign = foreign_source(source.name)
@@ -63,7 +66,7 @@ def get(source: Source, file: str) -> Path:
 
 
 def resolve(reference: str | os.PathLike[str], source: Source, token: str | None = None) -> Path:
-    """What a configuration names: a file of the source, `hf://owner/name/file`, or `file://path`.
+    """Finds what a configuration names: a file of the source, `hf://owner/name/file`, or `file://path`.
 
     Raises:
         CheckpointError: there is no such file.

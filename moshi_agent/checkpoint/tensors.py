@@ -35,19 +35,19 @@ class Stored:
         return self.files.get(name, self.source)
 
     def shown(self, names: Iterable[str]) -> str:
-        """The first few names, as the file writes them."""
+        """Returns the first few names, as the file writes them."""
         written = sorted({self.written.get(name, name) for name in names})
         shown = ", ".join(written[:4])
         return shown if len(written) <= 4 else f"{shown} and {len(written) - 4} more"
 
 
 def reading_device(device: torch.device | str) -> str:
-    """The device that files are mapped on for a model on `device`: on "meta" nothing but names and shapes."""
+    """Chooses the device that files are mapped on for a model on `device`; "meta" has shapes alone."""
     return "meta" if str(device) == "meta" else "cpu"
 
 
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
-    """Every tensor of a safetensors file, mapped from it rather than read.
+    """Reads every tensor of a safetensors file, mapped from it rather than read.
 
     Args:
         device: "cpu", or "meta" for shapes and types only.
@@ -66,7 +66,7 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
 
 
 def tensor_names(path: Path) -> set[str]:
-    """The names of the tensors in a file, or in those of an index; none where it cannot be read."""
+    """Returns the names of the tensors in a file, or in those of an index; none where it cannot be read."""
     try:
         return set(read_weight_map(path) if path.suffix == ".json" else read_tensors(path, "meta"))
     except CheckpointError:
@@ -88,7 +88,7 @@ def _layer_of(name: str) -> str:
 
 
 def read_stored(path: Path, device: str = "cpu") -> Stored:
-    """A checkpoint in one file, or in several by its `*.safetensors.index.json`.
+    """Reads a checkpoint in one file, or in several by its `*.safetensors.index.json`.
 
     Raises:
         CheckpointError: a file or a tensor that the index names is missing or damaged.
@@ -111,7 +111,7 @@ def read_stored(path: Path, device: str = "cpu") -> Stored:
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
-    """Which file holds each tensor. Raises CheckpointError where the file is no such index."""
+    """Reads which file holds each tensor. Raises CheckpointError where the file is no such index."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: no index of shards; it has no weight_map")
@@ -119,7 +119,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds. Raises CheckpointError where it holds none."""
+    """Reads the object that a JSON file holds. Raises CheckpointError where it holds none."""
     try:
         values: object = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:

@@ -54,7 +54,7 @@ class Place(Protocol):
         ...
 
     def read(self) -> VoiceFile:
-        """What is in it, where it is none. Raises InputError."""
+        """Reads what is in it, where it is none. Raises InputError."""
         ...
 
 
@@ -119,7 +119,7 @@ class Voices(Mapping[str, Place]):
 
 
 def find_voices(where: Path) -> Voices:
-    """The voices in a folder, or in an archive (`.tgz`).
+    """Finds the voices in a folder, or in an archive (`.tgz`).
 
     Raises:
         ConfigError: it is neither, or damaged.

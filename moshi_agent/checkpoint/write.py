@@ -22,7 +22,10 @@ def make_folder(folder: Path) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """A safetensors file, each tensor in its own type. Raises OutputError where it cannot be written."""
+    """Writes a safetensors file, each tensor in its own type.
+
+    Raises OutputError where it cannot be written.
+    """
     apart = {name: _apart(tensor) for name, tensor in tensors.items()}
     with whole_file(path) as part:
         mode = part.stat().st_mode  # the library writes a file for its owner alone

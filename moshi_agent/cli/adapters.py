@@ -11,7 +11,7 @@ _ADAPTERS = "moshi_agent_adapters"
 
 
 def load_adapter(module: str, extra: str) -> ModuleType:
-    """A module of the adapters, imported now.
+    """Returns a module of the adapters, imported now.
 
     Raises:
         click.ClickException: it needs a package that is not installed; says which extra has it.

@@ -161,7 +161,7 @@ def _converse(conversation: Conversation, question: Samples, run: Run, writer: A
 
 
 def paced(frames: Iterable[_Frame]) -> Iterator[_Frame]:
-    """The same frames, each at the time when a microphone would have finished recording it."""
+    """Returns the same frames, each at the time when a microphone would have finished recording it."""
     start = time.monotonic()
     for number, frame in enumerate(frames, 1):
         time.sleep(max(0.0, start + number * FRAME_S - time.monotonic()))

@@ -63,18 +63,18 @@ class CallMetrics:
         return in_time and not self.skipped_frames and not self.dropped_audible_samples
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for `json.dump`."""
+        """Returns all of it, for `json.dump`."""
         return _rounded(asdict(self)) | {"holds": self.holds}
 
 
 def percentiles_ms(seconds: Sequence[float]) -> Percentiles:
-    """Of measured times; 0 where nothing was measured."""
+    """Takes percentiles of measured times; 0 where nothing was measured."""
     p50, p95, p99 = np.percentile(seconds, (50, 95, 99)).tolist() if len(seconds) else (0.0, 0.0, 0.0)
     return Percentiles(p50=1000 * p50, p95=1000 * p95, p99=1000 * p99)
 
 
 def recent_ms(seconds: Distribution) -> Percentiles:
-    """Of an engine's recent times."""
+    """Takes percentiles of an engine's recent times."""
     return Percentiles(p50=1000 * seconds.p50, p95=1000 * seconds.p95, p99=1000 * seconds.p99)
 
 
@@ -89,7 +89,7 @@ def batches_between(before: EngineMetrics, after: EngineMetrics) -> dict[str, in
 
 
 def table(runs: Sequence[CallMetrics]) -> str:
-    """One row for each number of callers, and the batches of each below."""
+    """Returns one row for each number of callers, and the batches of each below."""
     rule = "|".join("-" * (width + 2) for _, width in _COLUMNS)
     lines = [_row([name for name, _ in _COLUMNS]), f"|{rule}|", *(_row(_cells(run)) for run in runs), ""]
     for run in runs:

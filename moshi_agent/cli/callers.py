@@ -56,11 +56,11 @@ class FrameTimes:
         self._stalled = False
 
     def pushed(self, frames: int, now: float) -> None:
-        """With what has been pushed now, so many frames are complete."""
+        """Notes that with what has been pushed now, so many frames are complete."""
         self._complete_at += [now] * (frames - len(self._complete_at))
 
     def heard(self, event: Event, now: float) -> Answered | None:
-        """What an event of the conversation answers, if it does: audio, while the input comes."""
+        """Returns what an event of the conversation answers, if it does: audio, while the input comes."""
         match event:
             case InputStalled():
                 self._stalled = True
@@ -159,7 +159,7 @@ class Crowd:
 
 
 def spoken_questions(rate_hz: int) -> list[Samples]:
-    """The sample questions [N] at this rate, each with the pause after it."""
+    """Returns the sample questions [N] at this rate, each with the pause after it."""
     pause = np.zeros(round(_PAUSE_S * rate_hz), np.float32)
     questions = [read_audio(question.path) for question in sample_questions()]
     return [np.concatenate([_at_rate(question, rate_hz), pause]) for question in questions]
@@ -170,7 +170,7 @@ def _at_rate(samples: Samples, rate_hz: int) -> Samples:
 
 
 async def full_context(engine: Engine, speech: Sequence[Samples], longest_s: float = 3600.0) -> Beginning:
-    """A conversation that has gone on until the model's context was full, told by its `ContextFull` event.
+    """Tells whether a conversation has filled the model's context, by its `ContextFull` event.
 
     Args:
         speech: heard one after the other, at 24 kHz.

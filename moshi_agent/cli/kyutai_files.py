@@ -53,7 +53,7 @@ def file_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def as_model(files: GivenFiles, cfg_coef: float | None = None) -> Generator[str]:
-    """Names the checkpoint for `--model`; where files are given, a folder that points at them, for as long.
+    """Names the checkpoint for `--model`: where files are given, a folder that points at them.
 
     Args:
         cfg_coef: classifier-free guidance, instead of what the checkpoint advises.

@@ -15,14 +15,14 @@ from moshi_agent._version import __version__
 
 
 def machine_name(device: str) -> str:
-    """The processor and its cores; in front of them the GPU, where that is the device."""
+    """Returns the processor and its cores; in front of them the GPU, where that is the device."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     name = f"{_processor()}, {cores} cores"
     return f"{torch.cuda.get_device_name(device)}, {name}" if device.startswith("cuda") else name
 
 
 def versions() -> dict[str, str]:
-    """Of what the figures depend on."""
+    """Lists the versions of what the metrics depend on."""
     return {
         "moshi_agent": __version__,
         "torch": torch.__version__,
@@ -32,7 +32,7 @@ def versions() -> dict[str, str]:
 
 
 def resident_bytes() -> int:
-    """Of this process and those that it has started: now on Linux, elsewhere their peaks."""
+    """Tells the memory of this process and those that it has started: now on Linux, elsewhere their peaks."""
     pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
     try:
         pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids]
@@ -44,7 +44,7 @@ def resident_bytes() -> int:
 
 
 def device_bytes(device: str) -> int | None:
-    """In use on a GPU, by whomever; None for other devices."""
+    """Tells what is in use on a GPU, by whomever; None for other devices."""
     if not device.startswith("cuda"):
         return None
     free, total = torch.cuda.mem_get_info(device)

@@ -70,7 +70,7 @@ def _write(benchmark: Benchmark, runs: list[CallMetrics]) -> None:
 
 
 def as_json(benchmark: Benchmark, runs: list[CallMetrics]) -> dict[str, Any]:
-    """The metrics of the only run, or all runs as a list, and what it takes to repeat them."""
+    """Returns the metrics of the only run, or all runs as a list, and what it takes to repeat them."""
     several: dict[str, Any] = {"runs": [run.as_json() for run in runs]}
     metrics = runs[0].as_json() if len(runs) == 1 else several
     if benchmark.find_most:
@@ -91,7 +91,7 @@ def as_json(benchmark: Benchmark, runs: list[CallMetrics]) -> dict[str, Any]:
 
 
 def most_that_hold(runs: list[CallMetrics]) -> int:
-    """The largest number of callers that was served in time; 0 if none was."""
+    """Returns the largest number of callers that was served in time; 0 if none was."""
     return max((run.sessions for run in runs if run.holds), default=0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def is_recogniser(model: str) -> bool:
-    """Whether a checkpoint's `config.json` says that it generates no audio.
+    """Tells whether a checkpoint's `config.json` says that it generates no audio.
 
     Raises:
         CheckpointError: there is no such checkpoint.

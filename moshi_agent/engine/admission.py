@@ -71,13 +71,13 @@ class Admission:
         self._waiting.append(_Waiting(request, now + self._config.wait_timeout_s))
 
     def next(self, live: int) -> Request | None:
-        """The first of those who wait, if there is room now."""
+        """Returns the first of those who wait, if there is room now."""
         if not self._waiting or self.refusal(live) is not None:
             return None
         return self._waiting.popleft().request
 
     def withdraw(self, key: Key) -> None:
-        """A conversation waits no longer."""
+        """Withdraws a conversation that waits no longer."""
         for waiting in list(self._waiting):
             command = waiting.request.command
             if isinstance(command, Open) and command.key == key:
@@ -104,7 +104,7 @@ class Admission:
         self.refuse_all(self._is_shutting_down(live))
 
     def is_drained(self, now: float) -> bool:
-        """Whether those who are in have to leave. True once."""
+        """Tells whether those who are in have to leave. True once."""
         if self._drained_at is None or now < self._drained_at:
             return False
         self._drained_at = None

@@ -35,7 +35,7 @@ class StepTimes:
         self._times: dict[int, deque[float]] = {}
 
     def note(self, rows: int, step_ms: float) -> None:
-        """One step of so many rows took so long."""
+        """Notes how long one step of so many rows took."""
         self._times.setdefault(rows, deque(maxlen=_REMEMBERED)).append(step_ms)
 
     @property
@@ -44,11 +44,11 @@ class StepTimes:
         return {rows: statistics.median(list(times)) for rows, times in sorted(self._times.items())}
 
     def expected_ms(self, rows: int) -> float:
-        """What a step of so many rows should take, by the sizes measured on both sides or the largest two."""
+        """Tells what a step of so many rows should take, by the sizes measured on both sides."""
         return _expected_ms(self.table, rows)
 
     def most_rows(self, limit: int = 4096) -> int:
-        """How many rows stay within the budget."""
+        """Tells how many rows stay within the budget."""
         table, low, high = self.table, 0, limit
         while low < high:
             middle = (low + high + 1) // 2

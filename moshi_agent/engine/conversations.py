@@ -64,7 +64,7 @@ class Conversations:
     # Commands
 
     def begin(self, request: Request, command: Open, now: float) -> None:
-        """A conversation begins, in the next row.
+        """Begins a conversation, in the next row.
 
         Raises:
             InputError: its prompt or snapshot is of another model.
@@ -93,12 +93,12 @@ class Conversations:
         )
 
     def hear(self, frame: InputFrame, now: float) -> None:
-        """Input; ignored where the conversation is over."""
+        """Takes input; ignores it where the conversation is over."""
         if frame.key in self:
             self._scheduler.push(frame.key, frame, now, frame.silent, frame.chunk)
 
     def finish(self, key: Key, now: float) -> None:
-        """No more input."""
+        """Takes no more input."""
         if key not in self:
             return
         call = self[key]
@@ -113,13 +113,13 @@ class Conversations:
             self._scheduler.push(call.key, TailFrame(), now, silent=False)
 
     def set_sampling(self, key: Key, sampling: SamplingConfig) -> None:
-        """Samples otherwise. The seed stays: another one in mid-conversation would mean nothing."""
+        """Changes the sampling. The seed stays: another one in mid-conversation would mean nothing."""
         call = self[key]
         call.sampling = replace(sampling, seed=call.sampling.seed)
         self._rows.set_sampling(call)
 
     def snapshot(self, key: Key) -> Snapshot:
-        """A conversation as it is, with the frames that wait."""
+        """Returns a conversation as it is, with the frames that wait."""
         call, waiting = self[key], self._scheduler.save(key)
         inputs = tuple(frame for frame in waiting["input"] if isinstance(frame, InputFrame))
         return replace(self._rows.save(call, waiting["urgent"]), inputs=inputs)
@@ -127,15 +127,15 @@ class Conversations:
     # Steps
 
     def batch(self, now: float) -> Batch:
-        """Who takes part in a step now."""
+        """Tells who takes part in a step now."""
         return self._scheduler.batch(now)
 
     def gather(self, seconds: float) -> None:
-        """How long a step waits for those whose frames are about to come."""
+        """Tells how long a step waits for those whose frames are about to come."""
         self._scheduler.gather_s = seconds
 
     def wake_at(self, now: float) -> float | None:
-        """When somebody will take part in one though no command comes; None for never."""
+        """Tells when somebody will take part in one though no command comes; None for never."""
         return self._scheduler.wake_at(now)
 
     def prefill(self, batch: Batch, now: float) -> Batch:
@@ -160,7 +160,7 @@ class Conversations:
         return rest
 
     def row_inputs(self, batch: Batch) -> tuple[Batch, list[RowInput]]:
-        """What they bring, and who they are: whoever fails at that is over."""
+        """Returns what they bring."""
         brought: list[tuple[Ready[Key, CallFrame], RowInput]] = []
         for ready in batch:
             try:
@@ -172,7 +172,7 @@ class Conversations:
         return [ready for ready, _ in brought], inputs
 
     def deliver(self, batch: Batch, outputs: Sequence[RowOutput], now: float) -> None:
-        """What the step has given them. Raises what the device raises when a row moves."""
+        """Hands out what the step has given. Raises what the device raises when a row moves."""
         wall_s = time.time()
         for ready, output in zip(batch, outputs, strict=True):
             call = self._calls[ready.key]
@@ -189,7 +189,7 @@ class Conversations:
                 self.end(call.key, "finished")
 
     def heard(self, batch: Batch) -> dict[Key, RowInput]:
-        """What the recogniser is to hear of the step just taken, by those who are still there."""
+        """Returns what the recogniser is to hear of the step just taken, by those who are still there."""
         inputs: dict[Key, RowInput] = {}
         for ready in batch:
             pcm = self._calls[ready.key].heard(ready) if ready.key in self._calls else None
@@ -198,7 +198,7 @@ class Conversations:
         return inputs
 
     def take_heard(self, outputs: Mapping[Key, RowOutput]) -> None:
-        """What the recogniser has made of it. Raises what the device raises when a row moves."""
+        """Hands out what the recogniser has made of it. Raises what the device raises when a row moves."""
         wall_s = time.time()
         for key, output in outputs.items():
             try:
@@ -224,7 +224,7 @@ class Conversations:
     # Ends
 
     def end(self, key: Key, reason: EndReason, error: str | None = None) -> None:
-        """A conversation is over; its row is free. Raises what the device raises when a row moves."""
+        """Ends a conversation and frees its row. Raises what the device raises when a row moves."""
         self._dismiss(key, reason, error)
         self._rows.leave(key)
 

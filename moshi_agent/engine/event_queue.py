@@ -112,7 +112,7 @@ class EventQueue:
         self._report.append(_Numbered(place, report))
 
     def get(self, timeout_s: float | None = None) -> Event | None:
-        """The next event; None when there will be no more. Raises TimeoutError."""
+        """Returns the next event; None when there will be no more. Raises TimeoutError."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed:
             while not self._has_events:
@@ -125,7 +125,7 @@ class EventQueue:
             return self._take()
 
     async def get_async(self) -> Event | None:
-        """The next event; None when there will be no more."""
+        """Returns the next event; None when there will be no more."""
         while True:
             with self._changed:
                 if self._has_events:

@@ -71,14 +71,14 @@ class Inbox:
             self._refuse_all()
 
     def get(self, timeout_s: float | None) -> Request | None:
-        """The next request; None if there is none within so many seconds. None waits for ever."""
+        """Returns the next request; None if there is none within so many seconds. None waits for ever."""
         try:
             return self._requests.get(block=timeout_s != 0, timeout=timeout_s)
         except Empty:
             return None
 
     def close(self) -> None:
-        """Nobody gets anything any more."""
+        """Gives nobody anything any more."""
         self._is_closed = True
         self._refuse_all()
 

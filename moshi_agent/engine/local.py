@@ -142,12 +142,12 @@ class LocalBackend:
         return self._inbox.request(command, outlet)
 
     def prompt(self, source: PromptSource) -> Prompt:
-        """The tokens of a prompt. Takes its time, in the caller's thread."""
+        """Returns the tokens of a prompt. Takes its time, in the caller's thread."""
         self._birthplace.check()
         return compile_prompt(source, self.checkpoint)
 
     def capacity(self) -> Capacity:
-        """What fits, as measured. Raises EngineUnhealthy in a fork."""
+        """Returns what fits, as measured. Raises EngineUnhealthy in a fork."""
         self._birthplace.check()
         refusal = EngineUnhealthy(NOT_STARTED) if self._thread is None else self._core.refusal
         row_bytes = self._step.row_bytes + (self._recogniser.row_bytes if self._recogniser is not None else 0)
@@ -164,7 +164,7 @@ class LocalBackend:
         )
 
     async def capacity_async(self) -> Capacity:
-        """As `capacity`: here nobody is waited for."""
+        """Does as `capacity` does: here nobody is waited for."""
         return self.capacity()
 
     def stop(self) -> None:

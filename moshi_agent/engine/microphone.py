@@ -40,7 +40,7 @@ class Microphone:
         self._alignment = FrameAlignment() if live else None
 
     def push(self, samples: Samples, sample_rate: int) -> list[InputFrame]:
-        """The frames that samples, as `to_float32` gives them, complete.
+        """Returns the frames that samples, as `to_float32` gives them, complete.
 
         Another rate than before begins another stream.
         """
@@ -55,7 +55,7 @@ class Microphone:
         return self._frames(resampled)
 
     def flush(self) -> list[InputFrame]:
-        """The end of the input: what was begun, filled up with silence."""
+        """Ends the input. Returns what was begun, filled up with silence."""
         kept = np.empty(0, np.float32) if self._alignment is None else self._alignment.rest()
         frames = self._frames(np.concatenate([kept, self._resampler.flush()]))
         last = self._framer.flush()
@@ -71,7 +71,7 @@ class Microphone:
 
 
 def to_float32(pcm: object, sample_rate: object) -> Samples:
-    """Mono samples as float32 from -1 to 1.
+    """Brings mono samples to float32 from -1 to 1.
 
     Args:
         pcm: [N] float32, [N] int16, or bytes of little-endian int16.

@@ -60,7 +60,7 @@ class Personas:
         self._kept: OrderedDict[object, Prompt] = OrderedDict()
 
     def kept(self, config: SessionConfig) -> Prompt | None:
-        """The prompt of what a conversation asks for, if it is at hand.
+        """Returns the prompt of what a conversation asks for, if it is at hand.
 
         Raises:
             ConfigError: the model takes none, or there is no voice of that name.
@@ -72,7 +72,7 @@ class Personas:
         return self._kept.get(key)
 
     def prompt(self, config: SessionConfig) -> Prompt:
-        """The prompt of what a conversation asks for. May take its time.
+        """Returns the prompt of what a conversation asks for. May take its time.
 
         Raises:
             ConfigError: as `kept`.
@@ -166,7 +166,7 @@ class PersonaOpenings:
         return reply
 
     def withdraw(self, key: Key) -> None:
-        """Nobody waits for the conversation any more. Called before the engine is told to close it."""
+        """Notes that nobody waits for the conversation any more, before the engine is told to close it."""
         preparation = self._preparing.get(key)
         if preparation is not None:
             preparation.is_withdrawn = True

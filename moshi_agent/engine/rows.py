@@ -40,7 +40,7 @@ class Rows:
         self._computing: dict[Key, str | None] = {}  # prompts, by which they are to be kept if at all
 
     def of(self, key: Key) -> int:
-        """The row of a conversation."""
+        """Returns the row of a conversation."""
         return self._slots.row_of(key)
 
     def enter(self, call: CallState, snapshot: Snapshot | None) -> list[OpeningFrame]:
@@ -97,7 +97,7 @@ class Rows:
         self._step.prefill(self._slots.row_of(call.key), frame.tokens, frame.embeddings)
 
     def opened(self, call: CallState) -> None:
-        """The last step before the first frame is taken: now the conversation's own settings hold."""
+        """Notes that the last step before the first frame is taken: now its own settings hold."""
         if call.key not in self._computing:
             return
         row, name = self._slots.row_of(call.key), self._computing.pop(call.key)
@@ -109,7 +109,7 @@ class Rows:
             self._prompts.popitem(last=False)
 
     def set_sampling(self, call: CallState) -> None:
-        """Samples by the conversation's settings, once its prompt is over."""
+        """Has the row sample by the conversation's settings, once its prompt is over."""
         if call.key not in self._computing:
             self._step.set_sampling(self._slots.row_of(call.key), call.sampling)
 
@@ -118,7 +118,7 @@ class Rows:
         return self._step.steps_taken(self._slots.row_of(key))
 
     def save(self, call: CallState, opening: list[OpeningFrame]) -> Snapshot:
-        """The conversation between two frames, with the steps of its prompt that are still to come."""
+        """Copies the conversation between two frames, with the steps of its prompt still to come."""
         row = self._slots.row_of(call.key)
         return Snapshot(
             tensors=self._step.save_row(row),
@@ -148,7 +148,7 @@ class Rows:
         self.rebuild()
 
     def rebuild(self) -> None:
-        """Every row is free and its state new. Raises what the device raises."""
+        """Frees every row and renews its state. Raises what the device raises."""
         self._slots = Slots[Key](self._step.rows)
         self._computing.clear()
         self._step.rebuild()

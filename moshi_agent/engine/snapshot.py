@@ -49,7 +49,7 @@ def _is(array: object, shape: tuple[int, ...], dtype: DTypeLike) -> bool:
 
 
 def pack_snapshot(snapshot: Snapshot) -> bytes:
-    """The snapshot as bytes, to be given to `unpack_snapshot`."""
+    """Packs the snapshot as bytes, to be given to `unpack_snapshot`."""
     tensors = {f"row.{i}": tensor.contiguous() for i, tensor in enumerate(snapshot.tensors)}
     arrays: dict[str, Tensor] = {}
     if snapshot.heard is not None:
@@ -67,7 +67,10 @@ def pack_snapshot(snapshot: Snapshot) -> bytes:
 
 
 def unpack_snapshot(data: bytes) -> Snapshot:
-    """What `pack_snapshot` packed. Raises InputError for anything else; no byte of it is run as code."""
+    """Returns what `pack_snapshot` packed.
+
+    Raises InputError for anything else; no byte of it is run as code.
+    """
     try:
         facts = json.loads(_metadata(data)["moshi_agent"])
         if facts["format"] != _FORMAT:

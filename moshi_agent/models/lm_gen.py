@@ -114,7 +114,7 @@ class LMGen(Generator, Streaming[LMGenState]):
         *,
         references: Tensor | None = None,
     ) -> Tensor | None:
-        """The next frame of every row that executes.
+        """Generates the next frame of every row that executes.
 
         Args:
             input_tokens: [B, K, 1] codes of the user, K at least `n_q - dep_q`.
@@ -140,7 +140,7 @@ class LMGen(Generator, Streaming[LMGenState]):
         depformer_replace_tokens: Tensor | None = None,
         forced_tokens: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]] | None:
-        """As `step`, with the probabilities of each extra head, [B, 1, extra_heads_dim]."""
+        """Does as `step`, with the probabilities of each extra head, [B, 1, extra_heads_dim]."""
         out, hidden = self._step(input_tokens, depformer_replace_tokens, forced_tokens)
         if out is None:
             return None

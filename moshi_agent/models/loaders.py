@@ -92,7 +92,7 @@ class CheckpointInfo(KyutaiFiles):
         return CheckpointInfo(**vars(files))
 
     def get_mimi(self, device: torch.device | str = "cpu") -> MimiModel:
-        """The codec, with as many codebooks as the language model uses."""
+        """Builds the codec, with as many codebooks as the language model uses."""
         return get_mimi(self.mimi_weights, self.mimi_config, device, self.num_codebooks)
 
     def get_moshi(
@@ -103,7 +103,7 @@ class CheckpointInfo(KyutaiFiles):
         fuse_lora: bool = False,
         lm_kwargs_overrides: Mapping[str, Any] | None = None,
     ) -> LMModel:
-        """The language model; with random weights unless `load_weight`."""
+        """Builds the language model; with random weights unless `load_weight`."""
         model = get_moshi_lm(
             self.moshi_weights if load_weight else None,
             self.lm_config,
@@ -128,7 +128,7 @@ def get_mimi(
     device: torch.device | str = "cpu",
     num_codebooks: int = 8,
 ) -> MimiModel:
-    """Mimi from a file in Kyutai's format, or with random weights where `filename` is None.
+    """Builds Mimi from a file in Kyutai's format, or with random weights where `filename` is None.
 
     On a CPU it packs a copy of its weights when it is first used without gradients, if the file has them in
     float32; `MimiModel.pack` does so at once, and lets go of the plain ones.
@@ -158,7 +158,7 @@ def get_moshi_lm(
     fuse_lora: bool = False,
     lm_kwargs_overrides: Mapping[str, Any] | None = None,
 ) -> LMModel:
-    """The language model from a file in Kyutai's format, or with random weights where `filename` is None.
+    """Builds the language model from a file in Kyutai's format, with random weights where `filename` is None.
 
     Raises:
         ConfigError, CheckpointError: see `moshi_agent.errors`.

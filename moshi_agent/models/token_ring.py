@@ -38,18 +38,18 @@ class TokenRing:
         self.delays = torch.tensor(delays, device=initial.device)  # [streams]
 
     def init_state(self, rows: int) -> TokenRingState:
-        """The state of `rows` streams."""
+        """Makes the state of `rows` streams."""
         device = self.initial.device
         tokens = torch.zeros(rows, len(self.initial), self.max_delay + 2, device=device, dtype=torch.long)
         return TokenRingState(torch.zeros(rows, device=device, dtype=torch.long), tokens)
 
     def write_given(self, state: TokenRingState, tokens: Tensor, exec_mask: Tensor | None) -> None:
-        """The frame that has arrived, [B, streams - generated], ahead by the delays."""
+        """Writes the frame that has arrived, [B, streams - generated], ahead by the delays."""
         positions = state.offset[:, None] + self.delays[self.generated :]
         _write(state.tokens[:, self.generated :], tokens, positions, exec_mask)
 
     def read(self, state: TokenRingState, exec_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The tokens to be read now, [B, streams], and which of them are initial ones."""
+        """Reads the tokens of now, [B, streams], and which of them are initial ones."""
         slot = (state.offset % state.tokens.shape[2])[:, None, None].expand(-1, len(self.initial), 1)
         is_initial = state.offset[:, None] <= self.delays
         if exec_mask is not None:
@@ -58,7 +58,7 @@ class TokenRing:
         return torch.where(is_initial, self.initial, state.tokens.gather(2, slot)[:, :, 0]), is_initial
 
     def write_generated(self, state: TokenRingState, tokens: Tensor, exec_mask: Tensor | None) -> None:
-        """What the step has generated, [B, generated], to be read at the next; the rows move on."""
+        """Writes what the step has generated, [B, generated], to be read at the next; the rows move on."""
         positions = (state.offset + 1)[:, None].expand_as(tokens)
         _write(state.tokens[:, : self.generated], tokens, positions, exec_mask)
         keep(state.offset, state.offset + 1, exec_mask)

@@ -145,14 +145,14 @@ def naming_config(where: str) -> Generator[None]:
 
 
 def accepted_keys() -> list[str]:
-    """Every key that a `config.json` may hold."""
+    """Returns every key that a `config.json` may hold."""
     depth = [_DEPTH + key for key in (*_DEPTH_KEYS, *_LAYER_KEYS)]
     plain = [*_MODEL_KEYS, *_RENAMED_KEYS, *_TEMPORAL_KEYS, *_LAYER_KEYS, *_IGNORED_KEYS, *_OTHER_KEYS]
     return sorted({*plain, *depth, *CHECKPOINT_KEYS})
 
 
 def read_moshi_config(config: Mapping[str, Any] | None) -> MoshiConfig:
-    """The configuration in a flat dictionary; None is the original Moshi 7B.
+    """Reads the configuration in a flat dictionary; None is the original Moshi 7B.
 
     Raises:
         ConfigError: an unknown key, or a value that is not supported.
@@ -254,7 +254,7 @@ def _read_fuser(config: Mapping[str, Any] | None) -> FuserConfig | None:
 
 
 def write_moshi_config(config: MoshiConfig) -> dict[str, Any]:
-    """The flat dictionary that `read_moshi_config` and Kyutai's package read."""
+    """Makes the flat dictionary that `read_moshi_config` and Kyutai's package read."""
     temporal = config.temporal
     flat: dict[str, Any] = {key: getattr(config, key) for key in _MODEL_KEYS}
     flat |= {theirs: getattr(config, ours) for theirs, ours in _RENAMED_KEYS.items()}

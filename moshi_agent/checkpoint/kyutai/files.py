@@ -90,11 +90,11 @@ class KyutaiFiles:
         return read_mimi_config(self.mimi_config)
 
     def read_mimi(self, device: str = "cpu") -> Stored:
-        """See `CodecFiles.read_mimi`."""
+        """Implements `CodecFiles.read_mimi`."""
         return read_kyutai_mimi(self.read_mimi_config(), self.mimi_weights, device)
 
     def read_lm(self, device: str = "cpu", only: Collection[str] | None = None) -> Stored:
-        """See `CheckpointFiles.read_lm`."""
+        """Implements `CheckpointFiles.read_lm`."""
         stored = read_kyutai_lm(self.read_lm_config(), self.moshi_weights, device)
         if only is not None:
             # The scales of int8 weights stay with them, and are then no part of a model without.

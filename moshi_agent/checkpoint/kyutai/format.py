@@ -37,14 +37,14 @@ class KyutaiFormat:
         return True
 
     def locate(self, origin: Origin, lora: Reference | None = None) -> KyutaiFiles:
-        """See `Format.locate`."""
+        """Implements `Format.locate`."""
         files = locate_kyutai(origin.source, origin.token, config_path=origin.config_path, lora_weights=lora)
         if lora is not None and files.lora_weights is not None and not files.read_lm_config().lora:
             files.lm_config = (files.lm_config or MOSHI_7B) | _lora_keys(files.lora_weights)
         return files
 
     def locate_codec(self, origin: Origin) -> CodecFiles:
-        """See `Format.locate_codec`."""
+        """Implements `Format.locate_codec`."""
         source, token, config = origin.source, origin.token, origin.config
         has_own_name = "mimi_name" not in config and source.find(MIMI_NAME) is not None
         weights = config.get("mimi_name") or (MIMI_NAME if has_own_name else PUBLISHED_MIMI_NAME)
@@ -53,7 +53,7 @@ class KyutaiFormat:
         return _Codec(resolve(str(weights), source, token), read_codec_config(values, source.name))
 
     def write(self, files: CheckpointFiles, folder: Path, max_shard_size: int | str) -> None:
-        """See `Format.write`. The format has no shards."""
+        """Implements `Format.write`. The format has no shards."""
         config, mimi_config, tokenizer = files.read_lm_config(), files.read_mimi_config(), files.tokenizer
         if config is None:
             raise CheckpointError(

@@ -53,7 +53,7 @@ def read_codec_config(values: Mapping[str, Any] | None, where: str) -> MimiConfi
 
 
 def write_mimi_config(config: MimiConfig) -> dict[str, Any]:
-    """The dictionary form of Kyutai's loaders."""
+    """Makes the dictionary form of Kyutai's loaders."""
     transformer = dataclasses.asdict(config.transformer)
     transformer["d_model"] = transformer.pop("dim")
     for key in ("weights_per_step", "weights_per_step_schedule", "cross_attention", "kv_repeat"):

@@ -31,7 +31,7 @@ _OLD_CODEBOOK_NAMES = {
 
 
 def unstacked(name: str, tensor: Tensor, weight_sets: int = 1) -> Iterator[tuple[str, Tensor]]:
-    """The names and tensors of today for one of an old file.
+    """Returns the names and tensors of today for one of an old file.
 
     Args:
         weight_sets: how many sets of weights the layer that the tensor belongs to has.
@@ -47,7 +47,10 @@ def unstacked(name: str, tensor: Tensor, weight_sets: int = 1) -> Iterator[tuple
 
 
 def depth_step(name: str) -> int:
-    """The step of the depth transformer that alone needs a tensor of this name; 0 if several do, or none."""
+    """Returns the step of the depth transformer that alone needs a tensor of this name.
+
+    0 if several do, or none.
+    """
     found = _OF_DEPTH_STEP.match(name)
     if found is None:
         return 0
@@ -56,7 +59,7 @@ def depth_step(name: str) -> int:
 
 
 def mimi_from_kyutai(name: str, tensor: Tensor) -> tuple[str, Tensor]:
-    """Our name and tensor for one of Kyutai's."""
+    """Returns our name and tensor for one of Kyutai's."""
     name = name.replace(".conv.conv.conv.", ".").replace(".convtr.convtr.convtr.", ".")
     name = name.replace(".conv.conv.", ".").replace(".convtr.convtr.", ".")
     codebook = re.match(r"^(quantizer\.rvq_(?:first|rest)\.)vq\.layers\.(\d+)\._codebook\.(\w+)$", name)

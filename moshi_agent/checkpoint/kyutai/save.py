@@ -85,7 +85,10 @@ def _lm_tensors(lm: LMModel, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def mimi_tensors(mimi: MimiModel, dtype: torch.dtype) -> dict[str, Tensor]:
-    """By Kyutai's names. The codebooks stay as they are: a rounded centroid changes codes."""
+    """Lists a codec's tensors by Kyutai's names.
+
+    The codebooks stay as they are: a rounded centroid changes codes.
+    """
     refuse_packed(mimi)
     tensors: dict[str, Tensor] = {}
     for name, tensor in mimi.state_dict().items():

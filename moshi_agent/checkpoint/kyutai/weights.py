@@ -14,7 +14,7 @@ from moshi_agent.nn.conv import CausalConvTranspose1d
 
 
 def read_kyutai_mimi(config: MimiConfig, path: Path, device: str = "cpu") -> Stored:
-    """The codec's tensors, mapped. Raises CheckpointError for a damaged file."""
+    """Reads the codec's tensors, mapped. Raises CheckpointError for a damaged file."""
     stored = read_stored(path, device)
     today = [pair for name, tensor in stored.tensors.items() for pair in unstacked(name, tensor)]
     tensors = dict(mimi_from_kyutai(name, tensor) for name, tensor in today)
@@ -39,7 +39,7 @@ def kyutai_mimi_names(model: MimiModel) -> dict[str, str]:
 
 
 def read_kyutai_lm(config: MoshiConfig, path: Path, device: str = "cpu") -> Stored:
-    """The language model's tensors, or low-rank updates of them, mapped.
+    """Reads the language model's tensors, or low-rank updates of them, mapped.
 
     A file may have depth steps for the user's codebooks too, as PersonaPlex's has. No earlier step depends
     on them: where the configuration does without, they are left in the file.

@@ -37,14 +37,14 @@ _MOSHI_FIXED: dict[str, tuple[object, ...]] = {
 
 
 def is_transformers_config(config: Mapping[str, Any]) -> bool:
-    """Whether a `config.json` is one of that library, rather than one of Kyutai's with notes of its in it."""
+    """Tells whether a `config.json` is that library's, not Kyutai's with notes of its in it."""
     if "architectures" in config or "hidden_size" in config:
         return True
     return "transformers_version" in config and "dim" not in config
 
 
 def read_mimi_config(config: Mapping[str, Any]) -> MimiConfig:
-    """The codec's configuration; what is not said has the value of `kyutai/mimi`.
+    """Reads the codec's configuration; what is not said has the value of `kyutai/mimi`.
 
     Raises:
         ConfigError: a value that is not supported.
@@ -103,7 +103,7 @@ def _mimi_transformer(config: Mapping[str, Any], size: int) -> TransformerConfig
 
 
 def read_moshi_config(config: Mapping[str, Any]) -> MoshiConfig:
-    """The language model's configuration; what is not said has the value of Moshi 7B.
+    """Reads the language model's configuration; what is not said has the value of Moshi 7B.
 
     Delays are no part of the format; they are those of Moshi: one frame for all but the text and the
     first codebook of each speaker.

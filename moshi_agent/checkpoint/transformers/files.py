@@ -57,15 +57,15 @@ class TransformersFiles:
         return self.lm_config.dep_q
 
     def read_lm_config(self) -> MoshiConfig | None:
-        """See `CheckpointFiles.read_lm_config`."""
+        """Implements `CheckpointFiles.read_lm_config`."""
         return self.lm_config
 
     def read_mimi_config(self) -> MimiConfig:
-        """See `CodecFiles.read_mimi_config`."""
+        """Implements `CodecFiles.read_mimi_config`."""
         return self.mimi_config
 
     def read_mimi(self, device: str = "cpu") -> Stored:
-        """See `CodecFiles.read_mimi`."""
+        """Implements `CodecFiles.read_mimi`."""
         with torch.device("meta"):
             codec = MimiModel(self.mimi_config).state_dict()
         prefix = "" if self.lm_config is None else CODEC_PREFIX
@@ -75,7 +75,7 @@ class TransformersFiles:
         return _ours(pairings, stored)
 
     def read_lm(self, device: str = "cpu", only: Collection[str] | None = None) -> Stored:
-        """See `CheckpointFiles.read_lm`."""
+        """Implements `CheckpointFiles.read_lm`."""
         assert self.lm_config is not None, "a codec alone"
         stored = self._stored(device, is_codec=False)
         if only is not None:

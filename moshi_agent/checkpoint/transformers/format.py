@@ -37,11 +37,11 @@ class TransformersFormat:
     name = "transformers"
 
     def knows(self, origin: Origin) -> bool:
-        """See `Format.knows`."""
+        """Implements `Format.knows`."""
         return is_transformers_config(origin.config)
 
     def locate(self, origin: Origin, lora: Reference | None = None) -> TransformersFiles:
-        """See `Format.locate`."""
+        """Implements `Format.locate`."""
         if lora is not None:
             raise ConfigError("low-rank updates go with checkpoints in Kyutai's format")
         return self.locate_codec(origin)
@@ -52,7 +52,7 @@ class TransformersFormat:
         return locate_transformers(origin.source, origin.config_path, origin.config)
 
     def write(self, files: CheckpointFiles, folder: Path, max_shard_size: int | str) -> None:
-        """See `Format.write`."""
+        """Implements `Format.write`."""
         _refuse_what_is_lost(files)
         config, mimi_config = files.read_lm_config(), files.read_mimi_config()
         if config is None:

@@ -57,7 +57,7 @@ def _zip(names: Sequence[str], tensors: Sequence[Tensor]) -> Iterable[tuple[str,
 
 
 def mimi_pairings(names: Iterable[str], transformer: TransformerConfig, prefix: str = "") -> list[Pairing]:
-    """The codec's.
+    """Pairs the codec's names.
 
     Args:
         names: of our tensors.
@@ -112,7 +112,7 @@ def moshi_pairings(config: MoshiConfig) -> list[Pairing]:
 
 
 def text_pairings(config: MoshiConfig, names: Collection[str], prefix: str) -> list[Pairing]:
-    """Those with these tensors of ours, as a model of the text stream alone is saved.
+    """Pairs the names of these tensors of ours, as a model of the text stream alone is saved.
 
     Args:
         prefix: stands where a whole model has `decoder.model.`; the output layer is outside of `model.`.

@@ -17,7 +17,10 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**
 
 
 def shard_bytes(size: int | str) -> int:
-    """A number of bytes, as a number or like `5GB` or `200MiB`. Raises ConfigError for anything else."""
+    """Reads a number of bytes, as a number or like `5GB` or `200MiB`.
+
+    Raises ConfigError for anything else.
+    """
     if isinstance(size, int) and size > 0:
         return size
     written = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?B)?\s*", str(size).upper())

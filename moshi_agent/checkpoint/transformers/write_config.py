@@ -24,7 +24,7 @@ _AUDIO_SETTINGS = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p"}
 
 
 def write_mimi_config(config: MimiConfig) -> dict[str, Any]:
-    """The codec's `config.json`.
+    """Makes the codec's `config.json`.
 
     Raises:
         ConfigError: a codec that the format cannot hold.
@@ -67,7 +67,7 @@ def write_mimi_config(config: MimiConfig) -> dict[str, Any]:
 
 
 def write_moshi_config(config: MoshiConfig, mimi_config: MimiConfig) -> dict[str, Any]:
-    """The `config.json` of a language model with its codec.
+    """Makes the `config.json` of a language model with its codec.
 
     Raises:
         ConfigError: a model that the format cannot hold, with what it is that cannot be held.
@@ -158,7 +158,7 @@ def _is_as_wide(ours: TransformerConfig, again: TransformerConfig) -> bool:
 
 
 def feature_extractor_values(config: MimiConfig) -> dict[str, Any]:
-    """`preprocessor_config.json`: how the codec wants its audio."""
+    """Makes `preprocessor_config.json`: how the codec wants its audio."""
     return {
         "chunk_length_s": None,
         "feature_extractor_type": "EncodecFeatureExtractor",
@@ -172,7 +172,7 @@ def feature_extractor_values(config: MimiConfig) -> dict[str, Any]:
 
 
 def write_generation_config(lm_gen_config: Mapping[str, Any], codebooks: int) -> dict[str, Any]:
-    """`generation_config.json` for arguments of LMGen; {} for none.
+    """Makes `generation_config.json` for arguments of LMGen; {} for none.
 
     Args:
         codebooks: that the depth transformer generates. Transformers reads its number of steps from here.

@@ -101,7 +101,7 @@ class CallState:
         )
 
     def opening(self) -> list[OpeningFrame]:
-        """The steps before the first frame."""
+        """Returns the steps before the first frame."""
         model, config = self._model, self.config
         return opening_frames(config.prompt, config.greet, model.num_streams, model.most_positions)
 
@@ -112,7 +112,7 @@ class CallState:
         self._say_queue.add(text)
 
     def row_input(self, row: int, ready: Ready[Key, CallFrame]) -> RowInput:
-        """What the row is given."""
+        """Returns what the row is given."""
         frame = ready.frame
         if isinstance(frame, PromptFrame):
             return frame.row_input(row)
@@ -164,7 +164,7 @@ class CallState:
             self._outlet(Delivery(events))
 
     def heard(self, ready: Ready[Key, CallFrame]) -> Frame | None:
-        """What the recogniser is to hear in the step just taken; None where it does not listen."""
+        """Returns what the recogniser is to hear in the step just taken; None where it does not listen."""
         frame = ready.frame
         if self._user_words is None or not isinstance(frame, InputFrame | TailFrame | None):
             return None
@@ -190,7 +190,7 @@ class CallState:
         return self.config.refresh and self.context_is_full and quiet
 
     def refreshed(self, wall_s: float) -> None:
-        """The model has begun anew."""
+        """Notes that the model has begun anew."""
         self.context_is_full = False
         self._outlet(Delivery([Stamp(self.frame, wall_s).event(ContextRefreshed)]))
 
@@ -206,7 +206,7 @@ class CallState:
         return self.is_finished and not isinstance(frame, InputFrame)
 
     def end(self, reason: EndReason, wall_s: float, error: str | None = None) -> None:
-        """The last events."""
+        """Returns the last events."""
         stamp = Stamp(self.frame, wall_s)
         try:
             words = [stamp.word(word) for word in self._speech.finish(self.frame)]
@@ -273,7 +273,7 @@ class CallState:
         )
 
     def save(self) -> dict[str, Any]:
-        """Everything that the next frame depends on, as plain numbers, lists and arrays."""
+        """Returns everything that the next frame depends on, as plain numbers, lists and arrays."""
         return {
             "frame": self.frame,
             "context_is_full": self.context_is_full,

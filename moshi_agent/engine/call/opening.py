@@ -47,7 +47,7 @@ OpeningFrame = PromptFrame | PrefillFrame
 def opening_frames(
     prompt: Prompt | None, greet: bool, num_streams: int, most_positions: int = MOST_POSITIONS
 ) -> list[OpeningFrame]:
-    """The steps before the first frame, in order. The model's own first one hears nothing.
+    """Returns the steps before the first frame, in order. The model's own first one hears nothing.
 
     Args:
         most_positions: of the prompt that are read at once; the others' frames wait for them.

@@ -85,7 +85,7 @@ class GuidedText:
             self._waited += 1
 
     def save(self) -> dict[str, Any]:
-        """Text and place, fit for JSON."""
+        """Returns text and place, fit for JSON."""
         return {"text": self.text, "taken": self._taken, "waited": self._waited}
 
     def load(self, saved: dict[str, Any]) -> None:
@@ -155,7 +155,7 @@ class SayQueue:
         return self._queue.popleft().text if guided.done else None
 
     def save(self) -> dict[str, Any]:
-        """All sentences that are not done, fit for JSON."""
+        """Returns all sentences that are not done, fit for JSON."""
         return {"own_pieces": self._own_pieces, "queue": [guided.save() for guided in self._queue]}
 
     def load(self, saved: dict[str, Any]) -> None:

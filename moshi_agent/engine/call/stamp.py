@@ -23,11 +23,11 @@ class Stamp:
         return round(self.frame * FRAME_S, 6)
 
     def event(self, kind: Callable[..., Event], **fields: object) -> Event:
-        """An event of this moment, with the fields of its kind."""
+        """Returns an event of this moment, with the fields of its kind."""
         return kind(frame=self.frame, media_s=self.media_s, wall_s=self.wall_s, **fields)
 
     def word(self, word: TimedWord) -> Word:
-        """A word that is complete now."""
+        """Returns a word that is complete now."""
         return Word(
             frame=self.frame,
             media_s=self.media_s,

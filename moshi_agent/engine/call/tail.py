@@ -29,18 +29,21 @@ class Tail:
         self._is_done = False
 
     def first_tokens(self, streams: int) -> Tokens | None:
-        """[streams] to be forced in the first of the frames, in which nothing is heard; None for silence."""
+        """Returns the tokens, [streams], forced in the first frame, which hears nothing; None for silence."""
         if self._ends is None or self._frames:
             return None
         return self._ends.tokens(streams)
 
     def follow(self, text_token: int) -> None:
-        """One of the frames is over, and the bot has written `text_token`."""
+        """Notes that one of the frames is over, and that the bot has written `text_token`."""
         self._frames += 1
         self._is_done |= self._ends is not None and text_token == self._ends.text_token
 
     def is_over(self, is_busy: bool) -> bool:
-        """Whether all is said. `is_busy`: the bot speaks, or has something to say that was asked of it."""
+        """Tells whether all is said.
+
+        `is_busy`: the bot speaks, or has something to say that was asked of it.
+        """
         tail_ms = 1000 * FRAME_S * self._frames
         if tail_ms >= self._config.longest_tail_ms:
             return True

@@ -66,7 +66,7 @@ class Turns:
     def follow(
         self, user_speaking: bool, bot_speaking: bool, bot_sentence_ended: bool = False
     ) -> list[type[TurnEvent]]:
-        """What happens in the next frame, in the order in which to tell it.
+        """Returns what happens in the next frame, in the order in which to tell it.
 
         Args:
             user_speaking: `Activity.speaking`.
@@ -94,7 +94,7 @@ class Turns:
         return [event for happens, event in changes if happens]
 
     def save(self) -> dict[str, Any]:
-        """The state, as plain numbers."""
+        """Returns the state, as plain numbers."""
         return asdict(self._state)
 
     def load(self, state: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ class UserWords:
         self._state = _State()
 
     def follow(self, output: RowOutput, user_speaks: bool, stamp: Stamp) -> list[Event]:
-        """What the recogniser's output for the frame of `stamp` tells.
+        """Returns what the recogniser's output for the frame of `stamp` tells.
 
         Args:
             user_speaks: by voice activity.
@@ -84,11 +84,11 @@ class UserWords:
         return [*words, stamp.event(UserSaid, text=text, start=start, end=end)]
 
     def finish(self, stamp: Stamp) -> list[Event]:
-        """The conversation is over; the frame of `stamp` would have been the next."""
+        """Ends the words: the frame of `stamp` would have been the next."""
         return self._end(Stamp(stamp.frame - 1, stamp.wall_s))
 
     def save(self) -> dict[str, Any]:
-        """Everything that the next frame depends on, fit for JSON."""
+        """Returns everything that the next frame depends on, fit for JSON."""
         return {"reader": self._reader.save(), **asdict(self._state)}
 
     def load(self, saved: dict[str, Any]) -> None:

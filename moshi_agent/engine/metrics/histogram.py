@@ -64,11 +64,11 @@ class Histogram:
         self._count += 1
 
     def restart_percentiles(self) -> None:
-        """The percentiles cover values from now on; everything else stays."""
+        """Has the percentiles cover values from now on; everything else stays."""
         self._forgotten = self._count
 
     def read(self) -> Distribution:
-        """The distribution so far."""
+        """Returns the distribution so far."""
         end = self._count
         first = max(self._forgotten, end - len(self._recent))
         recent = self._recent[np.arange(first, end) % len(self._recent)]

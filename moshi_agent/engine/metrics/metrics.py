@@ -104,7 +104,7 @@ class SessionMetrics:
         waited_s: float | None = None,
         backlog_s: float = 0.0,
     ) -> None:
-        """The conversation has been through a step.
+        """Notes that the conversation has been through a step.
 
         Args:
             latency_s: from the last sample of its frame to now; None where it brought no input.
@@ -120,14 +120,14 @@ class SessionMetrics:
             engine.count_frame(latency_s, skipped, stalled, waited_s, backlog_s)
 
     def dropped(self, samples: int, *, silent: bool = True) -> None:
-        """Output was left out: digital silence to catch up, or audio that nobody took."""
+        """Notes that output was left out: digital silence to catch up, or audio that nobody took."""
         self._tally.dropped(samples, silent)
         engine = self._engine
         if engine is not None:
             engine.count_dropped(samples, silent)
 
     def snapshot(self) -> SessionReport:
-        """The figures as they are now."""
+        """Returns the figures as they are now."""
         tally = self._tally
         return SessionReport(
             frames=tally.frames,
@@ -160,50 +160,50 @@ class Metrics:
         self._healthy = True
 
     def step(self, seconds: float, batch_size: int) -> None:
-        """A frame step was taken."""
+        """Notes a frame step."""
         with self._writing:
             self._step_s.observe(seconds)
             self._batch_size.observe(batch_size)
 
     def listened(self, seconds: float) -> None:
-        """The recogniser has taken a step."""
+        """Notes a step of the recogniser."""
         with self._writing:
             self._listening_s.observe(seconds)
 
     def opened(self, session: SessionMetrics) -> None:
-        """A conversation begins; what it records counts here from now on."""
+        """Notes that a conversation begins; what it records counts here from now on."""
         with self._writing:
             if session.attach(self):
                 self._opened += 1
                 self._live += 1
 
     def closed(self, session: SessionMetrics) -> None:
-        """A conversation is over. Once is enough."""
+        """Notes that a conversation is over. Once is enough."""
         with self._writing:
             if session.attach(None):
                 self._live -= 1
 
     def refused(self) -> None:
-        """A conversation found no room."""
+        """Notes a conversation that found no room."""
         with self._writing:
             self._refused += 1
 
     def error(self) -> None:
-        """A fault ended a conversation."""
+        """Notes a fault that ended a conversation."""
         with self._writing:
             self._errors += 1
 
     def restarted(self) -> None:
-        """The engine was rebuilt after a fault."""
+        """Notes that the engine was rebuilt after a fault."""
         with self._writing:
             self._restarts += 1
 
     def set_healthy(self, healthy: bool) -> None:
-        """Whether the engine takes conversations."""
+        """Sets whether the engine takes conversations."""
         self._healthy = healthy
 
     def restart_percentiles(self) -> None:
-        """The percentiles cover what comes from now on; everything else stays."""
+        """Has the percentiles cover what comes from now on; everything else stays."""
         with self._writing:
             for histogram in (
                 *(self._step_s, self._listening_s),
@@ -228,7 +228,7 @@ class Metrics:
             self._tally.dropped(samples, silent)
 
     def snapshot(self) -> EngineMetrics:
-        """The figures as they are now."""
+        """Returns the figures as they are now."""
         tally = self._tally
         return EngineMetrics(
             step_s=self._step_s.read(),

@@ -39,11 +39,11 @@ class EngineCollector(Collector):
         self._read = read
 
     def describe(self) -> Iterator[Metric]:
-        """The names, by which a registry tells that it has them already."""
+        """Returns the names, by which a registry tells that it has them already."""
         return self.collect()
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics."""
+        """Returns all metrics."""
         metrics = self._read()
         yield from _histograms(metrics)
         yield from _frame_counters(metrics)

@@ -37,7 +37,7 @@ from moshi_agent.errors import EngineUnhealthy, MoshiAgentError
 
 
 def run(config: EngineConfig, connection: Connection, log_level: int) -> None:
-    """All that the process does: loads, serves until `Stop`, ends.
+    """Loads, serves until `Stop`, and ends: all that the process does.
 
     It ends as well as soon as its parent does, or one of its threads fails: a process that is half alive
     would hold the device, and nobody would begin another.
@@ -64,7 +64,7 @@ def run(config: EngineConfig, connection: Connection, log_level: int) -> None:
 
 
 def portable(error: BaseException) -> Exception:
-    """The error as another process can have it: itself if pickle can carry it, else in words."""
+    """Returns the error as another process can have it: itself if pickle can carry it, else in words."""
     if not isinstance(error, MoshiAgentError):
         error.add_note("In the engine's process:\n" + "".join(traceback.format_exception(error)))
     try:

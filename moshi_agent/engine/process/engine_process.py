@@ -123,7 +123,7 @@ class EngineProcess:
         return future
 
     def fail(self, error: EngineUnhealthy) -> None:
-        """Once it is over: tells all who wait for something."""
+        """Tells all who wait for something that it is over."""
         self.is_serving = False
         with self._lock:
             self._over = error

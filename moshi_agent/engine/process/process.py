@@ -159,12 +159,12 @@ class ProcessBackend:
         return refused
 
     def ask(self, question: About | PromptSource) -> Future[Any]:
-        """As `request`, for what needs no engine that serves. Raises EngineUnhealthy in a fork."""
+        """Does as `request` does, for what needs no engine that serves. Raises EngineUnhealthy in a fork."""
         self._birthplace.check()
         return self._process.ask(question)
 
     def prompt(self, source: PromptSource) -> Prompt:
-        """The tokens of a prompt. Takes its time, in a thread of the process."""
+        """Returns the tokens of a prompt. Takes its time, in a thread of the process."""
         return self.ask(source).result()
 
     def capacity(self) -> Capacity:
@@ -175,7 +175,7 @@ class ProcessBackend:
             raise EngineUnhealthy(_NO_ANSWER) from error
 
     async def capacity_async(self) -> Capacity:
-        """As `capacity`, for an event loop."""
+        """Does as `capacity` does, for an event loop."""
         try:
             return self._as_it_is(await _within(self.ask(About.CAPACITY)))
         except TimeoutError as error:
@@ -267,7 +267,10 @@ class RemoteMetrics:
         self._last = Metrics().snapshot()
 
     def snapshot(self) -> EngineMetrics:
-        """The figures of now; the last known, and `healthy=False`, where the process cannot be asked."""
+        """Returns the figures of now.
+
+        The last known, and `healthy=False`, where the process cannot be asked.
+        """
         try:
             self._last = self._backend.ask(About.METRICS).result(_ANSWER_S)
         except (MoshiAgentError, TimeoutError):
@@ -275,7 +278,7 @@ class RemoteMetrics:
         return self._of_all_processes()
 
     async def snapshot_async(self) -> EngineMetrics:
-        """As `snapshot`, for an event loop."""
+        """Does as `snapshot` does, for an event loop."""
         try:
             self._last = await _within(self._backend.ask(About.METRICS))
         except (MoshiAgentError, TimeoutError):

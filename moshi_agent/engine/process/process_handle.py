@@ -40,7 +40,7 @@ class ProcessHandle:
         return self._process.pid
 
     def messages(self) -> Iterator[Any]:
-        """What the process says, until it ends."""
+        """Returns what the process says, until it ends."""
         return self.channel.receive()
 
     def kill(self) -> None:

@@ -58,7 +58,7 @@ class PersonaFrames:
         self._still = still
 
     def prompt(self, voice: Codes | VoiceFile | None, pieces: list[int]) -> Prompt:
-        """The prompt of a voice, as codes [dep_q, frames] or as a file of theirs, and of a role's text.
+        """Makes the prompt of a voice, as codes [dep_q, frames] or a file of theirs, and of a role.
 
         Raises:
             InputError: a voice of another model.
@@ -130,7 +130,7 @@ def _frames_in(voice: Codes | VoiceFile | None) -> int:
 @own_precision()
 @torch.inference_mode()
 def compile_persona(checkpoint: Checkpoint, voice: Samples | VoiceFile | None, role: str | None) -> Prompt:
-    """The prompt of a voice and a role, either of which may be missing.
+    """Makes the prompt of a voice and a role, either of which may be missing.
 
     Args:
         voice: a recording, [N] at 24 kHz, of any loudness; or a voice file.
@@ -165,13 +165,13 @@ def _check_length(frames: int, config: MoshiConfig) -> None:
 
 
 def marked(role: str) -> str:
-    """The role between the marks that PersonaPlex was trained with."""
+    """Returns the role between the marks that PersonaPlex was trained with."""
     role = role.strip()
     return role if role.startswith(_MARK) and role.endswith(_MARK) else f"{_MARK} {role} {_MARK}"
 
 
 def still_codes(checkpoint: Checkpoint) -> Still:
-    """Silence and the tone in the codes of this codec."""
+    """Returns silence and the tone in the codes of this codec."""
     lm = checkpoint.lm
     assert lm is not None
     speaking, hearing = lm.dep_q, lm.config.num_user_codebooks

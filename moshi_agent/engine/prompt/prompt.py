@@ -73,7 +73,7 @@ class PromptSource:
 @own_precision()
 @torch.inference_mode()
 def compile_prompt(source: PromptSource, checkpoint: Checkpoint) -> Prompt:
-    """The tokens of a prompt: text from the first frame on, one piece a frame, over the bot's own audio.
+    """Makes a prompt's tokens: text from the first frame on, one piece a frame, over the bot's own audio.
 
     Raises:
         ConfigError: neither text nor audio, or a checkpoint that has no use for them.

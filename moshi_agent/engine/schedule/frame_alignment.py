@@ -47,14 +47,14 @@ class FrameAlignment:
         return np.concatenate([np.zeros(silence, np.float32), kept])
 
     def rest(self) -> Samples:
-        """What is still kept; nothing will be any more."""
+        """Returns what is still kept; nothing will be any more."""
         self.is_over = True
         kept, self._kept = self._kept, []
         return np.concatenate([np.empty(0, np.float32), *kept])
 
 
 def leading_silence(now_s: float, samples: int, chunk_s: float) -> int:
-    """Samples of silence that make the last chunk before each strike of the clock complete a frame.
+    """Returns samples of silence that make the last chunk before each strike of the clock complete a frame.
 
     Args:
         now_s: when the latest chunk has come; monotonic.

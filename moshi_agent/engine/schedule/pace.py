@@ -36,5 +36,5 @@ class Pace:
             )
 
     def frames_in(self, seconds: float) -> int:
-        """Whole frames in so many seconds."""
+        """Returns whole frames in so many seconds."""
         return math.floor(seconds / self.frame_s + 1e-6)  # 0.24 / 0.08 is a little less than 3

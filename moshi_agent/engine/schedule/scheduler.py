@@ -171,7 +171,7 @@ class Scheduler(Generic[Key, Frame]):
         return key in self._conversations
 
     def add(self, key: Key, now: float, pace: Pace, urgent: Iterable[Frame] = ()) -> None:
-        """A conversation begins, with frames that go before any input. Raises ValueError if it has begun."""
+        """Begins a conversation, with frames that go before any input. Raises ValueError if it has begun."""
         if key in self._conversations:
             raise ValueError(f"{key!r} is scheduled already")
         conversation = _Conversation[Frame](
@@ -184,7 +184,7 @@ class Scheduler(Generic[Key, Frame]):
         self.push_urgent(key, urgent, now)
 
     def remove(self, key: Key) -> int:
-        """A conversation ends at once. Returns how many frames it leaves behind."""
+        """Ends a conversation at once. Returns how many frames it leaves behind."""
         left = self.waiting(key)
         del self._conversations[key]
         return left
@@ -225,15 +225,15 @@ class Scheduler(Generic[Key, Frame]):
         self._conversations[key].urgent.extend(_Waiting(frame, now, False) for frame in frames)
 
     def has_urgent(self, key: Key) -> bool:
-        """Whether frames that need no clock are left."""
+        """Tells whether frames that need no clock are left."""
         return bool(self._conversations[key].urgent)
 
     def finish(self, key: Key) -> None:
-        """The input has ended: no silence is fed any more. What is pushed after it, a tail, is taken."""
+        """Ends the input: no silence is fed any more. What is pushed after it, a tail, is taken."""
         self._conversations[key].finished = True
 
     def batch(self, now: float) -> list[Ready[Key, Frame]]:
-        """Everyone who is ready, with one frame each; nobody while more may still be gathered."""
+        """Returns everyone who is ready, with one frame each; nobody while more may still be gathered."""
         if now < self._starts_at():
             return []
         return [
@@ -243,7 +243,10 @@ class Scheduler(Generic[Key, Frame]):
         ]
 
     def wake_at(self, now: float) -> float | None:
-        """When `batch` gives something though nothing more is pushed; `now` if at once, None if never."""
+        """Tells when `batch` gives something though nothing more is pushed.
+
+        `now` if at once, None if never.
+        """
         starts_at = self._starts_at()
         return None if starts_at == math.inf else max(now, starts_at)
 
@@ -255,21 +258,21 @@ class Scheduler(Generic[Key, Frame]):
         return max([first, *(conversation.worth_waiting_for(longest) for conversation in conversations)])
 
     def waiting(self, key: Key) -> int:
-        """How many frames of a conversation wait, urgent ones included."""
+        """Tells how many frames of a conversation wait, urgent ones included."""
         conversation = self._conversations[key]
         return len(conversation.urgent) + len(conversation.input)
 
     def backlog_s(self, key: Key) -> float:
-        """How many seconds of a conversation's input wait."""
+        """Tells how many seconds of a conversation's input wait."""
         return self._conversations[key].backlog_s
 
     def room(self, key: Key) -> int:
-        """How many frames of input `push` takes before it refuses one."""
+        """Tells how many frames of input `push` takes before it refuses one."""
         conversation = self._conversations[key]
         return max(0, conversation.longest_backlog - len(conversation.input))
 
     def save(self, key: Key) -> dict[str, Any]:
-        """What waits of a conversation, as plain numbers and lists, with its frames as they are."""
+        """Returns what waits of a conversation, as plain numbers and lists, with its frames as they are."""
         conversation = self._conversations[key]
         return {
             "urgent": [waiting.frame for waiting in conversation.urgent],

@@ -72,11 +72,11 @@ class Slots(Generic[Key]):
         return Move(source=len(self), target=gap)
 
     def row_of(self, key: Key) -> int:
-        """The row of a conversation. Raises KeyError if it has none."""
+        """Returns the row of a conversation. Raises KeyError if it has none."""
         return self._rows[key]
 
     def key_at(self, row: int) -> Key:
-        """The conversation of a row. Raises IndexError if the row is free."""
+        """Returns the conversation of a row. Raises IndexError if the row is free."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} is free: {len(self)} rows are taken")
         return self._keys[row]

@@ -147,7 +147,10 @@ class FrameStep:
     @own_precision()
     @torch.inference_mode()
     def run(self, inputs: Sequence[RowInput]) -> list[RowOutput]:
-        """One step of the rows named, at most one input each. Returns their outputs in the same order."""
+        """Takes one step of the rows named, at most one input each.
+
+        Returns their outputs in the same order.
+        """
         rows = [given.row for given in inputs]
         longest = 1 + max(self._steps[row] for row in rows)
         capacity = self.state.lm.temporal.capacity
@@ -170,12 +173,12 @@ class FrameStep:
         self._steps[row] += len(tokens)
 
     def compute(self, count: int, given: StepTensors, length: int | None = None) -> ResultTensors:
-        """The step of the first `count` rows. `length` as in `Transformer.forward`."""
+        """Computes the step of the first `count` rows. `length` as in `Transformer.forward`."""
         with self.attention():
             return self._compute(count, given, length)
 
     def attention(self) -> AbstractContextManager[object]:
-        """Which of PyTorch's attentions serve.
+        """Chooses which of PyTorch's attentions serve.
 
         On Hopper it would rather have cuDNN's, which is planned and compiled anew for every shape: for each
         number of rows, codebook and length of a prompt. The others are launched as they are.
@@ -253,7 +256,7 @@ class FrameStep:
 
     @torch.inference_mode()
     def save_row(self, row: int) -> list[Tensor]:
-        """A copy of the row's state in host memory, to be given to `load_row`."""
+        """Returns a copy of the row's state in host memory, to be given to `load_row`."""
         return [part.to("cpu", copy=True) for part in self.state.row_parts(row)]
 
     @torch.inference_mode()

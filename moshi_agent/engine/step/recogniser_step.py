@@ -68,7 +68,7 @@ class RecogniserStep:
         self._step.move_row(source, target)
 
     def save_row(self, row: int) -> HeardRow:
-        """A copy of the row."""
+        """Returns a copy of the row."""
         return HeardRow(self._step.save_row(row), self._step.steps_taken(row))
 
     def load_row(self, row: int, saved: HeardRow | None) -> None:
@@ -82,7 +82,7 @@ class RecogniserStep:
             self.begin_row(row)
 
     def run(self, inputs: Sequence[RowInput]) -> list[RowOutput]:
-        """One frame of each user named. Where a row's numbers are none any more, it begins anew."""
+        """Takes one frame of each user named. Where a row's numbers are none any more, it begins anew."""
         outputs = self._step.run(inputs)
         for given, output in zip(inputs, outputs, strict=True):
             if not output.healthy:
@@ -99,7 +99,7 @@ class RecogniserStep:
         return self._step.row_bytes
 
     def measure(self, counts: Sequence[int], repeats: int) -> dict[int, list[float]]:
-        """As `FrameStep.measure`; what rows begin with is then computed as well."""
+        """Measures as `FrameStep.measure` does; what rows begin with is then computed as well."""
         times = self._step.measure(counts, repeats)
         self.begin_row(0)
         return times

@@ -14,7 +14,7 @@ from moshi_agent.nn.packing import Float32Product
 
 
 def rows_are_invariant(models: Iterable[nn.Module], rows: int) -> bool:
-    """Whether every packed float32 product gives one row the same bits alone and among up to `rows`.
+    """Tells whether every packed float32 product gives one row the same bits alone and among up to `rows`.
 
     True as well for models that promise nothing: not packed, or packed in fewer bits.
     """

@@ -37,7 +37,7 @@ class StepRunner(Protocol):
         ...
 
     def run(self, count: int, longest: int, inputs: Sequence[RowInput]) -> ResultTensors:
-        """One step of the first `count` rows.
+        """Takes one step of the first `count` rows.
 
         Args:
             longest: cache positions that any of the rows with input will have filled by then.
@@ -57,10 +57,10 @@ class EagerRunner:
         self._input = InputBuffers.new(shape, torch.device("cpu"))
 
     def warm_up(self) -> None:
-        """There is nothing to do."""
+        """Does nothing: there is nothing to do."""
 
     def run(self, count: int, longest: int, inputs: Sequence[RowInput]) -> ResultTensors:
-        """As `StepRunner.run` says."""
+        """Implements `StepRunner.run`."""
         self._input.fill(count, inputs)
         given = self._input.first_rows(count).compact(self._device)
         result = self._compute(count, given, None)
@@ -68,12 +68,12 @@ class EagerRunner:
 
 
 def choose_sizes(capacity: int) -> tuple[int, ...]:
-    """The numbers of rows that steps are padded to, ascending, the largest being the capacity."""
+    """Returns the numbers of rows that steps are padded to, ascending, the largest being the capacity."""
     return (*(size for size in _SIZES if size < capacity), capacity)
 
 
 def choose_lengths(context: int, reads_what_is_filled: bool) -> tuple[int, ...]:
-    """The numbers of cache positions that steps read, ascending, the largest being the context.
+    """Returns the numbers of cache positions that steps read, ascending, the largest being the context.
 
     One is enough where the attention stops by itself at the end of what a row has filled.
     """
@@ -99,15 +99,15 @@ class GraphDevice(Protocol):
         ...
 
     def capture(self, call: Callable[[], None]) -> Callable[[], None]:
-        """A function that does again what `call` does now, on the same tensors. Runs `call`, too."""
+        """Returns a function that does again what `call` does now, on the same tensors. Runs `call`, too."""
         ...
 
     def wait(self) -> None:
-        """Until all that was asked for so far is done."""
+        """Waits until all that was asked for so far is done."""
         ...
 
     def used_bytes(self) -> int:
-        """Memory in use."""
+        """Returns memory in use."""
         ...
 
 
@@ -124,7 +124,7 @@ class CudaDevice:
         self._done = torch.cuda.Event(blocking=True)
 
     def capture(self, call: Callable[[], None]) -> Callable[[], None]:
-        """As `GraphDevice.capture` says; both the warm-up and the capture run on a stream of their own."""
+        """Implements `GraphDevice.capture`; both the warm-up and the capture run on a stream of their own."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self._device):
             current = torch.cuda.current_stream()
@@ -141,13 +141,13 @@ class CudaDevice:
         return graph.replay
 
     def wait(self) -> None:
-        """As `GraphDevice.wait` says."""
+        """Implements `GraphDevice.wait`."""
         with torch.cuda.device(self._device):
             self._done.record()
         self._done.synchronize()
 
     def used_bytes(self) -> int:
-        """As `GraphDevice.used_bytes` says."""
+        """Implements `GraphDevice.used_bytes`."""
         free, total = torch.cuda.mem_get_info(self._device)
         return total - free
 
@@ -204,7 +204,7 @@ class GraphRunner:
         )
 
     def run(self, count: int, longest: int, inputs: Sequence[RowInput]) -> ResultTensors:
-        """As `StepRunner.run` says."""
+        """Implements `StepRunner.run`."""
         if not self._graphs:
             self.warm_up()
         key = self.choose(count, longest)
@@ -217,7 +217,7 @@ class GraphRunner:
         return self._host_result.first_rows(count)
 
     def choose(self, count: int, longest: int) -> Key:
-        """The smallest graph there is for so many rows and cache positions."""
+        """Returns the smallest graph there is for so many rows and cache positions."""
         return min(key for key in self._graphs if key[0] >= count and key[1] >= longest)
 
     def _capture(self, key: Key) -> Callable[[], None]:

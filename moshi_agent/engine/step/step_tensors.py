@@ -116,13 +116,16 @@ class InputBuffers(_Buffers):
                 forced[given.row] = given.forced
 
     def whole(self) -> StepTensors:
-        """These buffers as the input of a step, without regard to what they hold."""
+        """Returns these buffers as the input of a step, without regard to what they hold."""
         return StepTensors(
             pcm=self.pcm, hears=self.hears, steps=self.steps, forced=self.forced, next_piece=self.next_piece
         )
 
     def compact(self, device: torch.device) -> StepTensors:
-        """These buffers, on the host, as the input of a step on `device`; what says nothing is left out."""
+        """Returns these buffers, on the host, as the input of a step on `device`.
+
+        What says nothing is left out.
+        """
         return StepTensors(
             pcm=self.pcm.to(device),
             hears=None if self.hears.all() else self.hears.to(device),
@@ -158,7 +161,7 @@ class ResultTensors(_Buffers):
         )
 
     def outputs(self, rows: Sequence[int]) -> list[RowOutput]:
-        """What these rows have given, as copies; on the host."""
+        """Returns what these rows have given, as copies; on the host."""
         text, next_text, speaks, healthy, heads = (tensor.tolist() for tensor in self.tensors()[1:])
         audio: Frame = self.audio.numpy()
         return [
