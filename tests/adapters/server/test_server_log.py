@@ -126,7 +126,7 @@ def _is_ready(url: str) -> bool:
 def test_text_is_the_default_and_a_warning_comes_once() -> None:
     with serving("--no-process", "--capacity", "1", "--host", "127.0.0.1", "--insecure-no-auth") as server:
         with chat(server) as connection:
-            connection.send(b"")
+            connection.send(b"\x01" + b"garbage" * 20)
             rest(connection)
         text = rest_of_log(server)
     assert text.count("everybody who reaches this address may use it") == 1
