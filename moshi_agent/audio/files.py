@@ -126,7 +126,7 @@ def _opened(source: Path) -> Generator[Decoder]:
     except OSError as error:
         raise AudioError(f"{source} cannot be read: {error.strerror or error}") from error
     except sf.LibsndfileError as error:
-        raise AudioError(f"{source} is damaged ({error.error_string.rstrip('.')})") from error
+        raise AudioError(f"{source} cannot be read as audio ({error.error_string.rstrip('.')})") from error
 
 
 def _whole(source: Path, decoder: Decoder, sample_rate_hz: int, *, mono: bool) -> Samples:
