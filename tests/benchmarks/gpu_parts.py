@@ -239,6 +239,8 @@ def attend(options: argparse.Namespace, figures: Figures) -> None:
                     print(f"{names}: {type(error).__name__}: {error}".splitlines()[0], flush=True)
                     continue
                 found[f"{block} {warps} {stages} {programs}"] = state.nbytes / ms / 1e6
+            if not found:
+                raise SystemExit("the kernel runs in no shape here")
             print(
                 f"{dtype}, {rows} rows, block, warps, stages, programs: GB/s; the first is in use", flush=True
             )
