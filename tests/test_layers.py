@@ -63,7 +63,7 @@ LAYERS = {
         tiny
     """,
     "moshi_agent_adapters": """
-        __init__ allowance call_log networks origins personas
+        __init__ allowance bot_turn call_log networks origins personas
         protocols
         talk webrtc
         pipecat server

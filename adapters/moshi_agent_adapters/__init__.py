@@ -5,6 +5,7 @@
     server/       `moshi-agent serve`                    the extra `server`
     talk/         `moshi-agent talk`                     the extra `talk`
     protocols/    what websockets carry, without any input or output: for `server` and `talk`
+    bot_turn.py   where the bot's continuous speech is cut into turns
     call_log.py   the log's line about each call
     personas.py   the role and the voice that a caller asks for, as far as the model takes them
 

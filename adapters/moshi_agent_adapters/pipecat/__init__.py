@@ -4,7 +4,6 @@
     conversation.py  its way out: events of the engine as frames of the pipeline
     context.py       what it takes from a context
     settings.py      what of it can be changed while it runs
-    bot_turn.py      where the bot's continuous speech is cut into turns
     whole_words.py   pieces of text joined into words
     playout.py       whole frames for the transport, and no more than it can play in time
     metrics.py       figures that Pipecat has no words for

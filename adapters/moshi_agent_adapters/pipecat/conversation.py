@@ -44,7 +44,7 @@ from moshi_agent import (
     UserText,
 )
 from moshi_agent.audio.framing import FRAME_S
-from moshi_agent_adapters.pipecat.bot_turn import BotTurn, begins_turn
+from moshi_agent_adapters.bot_turn import BotTurn, begins_turn
 from moshi_agent_adapters.pipecat.metrics import MoshiMetricsData
 from moshi_agent_adapters.pipecat.playout import Playout
 from moshi_agent_adapters.pipecat.whole_words import WholeWords

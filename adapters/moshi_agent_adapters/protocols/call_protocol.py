@@ -126,6 +126,10 @@ class CallProtocol(Protocol):
         """Returns what the client wants, None until it has said it. Raises ProtocolError."""
         ...
 
+    def connected(self) -> Iterable[Message]:
+        """Returns the messages for a client that has just connected. Raises ProtocolError."""
+        ...
+
     def began(self) -> Iterable[Message]:
         """Returns the messages for a conversation that has its row."""
         ...

@@ -14,12 +14,11 @@ says that it has no effect.
 from __future__ import annotations
 
 import base64
-import binascii
 import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import ClassVar
 
 import numpy as np
 
@@ -36,6 +35,7 @@ from moshi_agent_adapters.protocols.call_protocol import (
     Send,
     Wanted,
 )
+from moshi_agent_adapters.protocols.json_events import Json, audio_bytes, member_of, parse_event, text_of
 from moshi_agent_adapters.protocols.live_audio import PCM_24K, LiveAudio, audio_format
 
 _FRAME_MS = 80
@@ -55,10 +55,7 @@ _CLOSE_REASONS: dict[EndKind, str] = {
     "drained": "remote_hangup",
 }
 _CLIENT_FAULTS: tuple[EndKind, ...] = ("bad_message", "too_fast", "too_slow", "idle")
-_LONGEST_TEXT = 100_000  # characters
 _LONGEST_COMMENTARY = 2000  # characters: some two minutes of speech
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +90,10 @@ class LiveProtocol:
         """Returns what `session.start` has asked for."""
         return self._wanted
 
+    def connected(self) -> Iterator[Message]:
+        """Returns nothing: the client speaks first."""
+        yield from ()
+
     def began(self) -> Iterator[Message]:
         """Tells that the session has started."""
         self._has_begun = True
@@ -100,7 +101,7 @@ class LiveProtocol:
 
     def receive(self, message: Message) -> Iterator[Order]:
         """Takes an event of the client. Raises ProtocolError."""
-        event = _parse(message)
+        event = parse_event(message)
         kind, client_id = event["type"], event.get("event_id")
         try:
             if self._wanted is None:
@@ -116,19 +117,19 @@ class LiveProtocol:
     def _start(self, kind: str, event: Json) -> None:
         if kind != "session.start":
             raise ProtocolError(f"{kind} before the session has started; accepted: session.start")
-        session = _member(event, "session")
-        model = session.get("model")
+        session = member_of(event, "session")
+        model = session.get("model") or self._server.model
         if not isinstance(model, str) or not (model == self._server.model or model.startswith("gpt-live")):
             raise ProtocolError(
                 f"there is no model {str(model)[:60]!r}; accepted: {self._server.model!r}", "model_not_found"
             )
-        audio = _member(session, "audio", {})
-        output = _member(audio, "output", {})
+        audio = member_of(session, "audio", {})
+        output = member_of(audio, "output", {})
         voice = output.get("voice")
-        self._audio = audio_format(_member(audio, "format", {}))
+        self._audio = audio_format(member_of(audio, "format", {}))
         self._start_id = event.get("event_id")
         self._wanted = Wanted(
-            role=_text(session, "instructions"),
+            role=text_of(session, "instructions"),
             voice=voice if isinstance(voice, str) else None,
             output_sample_rate=self._audio.rate,
         )
@@ -143,14 +144,7 @@ class LiveProtocol:
         }
 
     def _hear(self, event: Json) -> Iterator[Hear]:
-        encoded = event.get("audio")
-        if not isinstance(encoded, str):
-            raise ProtocolError("audio is missing; accepted: audio in base64")
-        try:
-            data = base64.b64decode(encoded, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise ProtocolError(f"audio is no base64: {error}", "invalid_audio") from error
-        pcm = self._audio.decode(data)
+        pcm = self._audio.decode(audio_bytes(event))
         self._heard_s += len(pcm) / self._audio.rate
         if len(pcm):
             yield Hear(np.zeros_like(pcm) if self._is_muted else pcm, self._audio.rate)
@@ -163,7 +157,7 @@ class LiveProtocol:
             self._is_muted = kind.endswith(".mute")
             yield Send(self._event(f"{kind}d", client_id))
         elif kind == "session.update":
-            self._session |= {"delegation": _member(event, "session").get("delegation")}
+            self._session |= {"delegation": member_of(event, "session").get("delegation")}
             yield Send(self._event("session.updated", client_id, session=self._session))
         elif kind in _CONTEXT:
             yield from self._context(kind, event, client_id)
@@ -175,7 +169,7 @@ class LiveProtocol:
 
     def _context(self, kind: str, event: Json, client_id: str | None) -> Iterator[Order]:
         """Words for the model: spoken as they are, if so set up; nothing else can be done with them."""
-        content = _text(event, "content")
+        content = text_of(event, "content")
         is_spoken = self._server.say_commentary and kind == "session.commentary.append" and content
         if is_spoken and len(content or "") > _LONGEST_COMMENTARY:
             message = f"a commentary of {len(content or '')} characters, which would be spoken"
@@ -230,38 +224,3 @@ class LiveProtocol:
         answers = {} if client_id is None else {"client_event_id": client_id}
         error = {"type": fault, "code": code, "message": message, **answers}
         return self._event("error", client_id, error=error)
-
-
-def _parse(message: Message) -> Json:
-    """The event in a message: an object with a `type`, and an `event_id` that is text or missing."""
-    if isinstance(message, bytes):
-        raise ProtocolError("a binary message; accepted: JSON in text messages", "invalid_json")
-    try:
-        event = json.loads(message)
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"no JSON: {error}", "invalid_json") from error
-    if not isinstance(event, dict) or not isinstance(event.get("type"), str):
-        raise ProtocolError("accepted: a JSON object with a type", "invalid_event")
-    event = cast(Json, event)
-    if not isinstance(event.get("event_id"), str | None):
-        raise ProtocolError("event_id; accepted: text", "invalid_event")
-    return event | {"type": event["type"][:80]}
-
-
-def _member(parent: Json, name: str, default: Json | None = None) -> Json:
-    """The object of this name. Without a default it has to be there."""
-    value = parent.get(name)
-    if value is None and default is not None:
-        return default
-    if not isinstance(value, dict):
-        raise ProtocolError(f"{name}; accepted: an object", "invalid_value")
-    return cast(Json, value)
-
-
-def _text(parent: Json, name: str) -> str | None:
-    value = parent.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, str) or len(value) > _LONGEST_TEXT:
-        raise ProtocolError(f"{name}; accepted: text of at most {_LONGEST_TEXT} characters", "invalid_value")
-    return value.strip() or None

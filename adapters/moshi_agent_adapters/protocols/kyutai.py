@@ -76,6 +76,10 @@ class KyutaiProtocol:
         """Reads what the query asks for. Raises ProtocolError for a bad number, or one out of range."""
         return _wanted(self._query)
 
+    def connected(self) -> Iterator[Message]:
+        """Returns nothing: the handshake waits for the conversation."""
+        yield from ()
+
     def began(self) -> Iterator[Message]:
         """Returns the handshake, and the head of the audio stream."""
         yield Kind.HANDSHAKE.message()

@@ -9,18 +9,19 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from moshi_agent import Engine
-from moshi_agent_adapters.server import health, kyutai_chat, live_sessions, web_calls
+from moshi_agent_adapters.server import health, kyutai_chat, openai_calls, web_calls
 from moshi_agent_adapters.server.config import ServerConfig
+from moshi_agent_adapters.server.paths import error_response, no_path, with_explanations
 from moshi_agent_adapters.server.security import Guard
 from moshi_agent_adapters.server.server import Server
 
 RouteGroup = Callable[[Server], Sequence[BaseRoute]]
 
-GROUPS: tuple[RouteGroup, ...] = (health.routes, kyutai_chat.routes, live_sessions.routes, web_calls.routes)
+GROUPS: tuple[RouteGroup, ...] = (health.routes, kyutai_chat.routes, openai_calls.routes, web_calls.routes)
 
 
 def create_app(
@@ -45,7 +46,7 @@ def create_app(
                 await end_calls()
 
     app = Starlette(
-        routes=[route for group in groups for route in group(server)],
+        routes=with_explanations([route for group in groups for route in group(server)]),
         middleware=[Middleware(Guard, config=server.config)],
         exception_handlers={HTTPException: _http_error},
         lifespan=lifespan,
@@ -57,5 +58,5 @@ def create_app(
 def _http_error(request: Request, error: Exception) -> Response:
     """An error in the form of OpenAI's."""
     assert isinstance(error, HTTPException)
-    body = {"type": "invalid_request_error", "code": str(error.status_code), "message": error.detail}
-    return JSONResponse({"error": body}, error.status_code, error.headers)
+    message = no_path(request.url.path) if error.status_code == 404 else error.detail
+    return error_response(error.status_code, message, dict(error.headers or {}))

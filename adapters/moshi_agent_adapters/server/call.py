@@ -100,6 +100,7 @@ class _Call:
     async def _converse(self) -> CallEnd:
         """Turns whatever goes wrong into the end of the call."""
         try:
+            await self._send(self._protocol.connected())
             config = self._server.session_config(await self._hear_wishes())
             session = await self._open(config)
             self.log.session = session.key

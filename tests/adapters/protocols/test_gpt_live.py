@@ -67,6 +67,14 @@ def _checked(message: str | bytes) -> dict[str, Any]:
     return event
 
 
+def test_a_session_without_a_model_has_the_one_that_is_served() -> None:
+    protocol = LiveProtocol(_SERVER)
+    assert _do(protocol, "session.start", session={}) == []
+    assert protocol.wanted is not None
+    (started,) = [_checked(message) for message in protocol.began()]
+    assert started["session"]["model"] == "tiny"
+
+
 def test_a_session_starts_as_it_was_asked_for() -> None:
     protocol = _started(
         instructions=" Be brief. ",

@@ -61,6 +61,38 @@ def test_openais_package(server: Running) -> None:
     assert kinds.count("session.output_audio.delta") > 20
 
 
+def test_openais_package_over_the_realtime_protocol(server: Running) -> None:
+    openai = pytest.importorskip("openai", reason="the openai package is not installed")
+
+    async def ask() -> tuple[list[str], bytes]:
+        kinds, sound = list[str](), b""
+        client = openai.AsyncOpenAI(api_key="unused", base_url=f"{server.http}/v1")
+        async with client, client.realtime.connect(model="gpt-realtime") as realtime:
+            await realtime.session.update(session={"type": "realtime", "instructions": "Be brief."})
+
+            async def speak() -> None:
+                async for chunk in paced(question("What is your name?")):
+                    audio = base64.b64encode(_int16(chunk)).decode()
+                    await realtime.input_audio_buffer.append(audio=audio)
+
+            task = asyncio.create_task(speak())
+            async with asyncio.timeout(PATIENCE_S):
+                async for event in realtime:
+                    kinds.append(event.type)
+                    if event.type == "response.output_audio.delta":
+                        sound += base64.b64decode(event.delta)
+                    if event.type == "response.done":
+                        task.cancel()
+                        assert event.response.output[0].content[0].transcript == ANSWER
+                        return kinds, sound
+        raise AssertionError(f"no response: {kinds}")
+
+    kinds, sound = asyncio.run(ask())
+    assert kinds[:3] == ["session.created", "session.updated", "response.created"]
+    assert np.abs(np.frombuffer(sound, "<i2").astype(np.float32)).max() > 3000
+    wait_for(lambda: not server.live)
+
+
 def test_openais_package_lists_the_model(server: Running) -> None:
     openai = pytest.importorskip("openai", reason="the openai package is not installed")
     with openai.OpenAI(api_key="unused", base_url=f"{server.http}/v1") as client:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
-
-pytest.importorskip("pipecat", reason="needs the extra `pipecat`: pip install moshi-agent[pipecat]")
-
 from moshi_agent import BotStarted, BotStopped, Event, Interrupted, TextToken, UserStarted, UserStopped
-from moshi_agent_adapters.pipecat.bot_turn import BotTurn, begins_turn
+from moshi_agent_adapters.bot_turn import BotTurn, begins_turn
 
 
 def at(frame: int, kind: Callable[..., Event], **fields: object) -> Event:
