@@ -13,6 +13,8 @@ from moshi_agent.errors import ConfigError
 Norm = Literal["layer_norm", "layer_norm_f32", "rms_norm", "rms_norm_f32"]
 PositionalEmbedding = Literal["rope", "rope_concat", "sin", "sin_rope", "none"]
 KVCache = Literal["auto", "float", "int8"]
+# How a model is given what was found outside of a call: a token of the text in each frame, or a row.
+ReferenceKind = Literal["tokens", "rows"]
 
 _NORMS = ("layer_norm", "layer_norm_f32", "rms_norm", "rms_norm_f32")
 _POSITIONAL_EMBEDDINGS = ("rope", "rope_concat", "sin", "sin_rope", "none")
@@ -226,11 +228,38 @@ class MimiConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReferenceEncoderConfig:
+    """Describes the encoder that makes rows of a reference's text: ARC (arXiv:2510.20535) over a Llama.
+
+    Defaults are those of `kyutai/ARC4_Encoder_Llama`, of which a configuration names only the last four.
+    """
+
+    vocabulary: int = 128_256
+    num_layers: int = 26
+    num_heads: int = 24
+    num_kv_heads: int = 8
+    head_dim: int = 128
+    dim_feedforward: int = 8192
+    max_period: float = 500_000.0
+    dim: int = 3072
+    bridge_dim: int = 2048
+    row_dim: int = 4096
+    tokens_per_row: int = 4
+    source: str = "kyutai/ARC4_Encoder_Llama"
+    tokenizer: str = "meta-llama/Llama-3.2-3B-Instruct"
+
+    def __post_init__(self) -> None:
+        require_sizes(self, 1, 2**20, "vocabulary dim_feedforward")
+        require_sizes(self, 1, 2**16, "num_heads num_kv_heads head_dim dim bridge_dim row_dim")
+        require_sizes(self, 1, 2**10, "num_layers tokens_per_row")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConditionerConfig:
-    """Describes one conditioner: a table over a text attribute, or a tensor given by the caller."""
+    """Describes one conditioner: a table over a text attribute, a tensor of the caller, or references."""
 
     name: str
-    kind: Literal["lut", "tensor"]
+    kind: Literal["lut", "tensor", "multi_arc_encoder"]
     dim: int
     n_bins: int = 0
     possible_values: tuple[str, ...] | None = None
@@ -238,9 +267,11 @@ class ConditionerConfig:
     force_linear: bool = True
     pad_empty: bool = True
     learn_padding: bool = True
+    encoder: ReferenceEncoderConfig | None = None  # where the kind is "multi_arc_encoder"
 
     def __post_init__(self) -> None:
-        require_value(f"conditioner {self.name!r}: type", self.kind, ("lut", "tensor"))
+        kinds = ("lut", "tensor", "multi_arc_encoder")
+        require_value(f"conditioner {self.name!r}: type", self.kind, kinds)
         require_sizes(self, 0, 2**16, "dim n_bins")
 
 
@@ -250,6 +281,8 @@ class FuserConfig:
 
     sum: tuple[str, ...] = ()  # added to every input
     cross: tuple[str, ...] = ()  # attended to by the cross attention
+    prepend: tuple[str, ...] = ()  # read before everything, each in a position of its own
+    streaming_sum: tuple[str, ...] = ()  # added to the inputs of some frames: rows of a reference
     cross_attention_pos_emb: bool = False
     cross_attention_pos_emb_scale: float = 1.0
 
@@ -292,6 +325,7 @@ class MoshiConfig:
     bias_proj: bool = False
     text_padding_id: int = 3
     text_end_padding_id: int = 0
+    reference_token_id: int | None = None  # the text token by which the model asks for a reference
     extra_heads_num_heads: int = 0
     extra_heads_dim: int = 6
     conditioners: tuple[ConditionerConfig, ...] = ()
@@ -302,6 +336,7 @@ class MoshiConfig:
     def __post_init__(self) -> None:
         require_sizes(self, 0, 2**10, "n_q dep_q extra_heads_num_heads extra_heads_dim")
         require_sizes(self, 1, 2**20, "card text_card text_card_out")
+        require_sizes(self, 0, 2**20, "reference_token_id")
         require_sizes(self, -(2**10), 2**12, "delays")
         if len(self.delays) != self.n_q + 1:
             raise ConfigError(f"{len(self.delays)} delays for one text and n_q={self.n_q} audio streams")
@@ -311,6 +346,22 @@ class MoshiConfig:
             raise ConfigError(f"dep_q={self.dep_q}; accepted: 0 to n_q={self.n_q}")
         if (self.depth is None) != (self.dep_q == 0):
             raise ConfigError("a depth transformer exists exactly where dep_q is above 0")
+        self._check_conditions()
+
+    def _check_conditions(self) -> None:
+        fuser = self.fuser or FuserConfig()
+        kinds = {one.name: one.kind for one in self.conditioners}
+        told = (*fuser.sum, *fuser.cross, *fuser.prepend)
+        for name in (*told, *fuser.streaming_sum):
+            require_value("fuser: a condition", name, kinds or ("none, for there are no conditioners",))
+        for name, kind in kinds.items():
+            if (kind == "multi_arc_encoder" and name in told) or (
+                kind != "multi_arc_encoder" and name in fuser.streaming_sum
+            ):
+                raise ConfigError(
+                    f"fuser: condition {name!r} of type {kind}; "
+                    "streaming_sum takes multi_arc_encoder, and sum, cross and prepend take all others"
+                )
 
     @property
     def max_delay(self) -> int:

@@ -53,7 +53,7 @@ def test_an_unknown_key_is_named(key: str) -> None:
         ({"causal": False}, "causal"),
         ({"depformer_weights_per_step_schedule": [0, 1]}, "schedule of 2"),
         ({"depformer_dim_feedforward": [8, 8]}, "2 widths"),
-        ({"fuser": {"prepend": ["a"]}}, "prepended"),
+        ({"fuser": {"prepend": ["a"]}}, "a condition='a'"),
         ({"conditioners": {"a": {"type": "clap", "clap": {"dim": 3}}}}, "clap"),
     ],
 )

@@ -92,7 +92,7 @@ class CheckpointFiles(CodecFiles, Protocol):
 
     @property
     def references(self) -> Path | None:
-        """The table of a language model that takes a stream of references, in a file of its own."""
+        """The file with the table of a language model that takes a stream of references."""
         ...
 
     def read_lm_config(self) -> MoshiConfig | None:

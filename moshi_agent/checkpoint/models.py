@@ -16,7 +16,7 @@ from moshi_agent.checkpoint.lora import LoraUpdates, read_lora
 from moshi_agent.checkpoint.tensors import Stored, assign_tensors, read_tensors, reading_device
 from moshi_agent.config import MimiConfig, MoshiConfig
 from moshi_agent.errors import CheckpointError, ConfigError
-from moshi_agent.models.lm import LMModel
+from moshi_agent.models.lm import REFERENCES_TABLE, LMModel
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.embedding import TokenEmbedding
 from moshi_agent.nn.linear import Int8Linear, Linear, LoraLinear
@@ -93,11 +93,15 @@ def add_references(model: LMModel, path: Path) -> None:
     model.add_references()
     table = cast(TokenEmbedding, model.oracle_emb)
     wanted, tensors = tuple(table.weight.shape), read_tensors(path, "cpu")
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if shapes != {"oracle_emb.weight": wanted}:
-        raise CheckpointError(f"{path}: it has {shapes}; needed is oracle_emb.weight of {list(wanted)}")
+    shape = tuple(tensors[REFERENCES_TABLE].shape) if REFERENCES_TABLE in tensors else None
+    if shape != wanted:
+        raise CheckpointError(
+            f"{path}: {REFERENCES_TABLE} has shape {shape}; the configuration asks for {wanted}"
+        )
     with torch.no_grad():
-        table.weight.copy_(tensors["oracle_emb.weight"])
+        table.weight.copy_(tensors[REFERENCES_TABLE])
+    if tensors[REFERENCES_TABLE][model.config.text_padding_id].any():
+        table.padding_idx = None  # padding means something to this model, and is trained as the others
 
 
 def fill_lm(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 
@@ -33,6 +32,8 @@ class _Released:
 
 # By the `model_type` of config.json. Hibiki was trained on translations graded by how alike the voices are.
 _RELEASED = {"hibiki": _Released({"description": "very_good"}, {"description": "very_bad"})}
+# MoshiRAG says nothing of its type. It is served with the model as the one who speaks first.
+_OTHERS = _Released({"first_speaker": "SPEAKER_MAIN"})
 
 
 @torch.no_grad()
@@ -55,7 +56,7 @@ def choose_conditions(
             none of those accepted; or guidance of a model without conditions.
     """
     given, provider = given or {}, model.condition_provider
-    has = {} if provider is None else cast(dict[str, Conditioner], dict(provider.conditioners.items()))
+    has = {} if provider is None else provider.whole
     unknown = sorted(set(given) - set(has))
     if unknown:
         raise InputError(f"no condition {', '.join(unknown)}; the model has: {', '.join(has) or 'none'}")
@@ -63,7 +64,7 @@ def choose_conditions(
         if guided:
             raise InputError("guidance (cfg_coef) of a model without conditions; accepted: cfg_coef 1")
         return None
-    released = _RELEASED.get(model_type, _Released())
+    released = _RELEASED.get(model_type, _OTHERS)
     wanted = dict(released.wanted) | dict(given)
     missing = [_described(one) for name, one in has.items() if name not in wanted]
     if missing:

@@ -38,7 +38,7 @@ class StepInput:
     replace: Tensor | None = None  # [B, dep_q] audio tokens to take instead of generating any
     next_piece: Tensor | None = None  # [B] the one piece of text that may come now; ANY_TEXT leaves it free
     length: int | None = None  # positions of the cache to read, as in `Transformer.forward`
-    references: Tensor | None = None  # [B] the tokens of this step, as in `LMModel.temporal`
+    references: Tensor | None = None  # [B] tokens or [B, dim] rows of this step, as in `LMModel.temporal`
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,15 @@ class Generator:
         self.ring = TokenRing(lm_model.config.delays, lm_model.initial_tokens(), 1 + lm_model.dep_q)
 
     def init_state(self, rows: int, kv_int8: bool = False) -> LMGenState:
-        """Makes the state of `rows` streams; `kv_int8` as in `LMModel.init_state`."""
+        """Makes the state of `rows` streams, still to `begin`; `kv_int8` as in `LMModel.init_state`."""
         model = self.lm_model
         null = None if self.guidance is None else model.init_state(rows, kv_int8)
         return LMGenState(self.ring.init_state(rows), model.init_state(rows, kv_int8), null)
+
+    @torch.no_grad()
+    def begin(self, state: LMGenState, rows: Tensor | None = None) -> None:
+        """Begins rows whose state is fresh, True in `rows`, [B] bool: reads what comes before all steps."""
+        self.lm_model.begin(state.temporal, self.conditions, rows)
 
     def advance(self, state: LMGenState, given: StepInput, sampling: RowSampling) -> StepOutput:
         """Takes one step of the rows that execute; `ring.newest_frame` then has what came out."""

@@ -43,8 +43,10 @@ def split_conditions(conditions: Conditions) -> tuple[Conditions, Conditions]:
     """Splits conditions into those of the wanted rows, which come first, and of the unwanted ones.
 
     Raises:
-        InputError: an odd number of rows.
+        InputError: an odd number of rows, or conditions that are read before the first step.
     """
+    if conditions.prepend is not None:
+        raise InputError("guidance (cfg_coef) of a model with a condition before its first step; accepted: 1")
     (sum_, sum_null), (cross, cross_null) = _halves(conditions.sum), _halves(conditions.cross)
     return Conditions(sum_, cross), Conditions(sum_null, cross_null)
 

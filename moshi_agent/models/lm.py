@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from moshi_agent.config import DepthConfig, MoshiConfig
+from moshi_agent.config import DepthConfig, MoshiConfig, ReferenceKind
 from moshi_agent.errors import InputError
 from moshi_agent.models.delays import delayed, undelayed
 from moshi_agent.nn.conditioners import ConditionFuser, ConditionProvider, ConditionTensors
@@ -25,6 +25,8 @@ from moshi_agent.nn.linear import JoinedLinears, Linear
 from moshi_agent.nn.norm import make_norm
 from moshi_agent.nn.packing import PackFormat
 from moshi_agent.nn.transformer import Transformer, TransformerState
+
+REFERENCES_TABLE = "oracle_emb.weight"  # as KAME (arXiv:2510.02327) names it
 
 
 @dataclass
@@ -43,6 +45,12 @@ class Conditions:
 
     sum: Tensor | None = None  # [B or 1, 1, dim]
     cross: Tensor | None = None  # [B or 1, S, dim]
+    prepend: Tensor | None = None  # [B or 1, P, dim] read in positions before the first step
+
+    @property
+    def positions(self) -> int:
+        """Counts the positions before the first step."""
+        return 0 if self.prepend is None else self.prepend.shape[1]
 
 
 class LMModel(nn.Module):
@@ -75,13 +83,30 @@ class LMModel(nn.Module):
         self.register_buffer("_like", torch.empty(0), persistent=False)
 
     def add_references(self) -> None:
-        """Gives the model a table for references, whose padding is zeros: as if there were none.
-
-        As in KAME (arXiv:2510.02327), from which it has its name.
-        """
+        """Gives the model a table for references, whose padding is zeros: as if there were none."""
         config = self.config
         table = TokenEmbedding(config.text_card + 1, config.temporal.dim, zero=config.text_padding_id)
         self.oracle_emb = table.to(self.device, self.dtype)
+
+    @property
+    def takes_references(self) -> ReferenceKind | None:
+        """Tells how the model is given references: tokens of its text, rows of an encoder, or not at all."""
+        if self.oracle_emb is not None:
+            return "tokens"
+        fuser = self.config.fuser
+        return "rows" if fuser is not None and fuser.streaming_sum else None
+
+    def project_references(self, rows: Tensor) -> Tensor:
+        """Projects rows of an encoder, [T, row_dim], to those that steps take as `references`, [T, dim].
+
+        Raises:
+            InputError: a model that takes no rows, or rows of another shape.
+        """
+        if self.takes_references != "rows" or self.condition_provider is None or self.fuser is None:
+            raise InputError("the model was not trained to take rows of references")
+        conditioners = self.condition_provider.conditioners
+        parts = [conditioners[name](rows.to(self.device)) for name in self.fuser.config.streaming_sum]
+        return torch.stack(parts).sum(0).to(self.dtype)
 
     def _make_depth(self, depth: DepthConfig) -> None:
         config, dim = self.config, depth.transformer.dim
@@ -172,20 +197,26 @@ class LMModel(nn.Module):
         """Makes the temporal transformer's state of `rows` streams, its cache int8 or as the weights."""
         return self.transformer.init_state(rows, self.device, self.dtype, kv_int8)
 
-    def forward(self, codes: Tensor, condition_tensors: ConditionTensors | None = None) -> LMOutput:
+    def forward(
+        self,
+        codes: Tensor,
+        condition_tensors: ConditionTensors | None = None,
+        references: Tensor | None = None,
+    ) -> LMOutput:
         """Computes all logits of a conversation that is known.
 
         Args:
             codes: [B, 1 + n_q, T], text first, without delays; -1 is no token.
+            references: of each step, as `temporal` takes them.
 
         Raises:
-            InputError: another shape, or conditions that do not fit the model.
+            InputError: another shape, or conditions or references that do not fit the model.
         """
         if codes.dim() != 3 or codes.shape[1] != self.num_codebooks:
             raise InputError(f"codes of shape {list(codes.shape)}; accepted: [B, {self.num_codebooks}, T]")
         conditions = self.fuse(condition_tensors)
         tokens = self.delayed(codes)  # [B, K, T + 1]
-        hidden, text_logits = self.temporal(tokens[:, :, :-1], conditions=conditions)
+        hidden, text_logits = self.temporal(tokens[:, :, :-1], conditions=conditions, references=references)
         known, dep_q = codes != ZERO_TOKEN, self.dep_q
         text_logits, text_mask = undelayed(text_logits[:, None], (self.config.delays[0],))
         text_mask = text_mask & known[:, :1]
@@ -204,7 +235,8 @@ class LMModel(nn.Module):
             raise InputError(f"conditions given: {sorted(given)}; the model takes: {sorted(wanted)}")
         if self.fuser is None or not condition_tensors:
             return Conditions()
-        parts = self.fuser.get_sum(condition_tensors), self.fuser.get_cross(condition_tensors)
+        fuser = self.fuser
+        parts = [get(condition_tensors) for get in (fuser.get_sum, fuser.get_cross, fuser.get_prepend)]
         return Conditions(*(None if part is None else part.to(self.dtype) for part in parts))
 
     def temporal(
@@ -218,28 +250,66 @@ class LMModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Reads tokens of all streams, [B, 1 + n_q, S] -> hidden [B, S, dim], logits [B, S, text_card_out].
 
-        With a state, the next S steps of each row; `length` as in `Transformer.forward`. `references` are
-        tokens of what the model is to speak about, [B, S], padding where there is nothing; a new reference
-        begins with `text_card`. Only a model with a table for them takes any.
+        Args:
+            state: of each row, whose next S steps these are, after `begin`; None reads whole conversations.
+            length: as in `Transformer.forward`.
+            references: what the model is to speak about, as `takes_references` says: tokens, [B, S], padding
+                where there is nothing, `text_card` where a reference begins; or rows of
+                `project_references`, [B, S, dim], zeros where there is nothing. None is nothing anywhere.
+
+        Raises:
+            InputError: references that the model does not take.
         """
         conditions = conditions or Conditions()
-        x = self.embed(tokens)
-        if references is not None and self.oracle_emb is not None:
-            x = x + self.oracle_emb(references)
+        x = self.embed(tokens, references)
         if conditions.sum is not None:
             x = x + conditions.sum
-        x = self.out_norm(self.transformer(x, state, exec_mask, conditions.cross, length))
+        before = 0
+        if conditions.prepend is not None and state is None:
+            x = torch.cat([conditions.prepend.expand(len(x), -1, -1), x], dim=1)
+            before = conditions.positions
+        x = self.transformer(x, state, exec_mask, conditions.cross, length)[:, before:]
+        x = self.out_norm(x)
         return x, self.text_linear(x)
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Embeds tokens of all streams for the temporal transformer, [B, 1 + n_q, S] -> [B, S, dim]."""
+    def begin(self, state: TransformerState, conditions: Conditions, exec_mask: Tensor | None = None) -> None:
+        """Reads what stands before the first step, in rows whose state is fresh."""
+        if conditions.prepend is None:
+            return
+        # One by one: rows that do not execute lose no more than the place that their next step takes.
+        for x in conditions.prepend.expand(len(state.offset), -1, -1).split(1, dim=1):
+            self.transformer(x, state, exec_mask, conditions.cross)
+
+    def embed(self, tokens: Tensor, references: Tensor | None = None) -> Tensor:
+        """Embeds tokens of all streams for the temporal transformer, [B, 1 + n_q, S] -> [B, S, dim].
+
+        `references` as in `temporal`.
+        """
         if self._packed_embeddings is not None:
             batch, streams, steps = tokens.shape
-            return self._packed_embeddings(tokens.transpose(1, 2).reshape(-1, streams)).view(batch, steps, -1)
-        x = self.text_emb(tokens[:, 0])
-        for stream, embedding in enumerate(self.emb):
-            x = x + embedding(tokens[:, 1 + stream])
-        return x
+            x = self._packed_embeddings(tokens.transpose(1, 2).reshape(-1, streams)).view(batch, steps, -1)
+        else:
+            x = self.text_emb(tokens[:, 0])
+            for stream, embedding in enumerate(self.emb):
+                x = x + embedding(tokens[:, 1 + stream])
+        return self._with_references(x, references)
+
+    def _with_references(self, x: Tensor, references: Tensor | None) -> Tensor:
+        """x: [B, S, dim], references: [B, S], [B, S, dim] or None."""
+        if self.oracle_emb is not None:
+            # Padding is not nothing in every model: where a table has a row for it, it is always added.
+            padding = self.config.text_padding_id
+            tokens = x.new_full(x.shape[:2], padding, dtype=torch.long) if references is None else references
+            if tokens.shape != x.shape[:2] or tokens.is_floating_point():
+                raise InputError(f"references of shape {list(tokens.shape)}; accepted: tokens, [B, S]")
+            return x + self.oracle_emb(tokens)
+        if references is None:
+            return x
+        if self.takes_references is None:
+            raise InputError("references for a model that was not trained to take any")
+        if references.shape != x.shape or not references.is_floating_point():
+            raise InputError(f"references of shape {list(references.shape)}; accepted: rows, {list(x.shape)}")
+        return x + references.to(x.dtype)
 
     def extra_probabilities(self, hidden: Tensor) -> Tensor:
         """Computes the first probability of each extra head. [B, 1, dim] -> [B, heads]."""

@@ -96,12 +96,15 @@ class LMGen(Generator, Streaming[LMGenState]):
     def streaming_forever(self, batch_size: int) -> None:
         """Attaches a fresh state for `batch_size` streams."""
         super().streaming_forever(batch_size)
+        self.begin(self.streaming_state)
         self.sampling = RowSampling(batch_size, self.lm_model.device, self.sampling_config)
         self._steps = 0
 
     def reset_streaming(self, reset_mask: Tensor | None = None) -> None:
         """Takes the rows that are True, [B] bool, back to the beginning; None is all of them."""
         super().reset_streaming(reset_mask)
+        device = self.lm_model.device
+        self.begin(self.streaming_state, None if reset_mask is None else reset_mask.to(device))
         if reset_mask is None:
             self._steps = 0
 
@@ -120,8 +123,8 @@ class LMGen(Generator, Streaming[LMGenState]):
             input_tokens: [B, K, 1] codes of the user, K at least `n_q - dep_q`.
             depformer_replace_tokens: [B, dep_q, 1] audio tokens to take instead of generating any.
             forced_tokens: [B, 1 + dep_q, 1] text and audio tokens to take where they are not -2.
-            references: [B] tokens of what a model with a table for it is to speak about, see
-                `LMModel.temporal`; None is padding.
+            references: what the model is to speak about: of each row a token, [B], or a row of
+                `LMModel.project_references`, [B, dim], as `LMModel.takes_references` says; None is nothing.
 
         Returns:
             [B, 1 + dep_q, 1], text first, of the frame `max_delay` ago; a row without one yet, or that

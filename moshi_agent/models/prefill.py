@@ -38,7 +38,7 @@ def prefill(
         x[0, : len(embeddings)] = embeddings.to(x)
     if conditions.sum is not None:
         x = x + conditions.sum
-    temporal, start = state.temporal, int(state.ring.offset)
+    temporal, start = state.temporal, int(state.temporal.offset)
     for chunk in x.split(_chunks(start, len(tokens), temporal.capacity), dim=1):
         start += chunk.shape[1]
         length = min(start, temporal.capacity)

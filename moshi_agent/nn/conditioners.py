@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -112,13 +112,37 @@ class TensorConditioner(Conditioner):
         return self._finish(tensor, mask)
 
 
+class ReferenceConditioner(Conditioner):
+    """Takes the rows that an encoder makes of a reference, which is given while a conversation goes on."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Projects rows of an encoder, [T, config.dim], to the model's width, [T, output_dim].
+
+        Raises:
+            InputError: rows of another shape.
+        """
+        if rows.dim() != 2 or rows.shape[1] != self.config.dim:
+            raise InputError(f"rows of shape {list(rows.shape)}; accepted: [T, {self.config.dim}]")
+        return self.output_proj(rows)
+
+
 class ConditionProvider(nn.Module):
     """Holds all conditioners of a model, and applies them."""
 
     def __init__(self, configs: Sequence[ConditionerConfig], output_dim: int) -> None:
         super().__init__()
-        kinds = {"lut": LutConditioner, "tensor": TensorConditioner}
+        kinds = {
+            "lut": LutConditioner,
+            "tensor": TensorConditioner,
+            "multi_arc_encoder": ReferenceConditioner,
+        }
         self.conditioners = nn.ModuleDict({one.name: kinds[one.kind](one, output_dim) for one in configs})
+
+    @property
+    def whole(self) -> dict[str, Conditioner]:
+        """Returns the conditioners that tell of a whole conversation: all but those of references."""
+        conditioners = cast("dict[str, Conditioner]", dict(self.conditioners.items()))
+        return {name: one for name, one in conditioners.items() if not isinstance(one, ReferenceConditioner)}
 
     def prepare_and_provide(self, attributes: Sequence[ConditionAttributes]) -> ConditionTensors:
         """Computes the conditions of each conversation, by name.
@@ -127,7 +151,7 @@ class ConditionProvider(nn.Module):
             InputError: a condition that the model has is missing.
         """
         provided: ConditionTensors = {}
-        for name, conditioner in self.conditioners.items():
+        for name, conditioner in self.whole.items():
             kind = "text" if isinstance(conditioner, LutConditioner) else "tensor"
             missing = [row for row, one in enumerate(attributes) if name not in getattr(one, kind)]
             if missing:
@@ -137,19 +161,28 @@ class ConditionProvider(nn.Module):
 
 
 class ConditionFuser:
-    """Says which conditions are added to the input and which are attended to."""
+    """Says which conditions are added to the input, which are attended to, and which are read before it."""
 
     def __init__(self, config: FuserConfig) -> None:
         self.config = config
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        return (*self.config.sum, *self.config.cross)
+        """Lists those of a whole conversation; rows of references come while it goes on."""
+        return (*self.config.sum, *self.config.cross, *self.config.prepend)
 
     def get_sum(self, conditions: ConditionTensors) -> Tensor | None:
         """Returns [B, 1, dim], which is added to every input."""
         parts = [conditions[name].condition for name in self.config.sum]
         return torch.stack(parts).sum(0) if parts else None
+
+    def get_prepend(self, conditions: ConditionTensors) -> Tensor | None:
+        """Returns [B, T, dim], read before the first step: as in Kyutai's code, the last named first."""
+        parts = [conditions[name] for name in reversed(self.config.prepend)]
+        # A condition that is not given takes its place as zeros.
+        given = [part.condition * part.mask[..., None] for part in parts]
+        total = self.get_sum(conditions)
+        return torch.cat(given, dim=1) + (0 if total is None else total) if given else None
 
     def get_cross(self, conditions: ConditionTensors) -> Tensor | None:
         """Returns [B, T, dim], which the cross attention sees."""

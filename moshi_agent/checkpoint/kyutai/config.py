@@ -16,6 +16,7 @@ from moshi_agent.config import (
     FuserConfig,
     LoraConfig,
     MoshiConfig,
+    ReferenceEncoderConfig,
     TransformerConfig,
     refuse_unknown_keys,
 )
@@ -95,7 +96,38 @@ _DEPTH_KEYS = (
 )
 # Said by published files, of no effect on the model: one accepted value, or any.
 _IGNORED_KEYS = ("depformer_context", "depformer_causal", "gradient_checkpointing", "cache_cross_attention")
-_OTHER_KEYS = ("delays", "causal", "conditioners", "fuser", "lora", "lora_rank", "lora_scaling")
+_OTHER_KEYS = (
+    "delays",
+    "causal",
+    "conditioners",
+    "fuser",
+    "lora",
+    "lora_rank",
+    "lora_scaling",
+    "rag_token_id",
+)
+
+_FUSED = ("sum", "cross", "prepend", "streaming_sum")
+# Of the encoder of references; the others say how it was trained.
+_REFERENCE_KEYS = (
+    "embedder_params",
+    "bridge_module",
+    "hf_repo",
+    "tokenizer_name",
+    "learn_padding",
+    "force_linear",
+    "pad_empty",
+)
+_REFERENCE_TRAINING_KEYS = (
+    "autocast_dtype",
+    "device",
+    "finetune",
+    "frame_rate",
+    "output_bias",
+    "output_dim",
+    "rag_time_sampling_params",
+    "ref_dropout",
+)
 
 # The model of `kyutai/moshiko-pytorch-bf16`, whose repository has no config.json.
 MOSHI_7B: dict[str, Any] = {
@@ -165,6 +197,7 @@ def read_moshi_config(config: Mapping[str, Any] | None) -> MoshiConfig:
         raise ConfigError("causal=False; only causal models can stream")
     fields = {key: given.get(key, default) for key, default in _MODEL_KEYS.items()}
     fields |= {ours: given[theirs] for theirs, ours in _RENAMED_KEYS.items() if theirs in given}
+    fields["reference_token_id"] = given.get("rag_token_id")
     fields["delays"] = tuple(given.get("delays", [0] * (fields["n_q"] + 1)))
     fields["temporal"] = _read_temporal(given)
     fields["depth"] = _read_depth(given, fields["dep_q"]) if fields["dep_q"] else None
@@ -218,6 +251,8 @@ def _read_depth(given: Mapping[str, Any], dep_q: int) -> DepthConfig:
 def _read_conditioner(name: str, config: Mapping[str, Any]) -> ConditionerConfig:
     kind = config["type"]
     values = dict(config.get(kind, {}))
+    if kind == "multi_arc_encoder":
+        return _read_reference_conditioner(name, kind, values)
     if values.pop("tokenizer", "noop") != "noop":
         raise ConfigError(f"conditioner {name!r}: the only known tokenizer is 'noop'")
     accepted = (
@@ -240,15 +275,36 @@ def _read_conditioner(name: str, config: Mapping[str, Any]) -> ConditionerConfig
     )
 
 
+def _read_reference_conditioner(name: str, kind: Any, values: dict[str, Any]) -> ConditionerConfig:
+    """Reads what MoshiRAG says of its encoder of references."""
+    where = f"conditioner {name!r}"
+    refuse_unknown_keys(values, (*_REFERENCE_KEYS, *_REFERENCE_TRAINING_KEYS), where)
+    embedder, bridge = dict(values["embedder_params"]), dict(values["bridge_module"])
+    refuse_unknown_keys(embedder, ("compress_rates",), f"{where}, embedder_params")
+    refuse_unknown_keys(bridge, ("in_dim", "hidden_dim", "out_dim"), f"{where}, bridge_module")
+    rates = embedder["compress_rates"]
+    if len(rates) != 1 or rates[0] >= -1:
+        raise ConfigError(f"{where}: compress_rates={rates}; accepted: one number of tokens, below -1")
+    published, row_dim = ReferenceEncoderConfig(), bridge["out_dim"]
+    encoder = ReferenceEncoderConfig(
+        dim=bridge["in_dim"],
+        bridge_dim=bridge.get("hidden_dim") or row_dim,
+        row_dim=row_dim,
+        tokens_per_row=-rates[0],
+        source=values.get("hf_repo") or published.source,
+        tokenizer=values.get("tokenizer_name") or published.tokenizer,
+    )
+    said = {key: values[key] for key in ("force_linear", "learn_padding", "pad_empty") if key in values}
+    return ConditionerConfig(name=name, kind=kind, dim=row_dim, encoder=encoder, **said)
+
+
 def _read_fuser(config: Mapping[str, Any] | None) -> FuserConfig | None:
     if config is None:
         return None
     values = dict(config)
-    if values.pop("prepend", []):
-        raise ConfigError("fuser: prepended conditions are not supported; accepted: sum, cross")
-    accepted = ("sum", "cross", "cross_attention_pos_emb", "cross_attention_pos_emb_scale")
+    accepted = (*_FUSED, "cross_attention_pos_emb", "cross_attention_pos_emb_scale")
     refuse_unknown_keys(values, accepted, "fuser")
-    for key in ("sum", "cross"):
+    for key in _FUSED:
         values[key] = tuple(values.get(key, ()))
     return FuserConfig(**values)
 
@@ -281,6 +337,11 @@ def write_moshi_config(config: MoshiConfig) -> dict[str, Any]:
             "cross_attention_pos_emb": fuser.cross_attention_pos_emb,
             "cross_attention_pos_emb_scale": fuser.cross_attention_pos_emb_scale,
         }
+        # Kyutai's package knows these only in MoshiRAG's own version of it.
+        later = {"prepend": fuser.prepend, "streaming_sum": fuser.streaming_sum}
+        flat["fuser"] |= {key: list(names) for key, names in later.items() if names}
+    if config.reference_token_id is not None:
+        flat["rag_token_id"] = config.reference_token_id
     if config.lora is not None:
         flat |= {"lora": True, "lora_rank": config.lora.rank, "lora_scaling": config.lora.scaling}
     return flat
@@ -309,6 +370,8 @@ def _write_depth(depth: DepthConfig) -> dict[str, Any]:
 
 
 def _write_conditioner(config: ConditionerConfig) -> dict[str, Any]:
+    if config.encoder is not None:
+        return {"type": config.kind, config.kind: _write_encoder(config, config.encoder)}
     values: dict[str, Any] = {
         "dim": config.dim,
         "force_linear": config.force_linear,
@@ -319,3 +382,19 @@ def _write_conditioner(config: ConditionerConfig) -> dict[str, Any]:
         values |= {"n_bins": config.n_bins, "tokenizer": "noop", "init_scale": config.init_scale}
         values["possible_values"] = list(config.possible_values) if config.possible_values else None
     return {"type": config.kind, config.kind: values}
+
+
+def _write_encoder(config: ConditionerConfig, encoder: ReferenceEncoderConfig) -> dict[str, Any]:
+    return {
+        "embedder_params": {"compress_rates": [-encoder.tokens_per_row]},
+        "bridge_module": {
+            "in_dim": encoder.dim,
+            "hidden_dim": encoder.bridge_dim,
+            "out_dim": encoder.row_dim,
+        },
+        "hf_repo": encoder.source,
+        "tokenizer_name": encoder.tokenizer,
+        "force_linear": config.force_linear,
+        "pad_empty": config.pad_empty,
+        "learn_padding": config.learn_padding,
+    }

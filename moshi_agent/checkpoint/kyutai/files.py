@@ -22,6 +22,8 @@ from moshi_agent.checkpoint.sources import Folder, Source, resolve
 from moshi_agent.checkpoint.tensors import Stored, read_json, tensor_names
 from moshi_agent.checkpoint.usage import MOSHI, PERSONAPLEX, TTS, Usage
 from moshi_agent.config import MimiConfig, MoshiConfig
+from moshi_agent.errors import CheckpointError
+from moshi_agent.models.lm import REFERENCES_TABLE
 
 MOSHI_NAME = "model.safetensors"
 MOSHI_Q8_NAME = "model.q8.safetensors"
@@ -54,7 +56,7 @@ class KyutaiFiles:
     model_type: str = MOSHI
     lora_weights: Path | None = None
     voices: Path | None = None  # an archive or a folder of the voices that come with the model
-    references: Path | None = None  # the table for a stream of references
+    references: Path | None = None  # what has the table for a stream of references
     lm_gen_config: dict[str, Any] = field(default_factory=dict[str, Any])
     tts_config: dict[str, Any] = field(default_factory=dict[str, Any])
     stt_config: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -65,7 +67,7 @@ class KyutaiFiles:
         """The files with weights, the tokenizer, and the archive of voices."""
         lora = [] if self.lora_weights is None else [self.lora_weights]
         voices = [self.voices] if self.voices is not None and self.voices.is_file() else []
-        references = [] if self.references is None else [self.references]
+        references = [] if self.references in (None, self.moshi_weights) else [self.references]
         return [self.moshi_weights, *references, *lora, self.mimi_weights, self.tokenizer, *voices]
 
     @property
@@ -146,11 +148,12 @@ def locate_kyutai(
         raw_config=raw,
         mimi_config=None if mimi_config is None else read_json(mimi_config),
         lora_weights=locate(lora_weights, "lora_name", None),
-        references=source.find(REFERENCES_NAME) if isinstance(source, Folder) else None,
         **{one.name: getattr(usage, one.name) for one in fields(usage)},
     )
     with naming_config(str(mimi_config)):
         files.read_mimi_config()
+    if usage.kind_of(config) == "dialogue":
+        files.references = _references(source, files.moshi_weights)
     if usage.takes_personas or (usage.kind_of(config) == "dialogue" and _predicts_user(files, config)):
         files.voices = _voices(source, moshi_weights)
         # Told by what it is, for its `config.json` may not say it, or not be there.
@@ -161,6 +164,16 @@ def locate_kyutai(
 def _predicts_user(files: KyutaiFiles, config: MoshiConfig) -> bool:
     """Whether the file has depth steps for the user's codebooks as well, as PersonaPlex's has."""
     return f"linears.{config.n_q - 1}.weight" in tensor_names(files.moshi_weights)
+
+
+def _references(source: Source, weights: Path) -> Path | None:
+    """The table for references: among the weights, as in KAME, or beside them."""
+    if REFERENCES_TABLE in tensor_names(weights):
+        return weights
+    try:
+        return source.find(REFERENCES_NAME)
+    except CheckpointError:  # offline, a hub that was never asked for it cannot tell whether it has one
+        return None
 
 
 def _as_reference(given: Reference) -> Reference:

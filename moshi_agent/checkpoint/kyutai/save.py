@@ -16,14 +16,13 @@ from moshi_agent.checkpoint.kyutai.names import mimi_to_kyutai
 from moshi_agent.checkpoint.write import copy_file, make_folder, write_json, write_tensors
 from moshi_agent.config import LoraConfig
 from moshi_agent.errors import CheckpointError
-from moshi_agent.models.lm import LMModel
+from moshi_agent.models.lm import REFERENCES_TABLE, LMModel
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.conv import CausalConvTranspose1d
 
 LM_NAME = "model.safetensors"
 MIMI_NAME = "mimi.safetensors"
 MIMI_CONFIG_NAME = "mimi_config.json"
-REFERENCES = "oracle_emb."
 
 
 def save_kyutai(
@@ -56,10 +55,10 @@ def save_kyutai(
     make_folder(folder)
     copy_file(tokenizer, folder / tokenizer.name)
     write_tensors(folder / MIMI_NAME, codec_tensors)
-    references = {name: lm_tensors.pop(name) for name in list(lm_tensors) if name.startswith(REFERENCES)}
+    table = lm_tensors.pop(REFERENCES_TABLE, None)
     write_tensors(folder / LM_NAME, lm_tensors)
-    if references:
-        write_tensors(folder / REFERENCES_NAME, references)
+    if table is not None:
+        write_tensors(folder / REFERENCES_NAME, {REFERENCES_TABLE: table})
     write_json(folder / MIMI_CONFIG_NAME, write_mimi_config(mimi.config))
     names = {
         "moshi_name": LM_NAME,

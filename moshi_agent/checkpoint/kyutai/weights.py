@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -9,8 +10,11 @@ import torch
 from moshi_agent.checkpoint.kyutai.names import depth_step, mimi_from_kyutai, mimi_to_kyutai, unstacked
 from moshi_agent.checkpoint.tensors import Stored, read_stored
 from moshi_agent.config import MimiConfig, MoshiConfig
+from moshi_agent.models.lm import REFERENCES_TABLE
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.conv import CausalConvTranspose1d
+
+_OF_ENCODER = re.compile(r"condition_provider\.conditioners\.[^.]+\.(embedder|bridge_module)\.")
 
 
 def read_kyutai_mimi(config: MimiConfig, path: Path, device: str = "cpu") -> Stored:
@@ -42,7 +46,8 @@ def read_kyutai_lm(config: MoshiConfig, path: Path, device: str = "cpu") -> Stor
     """Reads the language model's tensors, or low-rank updates of them, mapped.
 
     A file may have depth steps for the user's codebooks too, as PersonaPlex's has. No earlier step depends
-    on them: where the configuration does without, they are left in the file.
+    on them: where the configuration does without, they are left in the file. So are a table for references,
+    which is read by itself, and an encoder of references, which is a model of its own.
 
     Raises:
         CheckpointError: a damaged file.
@@ -54,6 +59,8 @@ def read_kyutai_lm(config: MoshiConfig, path: Path, device: str = "cpu") -> Stor
     tensors: dict[str, torch.Tensor] = {}
     written: dict[str, str] = {}
     for name, tensor in stored.tensors.items():
+        if name == REFERENCES_TABLE or _OF_ENCODER.match(name):
+            continue
         for ours, part in unstacked(name, tensor, in_file if name.startswith("depformer.") else 1):
             if not predicts_user or depth_step(ours) < config.dep_q:
                 tensors[ours], written[ours] = part, name

@@ -100,6 +100,7 @@ def _refuse_what_is_lost(files: CheckpointFiles) -> None:
     usage = files.usage
     lost = [key for key in ("tts_config", "stt_config") if getattr(usage, key)]
     lost += ["lora_name"] if files.lora_weights is not None else []
+    lost += ["a table for references"] if files.references is not None else []
     lost += [] if usage.model_type == MOSHI else [f"model_type {usage.model_type!r}"]
     if lost:
         raise ConfigError(f"the format of Transformers has no place for {', '.join(lost)}")

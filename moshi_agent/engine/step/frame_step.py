@@ -106,6 +106,7 @@ class FrameStep:
         copies = 1 if self.generator.guidance is None else 2
         self.kv_int8 = choose_kv_int8(kv_cache, checkpoint.lm, copies * rows)
         self.state = EngineState(mimi_state, self.generator.init_state(rows, self.kv_int8))
+        self.generator.begin(self.state.lm)
         self._views: dict[int, EngineState] = {}  # of the state, which never moves
         if graphs is True:
             graphs = CudaDevice(self.device) if self.device.type == "cuda" else False
@@ -113,6 +114,7 @@ class FrameStep:
         self.sampling = RowSampling(rows, self.device, greedy, constant_cost=graphs is not False)
         self._runner = self._new_runner(graphs)
         self._steps = [0] * rows  # what each row has taken, so that nobody has to ask the device
+        self._positions = self.generator.conditions.positions  # of the cache, before a row's first step
         # Where the number of rows can be felt in a row's last bits, it is always the same.
         self._least_rows = 1 if rows_are_invariant([self.mimi, checkpoint.lm], rows) else rows
 
@@ -142,6 +144,7 @@ class FrameStep:
     def rebuild(self) -> None:
         """Begins every row anew, after a step that failed half-way."""
         self.state.reset()  # in place: graphs know it by its address, and there may be no room for another
+        self.generator.begin(self.state.lm)
         self._steps = [0] * self.rows
 
     @own_precision()
@@ -152,7 +155,7 @@ class FrameStep:
         Returns their outputs in the same order.
         """
         rows = [given.row for given in inputs]
-        longest = 1 + max(self._steps[row] for row in rows)
+        longest = 1 + self._positions + max(self._steps[row] for row in rows)
         capacity = self.state.lm.temporal.capacity
         count = max(1 + max(rows), self._least_rows)
         result = self._runner.run(count, min(longest, capacity), inputs)
@@ -240,6 +243,7 @@ class FrameStep:
         """Makes the row a conversation that has not begun."""
         for tensor in self.state.tensors():
             tensor[row].zero_()
+        self.generator.begin(self.state.lm.one_row(row))
         self._steps[row] = 0
         self.sampling.set_row(row, sampling)
 
@@ -281,12 +285,13 @@ class FrameStep:
         """Whether all that later steps read by is within bounds."""
         lm, steps = self.state.lm, self._steps[row]
         tokens = lm.ring.tokens[row].cpu().numpy()  # [streams, slots]
-        ahead = [lm.ring, lm.temporal, *([] if lm.temporal_null is None else [lm.temporal_null])]
+        ahead = [lm.temporal, *([] if lm.temporal_null is None else [lm.temporal_null])]
         codec = [self.state.mimi.encoder_transformer, self.state.mimi.decoder_transformer]
         return (
             bool(((tokens >= ZERO_TOKEN) & (tokens <= self.highest_tokens[:, None])).all())
             and 0 <= steps <= _MOST_STEPS
-            and all(int(state.offset[row]) == steps for state in ahead)
+            and int(lm.ring.offset[row]) == steps
+            and all(int(state.offset[row]) == steps + self._positions for state in ahead)
             and all(0 <= int(state.offset[row]) <= _MOST_STEPS for state in codec)
         )
 
