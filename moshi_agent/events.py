@@ -7,7 +7,8 @@ Event                      frame, media time and wall time of all of them
 ├── UserStarted, UserStopped, BotStarted, BotStopped
 ├── OverlapStarted, OverlapStopped      both speak
 ├── Interrupted            the bot fell silent because the user spoke
-├── SayFinished            a sentence asked for with `say` is out
+├── SayFinished            a sentence asked for with `say` is written
+├── SayHeard               and has been spoken
 ├── InputStalled, InputResumed, InputSkipped, OutputDropped
 ├── ContextFull, ContextRefreshed
 └── Ended                  the last one, with its reason
@@ -136,7 +137,14 @@ class Interrupted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SayFinished(Event):
-    """Tells that the bot has spoken all text that `say` was given."""
+    """Tells that the bot has taken all text that `say` was given. The sound of its end is still to come."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SayHeard(Event):
+    """Tells that the sound of a sentence that `say` was given has come to its end."""
 
     text: str
 

@@ -40,6 +40,7 @@ NAMES = [
     "Reply",
     "SamplingConfig",
     "SayFinished",
+    "SayHeard",
     "Session",
     "SessionClosed",
     "SessionConfig",

@@ -48,10 +48,20 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Say:
-    """The bot is to speak a sentence."""
+    """The bot is to speak a sentence; `at_once` and `alone` as in `Session.say`."""
 
     key: Key
     text: str
+    at_once: bool = False
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The bot says nothing of its own for so long; 0 releases it."""
+
+    key: Key
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +122,7 @@ Command = (
     | Finish
     | Close
     | Say
+    | Hold
     | SetSampling
     | TakeSnapshot
     | TakeMetrics

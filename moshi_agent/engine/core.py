@@ -15,6 +15,7 @@ from moshi_agent.engine.commands import (
     Close,
     Drain,
     Finish,
+    Hold,
     InputFrame,
     Key,
     NoteDropped,
@@ -166,7 +167,9 @@ class Core:
             case Finish():
                 conversations.finish(command.key, self._clock())
             case Say():
-                conversations[command.key].say(command.text)
+                conversations[command.key].say(command.text, command.at_once, command.alone)
+            case Hold():
+                conversations[command.key].hold(command.seconds)
             case SetSampling():
                 conversations.set_sampling(command.key, command.sampling)
             case TakeSnapshot():

@@ -19,6 +19,7 @@ from moshi_agent.engine.commands import (
     Close,
     Command,
     Finish,
+    Hold,
     InputFrame,
     Key,
     NoteDropped,
@@ -233,13 +234,31 @@ class Session:
 
     # In the conversation
 
-    def say(self, text: str) -> Future[None]:
-        """Makes the bot speak a sentence, in its own time: it chooses when each word comes.
+    def say(self, text: str, at_once: bool = False, alone: bool = False) -> Future[None]:
+        """Makes the bot speak a sentence; it chooses when each word comes.
 
         The result is there when the sentence has been taken, or raises InputError for one that the model has
-        no pieces for; `asyncio.wrap_future` makes it awaitable. `SayFinished` tells when it is spoken.
+        no pieces for; `asyncio.wrap_future` makes it awaitable. `SayFinished` tells when it is written,
+        `SayHeard` when it has been spoken.
+
+        Args:
+            text: the sentence.
+            at_once: begins now; else the model first finds its turn, which takes up to two seconds.
+            alone: says nothing after it until the user speaks, or about a second has passed.
         """
-        return self._backend.request(Say(self.key, text))
+        return self._backend.request(Say(self.key, text, at_once, alone))
+
+    def hold(self, seconds: float) -> Future[None]:
+        """Lets the bot listen and say nothing of its own for so long, as when an answer is on its way.
+
+        It ends before with `release`, and with `say`. What is asked for while a hold lasts takes its place.
+        The result raises InputError for less than 0 s or more than an hour.
+        """
+        return self._backend.request(Hold(self.key, seconds))
+
+    def release(self) -> Future[None]:
+        """Lets the bot speak of its own again."""
+        return self._backend.request(Hold(self.key, 0))
 
     def set_sampling(self, sampling: SamplingConfig) -> Future[None]:
         """Changes the sampling from the next frame on; the seed stays."""

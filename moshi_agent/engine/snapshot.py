@@ -20,7 +20,7 @@ from moshi_agent.engine.commands import InputFrame
 from moshi_agent.engine.step.recogniser_step import HeardRow
 from moshi_agent.errors import InputError
 
-_FORMAT = "moshi_agent conversation 1"
+_FORMAT = "moshi_agent conversation 2"
 _LARGEST_HEADER = 1 << 24
 
 

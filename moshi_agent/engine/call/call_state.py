@@ -18,9 +18,9 @@ from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.call.bot_speech import BotSpeech, Spoken
 from moshi_agent.engine.call.model import Model
 from moshi_agent.engine.call.opening import OpeningFrame, PromptFrame, opening_frames
-from moshi_agent.engine.call.say import SayQueue
 from moshi_agent.engine.call.stamp import Stamp
 from moshi_agent.engine.call.tail import Tail, TailFrame
+from moshi_agent.engine.call.text_guide import TextGuide
 from moshi_agent.engine.call.turns import Turns
 from moshi_agent.engine.call.user_words import UserWords
 from moshi_agent.engine.commands import InputFrame, Key
@@ -42,7 +42,6 @@ from moshi_agent.events import (
     InputSkipped,
     InputStalled,
     OutputDropped,
-    SayFinished,
     TextToken,
 )
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
@@ -78,7 +77,7 @@ class CallState:
         self._speech = BotSpeech(model, config.silence_floor_dbfs)
         self._turns = Turns()
         self._user_words = UserWords(model.hearing) if model.hearing and config.transcribe else None
-        self._say_queue = SayQueue(model.tokenizer)
+        self._guide = TextGuide(model.tokenizer, model.text_padding, model.max_delay)
         self._said = ""  # the end of what the bot has written
         self._resampler = StreamResampler(SAMPLE_RATE_HZ, config.output_sample_rate)
         self._playout = (
@@ -105,11 +104,15 @@ class CallState:
         model, config = self._model, self.config
         return opening_frames(config.prompt, config.greet, model.num_streams, model.most_positions)
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, at_once: bool = False, alone: bool = False) -> None:
         """Queues a sentence. Raises InputError for one that the model has no pieces for."""
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(f"{type(text).__name__} cannot be said; accepted: text")
-        self._say_queue.add(text)
+        self._guide.say(text, at_once, alone)
+
+    def hold(self, seconds: float) -> None:
+        """Lets the bot say nothing of its own for so long. Raises InputError as `TextGuide.hold`."""
+        self._guide.hold(seconds)
 
     def row_input(self, row: int, ready: Ready[Key, CallFrame]) -> RowInput:
         """Returns what the row is given."""
@@ -120,13 +123,11 @@ class CallState:
         if end is not None:
             return RowInput(row=row, pcm=None, forced=end)
         pcm = frame.pcm if isinstance(frame, InputFrame) else _SILENCE
-        guided, forced = self._say_queue.current, None
-        if guided is None:
-            return RowInput(row=row, pcm=pcm)
-        if guided.must:
+        text, forced = self._guide.guidance(), None
+        if text.forced is not None:
             forced = np.full(self._model.num_streams, UNGENERATED_TOKEN)
-            forced[0] = guided.next_piece
-        return RowInput(row=row, pcm=pcm, forced=forced, next_piece=guided.next_piece)
+            forced[0] = text.forced
+        return RowInput(row=row, pcm=pcm, forced=forced, next_piece=text.next_piece)
 
     def deliver(
         self, output: RowOutput, ready: Ready[Key, CallFrame], now: float, wall_s: float, backlog_s: float
@@ -144,10 +145,12 @@ class CallState:
                 self._begin(output, stamp)
             return
         spoken = self._speech.follow(output, self.frame)
+        self._user_speaking = isinstance(ready.frame, InputFrame) and ready.frame.speaking
+        self._bot_speaking = spoken.is_audible
         events = [
             *self._input_events(ready, stamp),
             *self._speech_events(output.next_text, spoken, stamp),
-            *self._turn_events(ready.frame, spoken.is_audible, stamp),
+            *self._turn_events(stamp),
             *self._audio_events(spoken.gated if self.config.digital_silence else spoken.pcm, now, stamp),
         ]
         if self._is_tail(ready.frame):
@@ -186,7 +189,8 @@ class CallState:
     @property
     def wants_refresh(self) -> bool:
         """Whether now is the time to begin anew: the context is full, and nobody speaks."""
-        quiet = self._silent_frames >= _MUTUAL_SILENCE_FRAMES and not self._say_queue
+        guide = self._guide
+        quiet = self._silent_frames >= _MUTUAL_SILENCE_FRAMES and not (guide.is_saying or guide.is_held)
         return self.config.refresh and self.context_is_full and quiet
 
     def refreshed(self, wall_s: float) -> None:
@@ -200,7 +204,7 @@ class CallState:
 
         Input that still waits is not known here.
         """
-        return self.is_finished and self._tail.is_over(self._bot_speaking or bool(self._say_queue))
+        return self.is_finished and self._tail.is_over(self._bot_speaking or self._guide.is_saying)
 
     def _is_tail(self, frame: CallFrame | None) -> bool:
         return self.is_finished and not isinstance(frame, InputFrame)
@@ -230,10 +234,8 @@ class CallState:
     def _speech_events(self, token: int, spoken: Spoken, stamp: Stamp) -> list[Event]:
         events = self._text_events(spoken.text, token, stamp.frame, stamp)
         events += [stamp.word(word) for word in spoken.words]
-        sentence = self._say_queue.advance(token)
-        if sentence is not None:
-            events.append(stamp.event(SayFinished, text=sentence))
-        return events
+        said = self._guide.advance(token, self._user_speaking, self._bot_speaking)
+        return [*events, *(stamp.event(kind, text=sentence) for kind, sentence in said)]
 
     def _text_events(self, text: str, token: int, written_in: int, stamp: Stamp) -> list[Event]:
         if not text:
@@ -242,11 +244,10 @@ class CallState:
         aligned = self._speech.aligned_frame(written_in)
         return [stamp.event(TextToken, text=text, token=token, aligned_frame=aligned)]
 
-    def _turn_events(self, frame: CallFrame | None, audible: bool, stamp: Stamp) -> list[Event]:
-        self._user_speaking = isinstance(frame, InputFrame) and frame.speaking
-        self._bot_speaking = audible
-        self._silent_frames = 0 if self._user_speaking or audible else self._silent_frames + 1
-        kinds = self._turns.follow(self._user_speaking, audible, ends_sentence(self._said))
+    def _turn_events(self, stamp: Stamp) -> list[Event]:
+        user, bot = self._user_speaking, self._bot_speaking
+        self._silent_frames = 0 if user or bot else self._silent_frames + 1
+        kinds = self._turns.follow(user, bot, ends_sentence(self._said))
         return [stamp.event(kind) for kind in kinds]
 
     def _audio_events(self, speech: Frame, now: float, stamp: Stamp) -> list[Event]:
@@ -279,7 +280,7 @@ class CallState:
             "context_is_full": self.context_is_full,
             "turns": self._turns.save(),
             **self._speech.save(),
-            "say_queue": self._say_queue.save(),
+            **self._guide.save(),
             "said": self._said,
             "user_words": self._user_words and self._user_words.save(),
         }
@@ -290,7 +291,7 @@ class CallState:
         self.context_is_full = saved_value(saved["context_is_full"], bool, "context_is_full")
         self._speech.load(saved)
         self._turns.load(saved["turns"])
-        self._say_queue.load(saved["say_queue"])
+        self._guide.load(saved)
         self._said = saved_value(saved["said"], str, "said")[-_REMEMBERED_CHARACTERS:]
         if self._user_words is not None and saved.get("user_words"):
             self._user_words.load(saved["user_words"])

@@ -21,6 +21,7 @@ class Model:
     num_streams: int
     max_delay: int  # frames by which a piece is written before it is said
     context: int | None
+    text_padding: int = 3  # the text token of frames in which no word begins
     delay_s: float  # by which the text is later than what it is about
     ends: Ends | None = None  # of a translation
     hearing: Hearing | None = None  # of the recogniser that hears the user
@@ -35,6 +36,7 @@ def model_of(checkpoint: Checkpoint, hearing: Hearing | None = None) -> Model:
         num_streams=lm.num_codebooks,
         max_delay=lm.config.max_delay,
         context=lm.config.temporal.context,
+        text_padding=lm.config.text_padding_id,
         delay_s=checkpoint.text_delay_s,
         ends=checkpoint.ends,
         hearing=hearing,

@@ -15,6 +15,7 @@ from moshi_agent.saved import saved_value
 from moshi_agent.text.pieces import Tokenizer, is_text, word_pieces
 
 _CHARACTERS_A_PIECE = 5  # more than there are on average, in any language
+_TURN_FRAMES = 25  # in which the model may find its turn to speak
 _LONGEST_WORD_PIECES = 8  # of the model's own: more without a pause are not waited for
 
 
@@ -31,6 +32,7 @@ class GuidedText:
         patience_frames: how many frames the model may let pass before each word. The built-in model takes no
             more in a sentence it knows; more of them only draw out one that it has to be forced through.
         first_patience_frames: the same before the first word, where it may wait for its turn.
+        alone: nothing of the model's own is to follow the sentence.
 
     Raises:
         InputError: no tokenizer, no words, or a word that has no pieces.
@@ -41,9 +43,11 @@ class GuidedText:
         tokenizer: Tokenizer | None,
         text: str,
         patience_frames: int = 12,
-        first_patience_frames: int = 25,
+        first_patience_frames: int = _TURN_FRAMES,
+        alone: bool = False,
     ) -> None:
         self.text = text
+        self.alone = alone
         self._pieces: list[int] = []
         self._patience: list[int] = []  # frames, for each piece
         self._taken = 0  # pieces
@@ -63,6 +67,11 @@ class GuidedText:
     def done(self) -> bool:
         """Whether the model has taken every piece. Its sound is still to come."""
         return self._taken == len(self._pieces)
+
+    @property
+    def is_at_start(self) -> bool:
+        """Whether none of its pieces has been taken."""
+        return not self._taken
 
     @property
     def next_piece(self) -> int:
@@ -85,8 +94,14 @@ class GuidedText:
             self._waited += 1
 
     def save(self) -> dict[str, Any]:
-        """Returns text and place, fit for JSON."""
-        return {"text": self.text, "taken": self._taken, "waited": self._waited}
+        """Returns text, manner and place, fit for JSON."""
+        return {
+            "text": self.text,
+            "at_once": self._patience[0] == 0,
+            "alone": self.alone,
+            "taken": self._taken,
+            "waited": self._waited,
+        }
 
     def load(self, saved: dict[str, Any]) -> None:
         """Takes what `save` gave, of a guided of the same text."""
@@ -116,12 +131,20 @@ class SayQueue:
     @property
     def current(self) -> GuidedText | None:
         """The sentence that the next piece is to be of; None where there is none, or a word ends first."""
-        if not self._queue or 0 < self._own_pieces < _LONGEST_WORD_PIECES:
-            return None
-        return self._queue[0]
+        return self._queue[0] if self._queue and not self.in_own_word else None
 
-    def add(self, text: str) -> None:
+    @property
+    def in_own_word(self) -> bool:
+        """Whether the model is in the middle of a word of its own."""
+        return 0 < self._own_pieces < _LONGEST_WORD_PIECES
+
+    def add(self, text: str, at_once: bool = False, alone: bool = False) -> None:
         """Queues a sentence.
+
+        Args:
+            text: the sentence.
+            at_once: its first word does not wait until the model would speak.
+            alone: as for `GuidedText`.
 
         Raises:
             InputError: as for `GuidedText`.
@@ -135,7 +158,8 @@ class SayQueue:
                 f"{self._most_pieces} pieces of up to {_CHARACTERS_A_PIECE} characters may: say less, or "
                 "wait for what was asked to be said"
             )
-        guided = GuidedText(self._tokenizer, text)
+        first_patience = 0 if at_once else _TURN_FRAMES
+        guided = GuidedText(self._tokenizer, text, first_patience_frames=first_patience, alone=alone)
         if waiting + len(guided) > self._most_pieces:
             raise BacklogFull(
                 f"{len(guided)} pieces of text to say, and {waiting} wait already; at most "
@@ -163,5 +187,6 @@ class SayQueue:
         self._own_pieces = saved_value(saved["own_pieces"], int, "own_pieces")
         self._queue.clear()
         for guided in saved["queue"]:
-            self.add(saved_value(guided["text"], str, "a sentence"))
+            at_once, alone = (saved_value(guided[key], bool, key) for key in ("at_once", "alone"))
+            self.add(saved_value(guided["text"], str, "a sentence"), at_once, alone)
             self._queue[-1].load(guided)
