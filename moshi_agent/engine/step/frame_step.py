@@ -31,6 +31,7 @@ from moshi_agent.engine.step.runners import (
     choose_lengths,
 )
 from moshi_agent.engine.step.step_tensors import (
+    NO_REFERENCE,
     ResultTensors,
     RowInput,
     RowOutput,
@@ -101,6 +102,7 @@ class FrameStep:
         self.highest_tokens = _highest_tokens(checkpoint.lm.config)
         self.max_delay = checkpoint.lm.config.max_delay
         self.context = checkpoint.lm.config.temporal.context
+        self.takes_references = checkpoint.lm.takes_references
         self.device = checkpoint.lm.device
         mimi_state = self.mimi.init_state(rows)  # first, so that the choice knows what it leaves free
         copies = 1 if self.generator.guidance is None else 2
@@ -126,6 +128,8 @@ class FrameStep:
             streams=self.num_streams,
             context=context,
             heads=len(self.generator.lm_model.extra_heads),
+            references=self.takes_references,
+            dim=self.dim,
             device=self.device,
         )
         if isinstance(graphs, bool):
@@ -199,7 +203,12 @@ class FrameStep:
             user = torch.where(given_user == UNGENERATED_TOKEN, user, given_user)
             forced = forced[:, : 1 + lm.dep_q]
         step = StepInput(
-            user=user, exec_mask=given.steps, forced=forced, next_piece=given.next_piece, length=length
+            user=user,
+            exec_mask=given.steps,
+            forced=forced,
+            next_piece=given.next_piece,
+            length=length,
+            references=self._references(given.references),
         )
         output = generator.advance(state.lm, step, sampling)
         tokens = generator.ring.newest_frame(state.lm.ring, given.steps)
@@ -214,6 +223,12 @@ class FrameStep:
             healthy=healthy if given.steps is None else healthy | ~given.steps,
             heads=lm.extra_probabilities(output.hidden),
         )
+
+    def _references(self, given: Tensor | None) -> Tensor | None:
+        """Those of the step, [n] or [n, dim], as the model takes them: padding where a row has none."""
+        if given is None or self.takes_references == "rows":
+            return given
+        return torch.where(given == NO_REFERENCE, self.generator.lm_model.text_padding_token_id, given)
 
     def _first_rows(self, count: int) -> EngineState:
         if count not in self._views:

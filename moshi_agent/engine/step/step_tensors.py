@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moshi_agent.audio.framing import Frame
+from moshi_agent.config import ReferenceKind
 from moshi_agent.models.generator import ANY_TEXT
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
 
 Tokens = NDArray[np.int64]  # [streams], text first
+ReferenceRow = NDArray[np.float32]  # [dim]
+
+NO_REFERENCE = -2  # in place of a token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +30,7 @@ class RowInput:
     pcm: Frame | None  # None: the language model takes a step without the codec hearing anything
     forced: Tokens | None = None  # [streams] tokens of every stream to take where they are not -2
     next_piece: int = ANY_TEXT  # the one piece of text that may come now, beside padding
+    reference: int | ReferenceRow | None = None  # of what to speak about, as the model takes it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,7 @@ class StepTensors:
     steps: Tensor | None  # [n] bool, rows whose language model takes a step
     forced: Tensor | None  # [n, streams] int64
     next_piece: Tensor | None  # [n] int64
+    references: Tensor | None = None  # [n] int64 or [n, dim] float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +66,8 @@ class StepShape:
     context: int  # positions of the temporal transformer's cache
     device: torch.device
     heads: int = 0  # extra heads of the language model
+    references: ReferenceKind | None = None  # how the model takes them
+    dim: int = 0  # of a row of a reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +96,7 @@ class InputBuffers(_Buffers):
     steps: Tensor
     forced: Tensor
     next_piece: Tensor
+    references: Tensor  # [n, 0] where the model takes none
 
     @staticmethod
     def new(shape: StepShape, device: torch.device, pinned: bool = False) -> InputBuffers:
@@ -100,13 +109,15 @@ class InputBuffers(_Buffers):
             steps=torch.zeros(rows, dtype=torch.bool, **where),
             forced=torch.full((rows, shape.streams), UNGENERATED_TOKEN, **where),
             next_piece=torch.full((rows,), ANY_TEXT, **where),
+            references=_no_references(shape, where),
         )
 
     def fill(self, rows: int, inputs: Sequence[RowInput]) -> None:
         """Takes the inputs, on the host; among the first `rows`, those without one do nothing."""
-        for tensor, nothing in zip(self.tensors(), (0, 0, 0, UNGENERATED_TOKEN, ANY_TEXT), strict=True):
-            tensor[:rows].fill_(nothing)
-        pcm, hears, steps, forced, next_piece = (tensor.numpy() for tensor in self.tensors())
+        nothing = (0, 0, 0, UNGENERATED_TOKEN, ANY_TEXT, _nothing(self.references))
+        for tensor, value in zip(self.tensors(), nothing, strict=True):
+            tensor[:rows].fill_(value)
+        pcm, hears, steps, forced, next_piece, references = (tensor.numpy() for tensor in self.tensors())
         for given in inputs:
             steps[given.row] = True
             next_piece[given.row] = given.next_piece
@@ -114,11 +125,18 @@ class InputBuffers(_Buffers):
                 hears[given.row], pcm[given.row, 0] = True, given.pcm
             if given.forced is not None:
                 forced[given.row] = given.forced
+            if given.reference is not None:
+                references[given.row] = given.reference
 
     def whole(self) -> StepTensors:
         """Returns these buffers as the input of a step, without regard to what they hold."""
         return StepTensors(
-            pcm=self.pcm, hears=self.hears, steps=self.steps, forced=self.forced, next_piece=self.next_piece
+            pcm=self.pcm,
+            hears=self.hears,
+            steps=self.steps,
+            forced=self.forced,
+            next_piece=self.next_piece,
+            references=self.references if self.references.numel() else None,
         )
 
     def compact(self, device: torch.device) -> StepTensors:
@@ -132,7 +150,23 @@ class InputBuffers(_Buffers):
             steps=None if self.steps.all() else self.steps.to(device),
             forced=None if (self.forced == UNGENERATED_TOKEN).all() else self.forced.to(device),
             next_piece=None if (self.next_piece == ANY_TEXT).all() else self.next_piece.to(device),
+            references=None if self._has_no_references else self.references.to(device),
         )
+
+    @property
+    def _has_no_references(self) -> bool:
+        return bool((self.references == _nothing(self.references)).all())
+
+
+def _no_references(shape: StepShape, where: dict[str, Any]) -> Tensor:
+    if shape.references == "rows":
+        return torch.zeros(shape.rows, shape.dim, dtype=torch.float32, **where)
+    sizes = (shape.rows,) if shape.references == "tokens" else (shape.rows, 0)
+    return torch.full(sizes, NO_REFERENCE, **where)
+
+
+def _nothing(references: Tensor) -> int:
+    return 0 if references.is_floating_point() else NO_REFERENCE
 
 
 @dataclass(frozen=True, kw_only=True)
