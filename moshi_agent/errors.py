@@ -9,6 +9,7 @@
     │   └── BacklogFull        input that comes faster than it is taken
     ├── OutputError            a place that cannot be written to
     ├── EngineFull             no room for one more conversation
+    │   └── DeviceFull         no memory left on the device for what was asked
     ├── EngineUnhealthy        an engine that has failed, or is closed
     └── SessionClosed          a call on a conversation that is over
 
@@ -53,6 +54,10 @@ class BacklogFull(InputError):
 
 class EngineFull(MoshiAgentError):
     """The engine has no row, or no time in its step, for one more conversation."""
+
+
+class DeviceFull(EngineFull):
+    """The device has no memory left for what was asked; whatever else it serves goes on."""
 
 
 class EngineUnhealthy(MoshiAgentError):

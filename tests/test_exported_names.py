@@ -19,6 +19,7 @@ NAMES = [
     "ContextRefreshed",
     "Conversation",
     "DataError",
+    "DeviceFull",
     "EndReason",
     "Ended",
     "Engine",

@@ -11,7 +11,7 @@ from moshi_agent.audio.framing import FRAME_S
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.call.call_state import CallFrame, CallState
 from moshi_agent.engine.call.model import Model
-from moshi_agent.engine.call.opening import PrefillFrame, PromptFrame
+from moshi_agent.engine.call.opening import OpeningFrame, PrefillFrame, PromptFrame
 from moshi_agent.engine.call.tail import TailFrame
 from moshi_agent.engine.commands import InputFrame, Key, Open
 from moshi_agent.engine.inbox import Request
@@ -19,6 +19,7 @@ from moshi_agent.engine.metrics.metrics import Metrics
 from moshi_agent.engine.rows import Rows
 from moshi_agent.engine.schedule.scheduler import Ready, Scheduler
 from moshi_agent.engine.snapshot import Snapshot
+from moshi_agent.engine.step.device_errors import is_of_one
 from moshi_agent.engine.step.frame_step import FrameStep, RowInput, RowOutput
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
 from moshi_agent.errors import SessionClosed
@@ -139,25 +140,58 @@ class Conversations:
         return self._scheduler.wake_at(now)
 
     def prefill(self, batch: Batch, now: float) -> Batch:
-        """Takes the steps of prompts in which everything is forced. Returns who is left for a step.
+        """Takes steps of a prompt in which everything is forced, so many as are taken at once.
 
-        Raises what the device raises.
+        Returns who is left for a step. The prompts of others who join wait until after it: nobody's frame is
+        late for all of them together. Raises what the device raises, unless it is one conversation's own.
         """
         rest: list[Ready[Key, CallFrame]] = []
+        is_taken = False
         for ready in batch:
-            if not isinstance(ready.frame, PrefillFrame):
+            frame = ready.frame
+            if isinstance(frame, PromptFrame | PrefillFrame) and self._shares_prompt(ready, frame, now):
+                continue
+            if not isinstance(frame, PrefillFrame):
                 rest.append(ready)
-                continue
-            call = self._calls[ready.key]
-            self._rows.prefill(call, ready.frame)
-            try:
-                is_over = self._follow(call, ready, now, time.time())
-            except Exception as error:
-                self._end_by_fault(call.key, f"the conversation failed: {error}", error)
-                continue
-            if is_over:
-                self.end(call.key, "finished")
+            elif is_taken:
+                self._scheduler.put_back(ready.key, frame, now)
+            else:
+                is_taken = True
+                self._prefill(ready, frame, now)
         return rest
+
+    def _prefill(self, ready: Ready[Key, CallFrame], frame: PrefillFrame, now: float) -> None:
+        call = self._calls[ready.key]
+        try:
+            self._rows.prefill(call, frame)
+        except Exception as error:
+            if not is_of_one(error):
+                raise
+            self._end_by_fault(call.key, f"the conversation failed: {error}", error)
+            return
+        self._go_on(call, ready, now)
+
+    def _shares_prompt(self, ready: Ready[Key, CallFrame], frame: OpeningFrame, now: float) -> bool:
+        """Whether this prompt is another one's too, which computes it now or has done so."""
+        call = self._calls[ready.key]
+        if self._rows.waits_for_prompt(call.key):
+            self._scheduler.put_back(call.key, frame, now)
+            return True
+        if not self._rows.take_kept(call):
+            return False
+        self._scheduler.drop_urgent(call.key)
+        self._go_on(call, ready, now)
+        return True
+
+    def _go_on(self, call: CallState, ready: Ready[Key, CallFrame], now: float) -> None:
+        """What follows from a step that gave nothing to hear."""
+        try:
+            is_over = self._follow(call, ready, now, time.time())
+        except Exception as error:
+            self._end_by_fault(call.key, f"the conversation failed: {error}", error)
+            return
+        if is_over:
+            self.end(call.key, "finished")
 
     def row_inputs(self, batch: Batch) -> tuple[Batch, list[RowInput]]:
         """Returns what they bring."""

@@ -33,9 +33,11 @@ from moshi_agent.engine.conversations import Batch, Conversations
 from moshi_agent.engine.inbox import CLOSED, Inbox, Request
 from moshi_agent.engine.metrics.metrics import Metrics
 from moshi_agent.engine.snapshot import Snapshot, pack_snapshot
+from moshi_agent.engine.step.device_errors import is_final, is_out_of_memory
 from moshi_agent.engine.step.frame_step import FrameStep
+from moshi_agent.engine.step.host_copies import HostCopies
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
-from moshi_agent.errors import EngineUnhealthy, MoshiAgentError
+from moshi_agent.errors import DeviceFull, EngineUnhealthy, MoshiAgentError
 from moshi_agent.events import EndReason
 from moshi_agent.plural import counted
 
@@ -76,6 +78,7 @@ class Core:
         self._batch_wait_ms = config.batch_wait_ms
         self._failures = 0
         self._failed = failed
+        self._final: str | None = None  # why the device will serve this process no more
         self._probe_s = _PROBES_S[0]
         self._probe_at: float | None = None  # while it serves nobody
         self._is_stopped = False
@@ -91,6 +94,8 @@ class Core:
         """Why none would be, if so. Any thread may ask."""
         if self._is_stopped:
             return EngineUnhealthy(CLOSED)
+        if self._final is not None:
+            return EngineUnhealthy(self._final)
         if self._has_failed:
             return EngineUnhealthy(
                 f"the last {self._failures} frame steps failed; the engine takes nobody until one succeeds, "
@@ -147,13 +152,22 @@ class Core:
         try:
             answer = self._answer(request)
         except Exception as error:
-            if not isinstance(error, MoshiAgentError):
-                command = type(request.command).__name__
-                _log.exception("the command %s failed: %s", command, error, extra={"command": command})
-            request.refuse(error)
+            self._refuse(request, error)
             return
         if answer is not _LATER:
             request.answer(answer)
+
+    def _refuse(self, request: Request, error: Exception) -> None:
+        command = type(request.command).__name__
+        if is_out_of_memory(error):
+            error = DeviceFull("the device has no memory left for this; accepted: to try again later")
+        if not isinstance(error, MoshiAgentError):
+            _log.error(
+                "the command %s failed: %s", command, error, exc_info=error, extra={"command": command}
+            )
+        request.refuse(error)
+        if is_final(error):
+            self._recover(error)
 
     def _answer(self, request: Request) -> object:
         command, conversations = request.command, self._conversations
@@ -173,7 +187,7 @@ class Core:
             case SetSampling():
                 conversations.set_sampling(command.key, command.sampling)
             case TakeSnapshot():
-                _pack_aside(request, conversations.snapshot(command.key))
+                _pack_aside(request, conversations.snapshot(command.key), self._step.host_copies)
                 return _LATER
             case TakeMetrics():
                 return conversations[command.key].metrics.snapshot()
@@ -263,6 +277,12 @@ class Core:
     def _recover(self, error: Exception) -> None:
         """The device has failed: whatever its state is, it is no longer that of any conversation."""
         self._failures += 1
+        if is_final(error):
+            self._failures = _MOST_FAILURES
+            self._final = (
+                f"the device has failed for this process ({_first_line(error)}); accepted: to start it "
+                "again, or process=True, with which the engine starts again by itself"
+            )
         self.metrics.restarted()
         live = len(self._conversations)
         _log.error(
@@ -272,7 +292,7 @@ class Core:
             extra={"failures": self._failures, "live": live},
         )
         try:
-            self._conversations.fail(f"the frame step failed: {error}")
+            self._conversations.fail(f"the frame step failed: {_first_line(error)}")
         except Exception as fault:
             _log.exception("the engine cannot be rebuilt: %s", fault)
             self._failures = _MOST_FAILURES
@@ -282,7 +302,8 @@ class Core:
     def _give_up(self) -> None:
         """Takes nobody until a probe succeeds."""
         self.metrics.set_healthy(False)
-        self._probe_s, self._probe_at = _PROBES_S[0], self._clock() + _PROBES_S[0]
+        self._probe_s = _PROBES_S[0]
+        self._probe_at = None if self._final is not None else self._clock() + self._probe_s
         self._admission.refuse_all(EngineUnhealthy("the engine has failed, and takes nobody for now"))
         if self._failed is not None:
             self._failed()
@@ -305,12 +326,17 @@ class Core:
         _log.info("the engine serves again")
 
 
-def _pack_aside(request: Request, snapshot: Snapshot) -> None:
+def _first_line(error: Exception) -> str:
+    """Without the advice for programmers that PyTorch adds to an error of CUDA."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _pack_aside(request: Request, snapshot: Snapshot, copies: HostCopies) -> None:
     """Answers with the bytes, in a thread of its own: they may be many, and nobody's frames are to wait."""
 
     def pack() -> None:
         try:
-            request.answer(pack_snapshot(snapshot))
+            request.answer(pack_snapshot(snapshot.moved(copies.take)))
         except Exception as error:
             request.refuse(error)
 

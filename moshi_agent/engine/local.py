@@ -6,7 +6,8 @@ import atexit
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -19,9 +20,8 @@ from moshi_agent.engine.commands import Close, Command, Open, Stop
 from moshi_agent.engine.config import EngineConfig
 from moshi_agent.engine.core import Core
 from moshi_agent.engine.event_queue import Outlet
-from moshi_agent.engine.inbox import NOT_STARTED, Inbox
-from moshi_agent.engine.metrics.metrics import Metrics
-from moshi_agent.engine.model_facts import facts_of
+from moshi_agent.engine.inbox import CLOSED, NOT_STARTED, Inbox
+from moshi_agent.engine.model_facts import ModelFacts, facts_of
 from moshi_agent.engine.personas import PersonaOpenings, Personas
 from moshi_agent.engine.prompt.prompt import Prompt, PromptSource, compile_prompt
 from moshi_agent.engine.step.frame_step import FrameStep
@@ -31,6 +31,23 @@ from moshi_agent.errors import ConfigError, EngineUnhealthy
 
 _WARM_UP_STEPS = 6
 _EXIT_S = 10.0  # that a program which exits without `close` waits for the step that is being taken
+
+
+@dataclass(frozen=True)
+class _Served:
+    """What an engine has on its device, and what knows of it."""
+
+    checkpoint: Checkpoint
+    step: FrameStep
+    recogniser: RecogniserStep | None
+    core: Core
+    openings: PersonaOpenings
+    model: ModelFacts
+
+    def close(self) -> None:
+        self.step.close()
+        if self.recogniser is not None:
+            self.recogniser.close()
 
 
 class LocalBackend:
@@ -44,78 +61,87 @@ class LocalBackend:
     def __init__(self, config: EngineConfig, failed: Callable[[], None] | None = None) -> None:
         self.config = config
         self._birthplace = Birthplace()
-        self.checkpoint = _load(config, config.source)
-        self.checkpoint.conversation_lm()  # refused before anything is made room for
+        self._times = StepTimes()
+        self._inbox = Inbox()
+        self._served: _Served | None = self._load(failed)
+        self.model, self.metrics = self._served.model, self._served.core.metrics
+        self._thread: threading.Thread | None = None
+
+    def _load(self, failed: Callable[[], None] | None) -> _Served:
+        config = self.config
+        checkpoint = _load(config, config.source)
+        checkpoint.conversation_lm()  # refused before anything is made room for
         # Before the step, which sees what memory is left and may make its cache smaller.
-        self._recogniser = _recogniser(config)
-        self._step = FrameStep(
-            self.checkpoint,
+        recogniser = _recogniser(config)
+        step = FrameStep(
+            checkpoint,
             config.capacity,
             conditions=dict(config.conditions),
             cfg_coef=config.cfg_coef,
             kv_cache=config.kv_cache,
             graphs=config.cuda_graphs,
         )
-        self._times = StepTimes()
-        personas = Personas(self.checkpoint, config.voices, config.personas)
-        self.model = replace(
-            facts_of(self.checkpoint),
+        personas = Personas(checkpoint, config.voices, config.personas)
+        model = replace(
+            facts_of(checkpoint),
             transcriber=config.transcriber,
             voices=tuple(personas.voices),
             takes_roles=personas.are_taken,
         )
-        self._inbox = Inbox()
-        self._core = Core(
-            self._inbox,
-            self._step,
-            model_of(self.checkpoint, self._recogniser and self._recogniser.hearing),
-            self.model.sampling,
+        inbox = self._inbox
+        core = Core(
+            inbox,
+            step,
+            model_of(checkpoint, recogniser and recogniser.hearing),
+            model.sampling,
             config,
             self._times,
-            recogniser=self._recogniser,
+            recogniser=recogniser,
             failed=failed,
         )
-        self._persona_openings = PersonaOpenings(
-            personas, config, self._inbox.request, lambda key: self._inbox.send(Close(key))
-        )
-        self._thread: threading.Thread | None = None
+        openings = PersonaOpenings(personas, config, inbox.request, lambda key: inbox.send(Close(key)))
+        return _Served(checkpoint, step, recogniser, core, openings, model)
 
     @property
-    def metrics(self) -> Metrics:
-        """Of the engine."""
-        return self._core.metrics
+    def _live(self) -> _Served:
+        if self._served is None:
+            raise EngineUnhealthy(CLOSED)
+        return self._served
 
     def start(self) -> None:
         """Measures the step and begins to serve. Returns when it does."""
         self._birthplace.check()
         if self._thread is not None:
             return
+        served = self._live
         # A thread inside of PyTorch when the interpreter is torn down would abort the program.
         atexit.register(self._stop_at_exit)
-        self._thread = threading.Thread(target=self._serve, name="moshi-engine", daemon=True)
         started: Future[None] = Future()
-        self._started = started
+        self._thread = threading.Thread(
+            target=self._serve, args=(served, started), name="moshi-engine", daemon=True
+        )
         self._thread.start()
         started.result()
 
-    def _serve(self) -> None:
+    def _serve(self, served: _Served, started: Future[None]) -> None:
         with torch.inference_mode():
             try:
                 # The number of threads is a setting of the thread that asks, and this one does all the work.
                 torch.set_num_threads(self.config.threads)
-                self._measure()
+                self._measure(served)
             except BaseException as error:
                 self._thread = None  # as if it had never been started
-                self._started.set_exception(error)
+                started.set_exception(error)
                 return
-            self._started.set_result(None)
-            self._core.run()
+            started.set_result(None)
+            served.core.run()
 
-    def _measure(self) -> None:
+    def _measure(self, served: _Served) -> None:
         sizes = [size for size in (1, 2, 4, 8, 16, 32, 64, 128, 256) if size < self.config.capacity]
         sizes.append(self.config.capacity)
-        steps_ms = self._step.measure(sizes, _WARM_UP_STEPS)
-        listening_ms = self._recogniser.measure(sizes, _WARM_UP_STEPS) if self._recogniser is not None else {}
+        steps_ms = served.step.measure(sizes, _WARM_UP_STEPS)
+        recogniser = served.recogniser
+        listening_ms = recogniser.measure(sizes, _WARM_UP_STEPS) if recogniser is not None else {}
         for rows, times in steps_ms.items():
             for step_ms, listened_ms in zip(times, listening_ms.get(rows, [0.0] * len(times)), strict=True):
                 self._times.note(rows, step_ms + listened_ms)
@@ -124,8 +150,8 @@ class LocalBackend:
         """Hands over a command that needs no answer."""
         if not self._birthplace.is_here:
             return
-        if isinstance(command, Close):
-            self._persona_openings.withdraw(command.key)
+        if isinstance(command, Close) and self._served is not None:
+            self._served.openings.withdraw(command.key)
         self._inbox.send(command)
 
     def request(self, command: Command, outlet: Outlet | None = None) -> Future[Any]:
@@ -137,29 +163,31 @@ class LocalBackend:
             refused: Future[Any] = Future()
             refused.set_exception(refusal)
             return refused
-        if isinstance(command, Open) and command.config.has_persona:
-            return self._persona_openings.open(command, outlet)
+        if isinstance(command, Open) and command.config.has_persona and self._served is not None:
+            return self._served.openings.open(command, outlet)
         return self._inbox.request(command, outlet)
 
     def prompt(self, source: PromptSource) -> Prompt:
         """Returns the tokens of a prompt. Takes its time, in the caller's thread."""
         self._birthplace.check()
-        return compile_prompt(source, self.checkpoint)
+        return compile_prompt(source, self._live.checkpoint)
 
     def capacity(self) -> Capacity:
-        """Returns what fits, as measured. Raises EngineUnhealthy in a fork."""
+        """Returns what fits, as measured. Raises EngineUnhealthy in a fork, and once it is closed."""
         self._birthplace.check()
-        refusal = EngineUnhealthy(NOT_STARTED) if self._thread is None else self._core.refusal
-        row_bytes = self._step.row_bytes + (self._recogniser.row_bytes if self._recogniser is not None else 0)
+        served = self._live
+        refusal = EngineUnhealthy(NOT_STARTED) if self._thread is None else served.core.refusal
+        row_bytes = served.step.row_bytes
+        row_bytes += served.recogniser.row_bytes if served.recogniser is not None else 0
         return Capacity(
             rows=self.config.capacity,
-            live=self._core.metrics.snapshot().live_sessions,
-            by_memory=self.config.capacity + free_bytes(self._step.device) // row_bytes,
+            live=self.metrics.snapshot().live_sessions,
+            by_memory=self.config.capacity + free_bytes(served.step.device) // row_bytes,
             by_time=self._times.most_rows(),
             row_bytes=row_bytes,
             step_ms=self._times.table,
             budget_ms=self._times.budget_ms,
-            free=0 if self._thread is None else self._core.free,
+            free=0 if self._thread is None else served.core.free,
             refusal=None if refusal is None else str(refusal),
         )
 
@@ -168,19 +196,31 @@ class LocalBackend:
         return self.capacity()
 
     def stop(self) -> None:
-        """Ends every conversation and the thread."""
+        """Ends every conversation and the thread, and frees the memory of the device."""
         self._stop(None)
 
     def _stop_at_exit(self) -> None:
         self._stop(_EXIT_S)
 
     def _stop(self, timeout_s: float | None) -> None:
-        if self._thread is None or not self._birthplace.is_here:
+        if not self._birthplace.is_here:
             return
-        self._inbox.send(Stop())
-        if threading.current_thread() is not self._thread:
+        if self._thread is not None:
+            self._inbox.send(Stop())
+            if threading.current_thread() is self._thread:
+                return
             self._thread.join(timeout_s)
             atexit.unregister(self._stop_at_exit)
+            if self._thread.is_alive():
+                return
+        served, self._served = self._served, None
+        if served is not None:
+            on_cuda = served.step.device.type == "cuda"
+            served.close()
+            del served
+            with suppress(RuntimeError):  # a device that has failed has nothing to give back
+                if on_cuda:
+                    torch.cuda.empty_cache()
 
 
 def _recogniser(config: EngineConfig) -> RecogniserStep | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -14,12 +16,27 @@ from moshi_agent.engine.call.opening import OpeningFrame, PrefillFrame, check_op
 from moshi_agent.engine.commands import Key
 from moshi_agent.engine.schedule.slots import Slots
 from moshi_agent.engine.snapshot import Snapshot
+from moshi_agent.engine.step.device_errors import memory_for
 from moshi_agent.engine.step.frame_step import FrameStep, RowInput
+from moshi_agent.engine.step.memory import PROMPT_BYTES
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
-from moshi_agent.errors import InputError
+from moshi_agent.errors import DeviceFull, InputError
 
-_MOST_PROMPTS = 16  # kept as snapshots, in host memory
+_log = logging.getLogger("moshi_agent.engine")
+_MOST_PROMPTS = 16  # kept, on the device: who has one begins with a copy that holds nobody up
 _GREEDY = SamplingConfig(greedy=True)
+
+
+@dataclass(frozen=True)
+class _KeptPrompt:
+    """A row that has but heard a prompt."""
+
+    tensors: list[Tensor]
+    steps: int
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors)
 
 
 class Rows:
@@ -36,8 +53,9 @@ class Rows:
         self._step = step
         self._recogniser = recogniser
         self._slots = Slots[Key](step.rows)
-        self._prompts: OrderedDict[str, tuple[list[Tensor], int]] = OrderedDict()
-        self._computing: dict[Key, str | None] = {}  # prompts, by which they are to be kept if at all
+        self._prompts: OrderedDict[str, _KeptPrompt] = OrderedDict()
+        # Prompts, by which they are to be kept if at all. Of several with one name, the first computes it.
+        self._computing: dict[Key, str | None] = {}
 
     def of(self, key: Key) -> int:
         """Returns the row of a conversation."""
@@ -67,16 +85,35 @@ class Rows:
             self._step.begin_row(row, call.sampling)
             return call.opening()
         name = f"{prompt.digest} {call.config.greet}"
-        kept = self._prompts.get(name)
-        if kept is None:
-            # Without chance: what is kept of it serves conversations with other seeds too.
-            self._step.begin_row(row, _GREEDY)
-            self._computing[call.key] = name
-            return call.opening()
+        if name in self._prompts:
+            self._load_kept(row, call, name)
+            return []
+        # Without chance: what is kept of it serves conversations with other seeds too.
+        self._step.begin_row(row, _GREEDY)
+        self._computing[call.key] = name
+        return call.opening()
+
+    def _load_kept(self, row: int, call: CallState, name: str) -> None:
         self._prompts.move_to_end(name)
+        kept = self._prompts[name]
         self._step.begin_row(row, call.sampling)
-        self._step.load_row(row, *kept)
-        return []
+        self._step.load_row(row, kept.tensors, kept.steps)
+
+    def waits_for_prompt(self, key: Key) -> bool:
+        """Tells whether another conversation computes the prompt that this one needs."""
+        name = self._computing.get(key)
+        return (
+            name is not None and next(one for one in self._computing if self._computing[one] == name) != key
+        )
+
+    def take_kept(self, call: CallState) -> bool:
+        """Takes the prompt that another conversation has computed meanwhile. Returns whether there is one."""
+        name = self._computing.get(call.key)
+        if name is None or name not in self._prompts:
+            return False
+        del self._computing[call.key]
+        self._load_kept(self._slots.row_of(call.key), call, name)
+        return True
 
     def _resume(self, row: int, call: CallState, snapshot: Snapshot) -> list[OpeningFrame]:
         snapshot.check()
@@ -104,9 +141,19 @@ class Rows:
         self._step.set_sampling(row, call.sampling)
         if name is None:
             return
-        self._prompts[name] = (self._step.save_row(row), self._step.steps_taken(row))
-        while len(self._prompts) > _MOST_PROMPTS:
+        try:
+            with memory_for("a prompt that is kept"):
+                kept = _KeptPrompt(self._step.save_row(row), self._step.steps_taken(row))
+        except DeviceFull as error:
+            _log.warning("a prompt is not kept, and computed for each conversation: %s", error)
+            return
+        self._prompts[name] = kept
+        while len(self._prompts) > 1 and self._keeps_too_much():
             self._prompts.popitem(last=False)
+
+    def _keeps_too_much(self) -> bool:
+        num_bytes = sum(kept.num_bytes for kept in self._prompts.values())
+        return len(self._prompts) > _MOST_PROMPTS or num_bytes > PROMPT_BYTES
 
     def set_sampling(self, call: CallState) -> None:
         """Has the row sample by the conversation's settings, once its prompt is over."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,11 @@ class Snapshot:
     opening: tuple[OpeningFrame, ...] = ()  # steps that have to go before the next frame
     inputs: tuple[InputFrame, ...] = ()  # that wait
     heard: HeardRow | None = None  # of the recogniser, where one listens
+
+    def moved(self, take: Callable[[list[Tensor]], list[Tensor]]) -> Snapshot:
+        """Returns it with what `take` makes of the tensors, such as copies on the host."""
+        heard = self.heard and HeardRow(take(self.heard.tensors), self.heard.steps)
+        return replace(self, tensors=take(self.tensors), heard=heard)
 
     def check(self) -> None:
         """Raises InputError unless the input that waits is audio."""

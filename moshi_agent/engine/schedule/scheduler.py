@@ -224,6 +224,14 @@ class Scheduler(Generic[Key, Frame]):
         """
         self._conversations[key].urgent.extend(_Waiting(frame, now, False) for frame in frames)
 
+    def put_back(self, key: Key, frame: Frame, now: float) -> None:
+        """Takes back an urgent frame that `batch` gave and whose turn had not come: it is the next again."""
+        self._conversations[key].urgent.appendleft(_Waiting(frame, now, False))
+
+    def drop_urgent(self, key: Key) -> None:
+        """Forgets the frames that need no clock."""
+        self._conversations[key].urgent.clear()
+
     def has_urgent(self, key: Key) -> bool:
         """Tells whether frames that need no clock are left."""
         return bool(self._conversations[key].urgent)

@@ -20,6 +20,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from moshi_agent.audio.framing import Frame
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.config import KVCache, MoshiConfig, SamplingConfig
+from moshi_agent.engine.step.device_errors import memory_for
+from moshi_agent.engine.step.host_copies import HostCopies
 from moshi_agent.engine.step.memory import choose_kv_int8, row_bytes
 from moshi_agent.engine.step.row_invariance import rows_are_invariant
 from moshi_agent.engine.step.runners import (
@@ -115,6 +117,7 @@ class FrameStep:
         greedy = SamplingConfig(greedy=True)
         self.sampling = RowSampling(rows, self.device, greedy, constant_cost=graphs is not False)
         self._runner = self._new_runner(graphs)
+        self.host_copies = HostCopies(self.device)
         self._steps = [0] * rows  # what each row has taken, so that nobody has to ask the device
         self._positions = self.generator.conditions.positions  # of the cache, before a row's first step
         # Where the number of rows can be felt in a row's last bits, it is always the same.
@@ -143,6 +146,15 @@ class FrameStep:
     def warm_up(self) -> None:
         """Does beforehand what a first step would wait for: on CUDA, captures the graphs."""
         self._runner.warm_up()
+        self.host_copies.prepare()
+
+    def close(self) -> None:
+        """Lets go of the graphs and their memory; the step then takes no more steps.
+
+        Graphs and step know each other: without this, all that the step has would stay until Python next
+        looks for garbage.
+        """
+        del self._runner
 
     @torch.inference_mode()
     def rebuild(self) -> None:
@@ -175,7 +187,7 @@ class FrameStep:
         """Takes steps of one row in which everything is forced, without the codec; as `prefill` does."""
         ahead = None if embeddings is None else torch.from_numpy(embeddings).to(self.device)
         state = self.state.lm.one_row(row)
-        with self.attention():
+        with self.attention(), memory_for("the prompt of a conversation"):
             prefill(self.generator, state, torch.from_numpy(tokens).to(self.device), ahead)
         self._steps[row] += len(tokens)
 
@@ -275,8 +287,8 @@ class FrameStep:
 
     @torch.inference_mode()
     def save_row(self, row: int) -> list[Tensor]:
-        """Returns a copy of the row's state in host memory, to be given to `load_row`."""
-        return [part.to("cpu", copy=True) for part in self.state.row_parts(row)]
+        """Returns a copy of the row's state on the device, to be given to `load_row`."""
+        return self.state.save_row(row)
 
     @torch.inference_mode()
     def load_row(self, row: int, saved: list[Tensor], steps: int) -> None:

@@ -11,6 +11,7 @@ from moshi_agent.models.lm import LMModel
 from moshi_agent.nn.state import State
 
 RESERVED_BYTES = 3 << 30  # of a device, for graphs and for what a step computes with
+PROMPT_BYTES = 512 << 20  # of them, for the prompts that are kept
 
 
 def row_bytes(state: State) -> int:

@@ -25,7 +25,7 @@ _GREEDY = SamplingConfig(greedy=True)
 
 @dataclass(frozen=True)
 class HeardRow:
-    """A row of the recogniser, in host memory."""
+    """A row of the recogniser, on its device or in host memory."""
 
     tensors: list[Tensor] = field(repr=False)
     steps: int
@@ -92,6 +92,10 @@ class RecogniserStep:
     def rebuild(self) -> None:
         """Begins every row anew, after a step that failed half-way."""
         self._step.rebuild()
+
+    def close(self) -> None:
+        """Lets go of what `FrameStep.close` does."""
+        self._step.close()
 
     @property
     def row_bytes(self) -> int:

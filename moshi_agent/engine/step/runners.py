@@ -16,8 +16,10 @@ from typing import Protocol
 
 import torch
 
+from moshi_agent.engine.step.device_errors import is_final, is_out_of_memory
 from moshi_agent.engine.step.memory import RESERVED_BYTES
 from moshi_agent.engine.step.step_tensors import InputBuffers, ResultTensors, RowInput, StepShape, StepTensors
+from moshi_agent.errors import ConfigError, DeviceFull
 
 _log = logging.getLogger("moshi_agent.engine")
 _SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 448, 512)
@@ -49,7 +51,7 @@ class StepRunner(Protocol):
 
 
 class EagerRunner:
-    """Launches every operator by itself: on a CPU, or where nothing could be captured."""
+    """Launches every operator by itself: on a CPU, or where no graphs are wanted."""
 
     def __init__(self, compute: Compute, shape: StepShape) -> None:
         self._compute = compute
@@ -128,15 +130,19 @@ class CudaDevice:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self._device):
             current = torch.cuda.current_stream()
-            self._stream.wait_stream(current)
-            with torch.cuda.stream(self._stream):
-                for _ in range(_WARM_UP_CALLS):
+            try:
+                self._stream.wait_stream(current)
+                with torch.cuda.stream(self._stream):
+                    for _ in range(_WARM_UP_CALLS):
+                        call()
+                # Other threads of the caller's process may use the device meanwhile.
+                with torch.cuda.graph(
+                    graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+                ):
                     call()
-            # Other threads of the caller's process may use the device meanwhile.
-            with torch.cuda.graph(
-                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-            ):
-                call()
+            finally:
+                # Where the end of a capture raises, PyTorch leaves the stream of the capture the current one.
+                torch.cuda.set_stream(current)
             current.wait_stream(self._stream)
         return graph.replay
 
@@ -187,15 +193,48 @@ class GraphRunner:
         sizes = (self.sizes[-1], *self.sizes[:-1])
         keys = [(size, length) for length in reversed(self.lengths) for size in sizes]
         started, used = time.perf_counter(), self._device.used_bytes()
+        ended_by = None
         for key in keys:
             if self._graphs and self._is_spent(
                 time.perf_counter() - started, self._device.used_bytes() - used
             ):
+                ended_by = "no more time or memory is given to them"
                 break
-            if key not in self._graphs:
+            if key in self._graphs:
+                continue
+            try:
                 self._graphs[key] = self._capture(key)
+            except Exception as error:
+                ended_by = self._without(key, error)
+                break
         seconds, mebibytes = time.perf_counter() - started, (self._device.used_bytes() - used) / 2**20
-        _log.info("%d of %d graphs, %.1f s, %.0f MiB", len(self._graphs), len(keys), seconds, mebibytes)
+        level = logging.INFO if ended_by is None else logging.WARNING
+        told = (
+            "" if ended_by is None else f"; {ended_by}: other steps cost as much as the next larger of them"
+        )
+        _log.log(
+            level,
+            "%d of %d graphs, %.1f s, %.0f MiB%s",
+            len(self._graphs),
+            len(keys),
+            seconds,
+            mebibytes,
+            told,
+        )
+
+    def _without(self, key: Key, error: Exception) -> str:
+        """Why there are no more graphs. Raises where there is none yet, or the device is lost."""
+        if is_final(error):
+            raise error
+        reason = "no memory is left" if is_out_of_memory(error) else str(error).partition("\n")[0]
+        if self._graphs:
+            # These replay as before, and the largest, which is the first, can stand in for any other.
+            return f"the one of {key[0]} rows and {key[1]} positions cannot be captured ({reason})"
+        message = (
+            f"the step of {key[0]} rows cannot be captured as a CUDA graph ({reason}); accepted: "
+            "cuda_graphs=False, with which every kernel is launched by itself, or fewer rows (capacity)"
+        )
+        raise (DeviceFull if is_out_of_memory(error) else ConfigError)(message) from error
 
     def _is_spent(self, seconds: float, num_bytes: int) -> bool:
         limits = self._limits

@@ -26,6 +26,7 @@ from moshi_agent.engine.step.runners import (
     choose_sizes,
 )
 from moshi_agent.engine.step.step_tensors import InputBuffers, ResultTensors, StepShape, StepTensors
+from moshi_agent.errors import ConfigError, DeviceFull
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn import cache_attention, fused
@@ -226,6 +227,56 @@ def test_capturing_stops_at_its_limits_and_any_step_still_runs(
     assert (8, 3000) in runner.captured
     assert runner.choose(8, 10) == (8, 3000)
     assert f"{count} of 8 graphs" in caplog.text
+
+
+class _ShortDevice(CallingDevice):
+    """Fails at the capture of a number."""
+
+    def __init__(self, at: int, error: Exception) -> None:
+        super().__init__()
+        self._at, self._error = at, error
+
+    def capture(self, call: Callable[[], None]) -> Callable[[], None]:
+        if self.captured == self._at:
+            raise self._error
+        return super().capture(call)
+
+
+_CAPTURE_ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("CUDA error: operation failed due to a previous error during capture\nCompile with ..."),
+]
+
+
+@pytest.mark.parametrize("error", _CAPTURE_ERRORS)
+def test_where_capturing_fails_the_graphs_that_are_there_serve(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The largest stands in for the others; what it costs is said where everybody reads it."""
+    runner = GraphRunner(_no_step, _shape(8), _ShortDevice(2, error), (256, 3000))
+    with caplog.at_level(logging.WARNING, "moshi_agent.engine"):
+        runner.warm_up()
+    assert runner.captured == [(1, 3000), (8, 3000)]
+    assert runner.run(2, 10, []).audio.shape == (2, 1920)
+    assert "2 of 8 graphs" in caplog.text and "of 2 rows and 3000 positions cannot be captured" in caplog.text
+    assert "cost as much as the next larger" in caplog.text and "Compile with" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(_CAPTURE_ERRORS[0], DeviceFull), (_CAPTURE_ERRORS[1], ConfigError)]
+)
+def test_the_first_capture_that_fails_names_the_way_without(error: Exception, kind: type[Exception]) -> None:
+    runner = GraphRunner(_no_step, _shape(8), _ShortDevice(0, error), (3000,))
+    with pytest.raises(kind, match=r"8 rows cannot be captured.*accepted: cuda_graphs=False"):
+        runner.warm_up()
+
+
+def test_a_device_that_is_lost_in_a_capture_is_not_gone_on_with() -> None:
+    runner = GraphRunner(
+        _no_step, _shape(8), _ShortDevice(2, RuntimeError("CUDA error: unspecified launch failure")), (3000,)
+    )
+    with pytest.raises(RuntimeError, match="launch failure"):
+        runner.warm_up()
 
 
 def test_draws_that_cost_the_same_are_the_same_draws() -> None:
