@@ -25,6 +25,7 @@ LAYERS = {
         checkpoint
         engine hf
         conversation transcription
+        evaluation
         training
         __init__
         cli
@@ -55,6 +56,15 @@ LAYERS = {
         local
         process
         engine
+    """,
+    "moshi_agent.evaluation": """
+        __init__
+        sinc_resampling words
+        samples speech_spans take_over
+        answering backchannel judge pictures recognising small_suite timing
+        measures
+        suites
+        report
     """,
     "moshi_agent.training": """
         __init__
