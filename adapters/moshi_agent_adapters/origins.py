@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Collection
 from urllib.parse import urlsplit
+
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+_STANDARD_PORTS = {"http": 80, "https": 443}
+_KEPT_S = 600  # what a browser was told of a path
 
 
 def place(url: str) -> tuple[str, int | None]:
@@ -13,10 +20,42 @@ def place(url: str) -> tuple[str, int | None]:
         port = parts.port
     except ValueError:
         return ("", None)
-    return (parts.hostname or "", None if port in (80, 443) else port)
+    return (parts.hostname or "", None if port in _STANDARD_PORTS.values() else port)
 
 
-def is_of_own_page(host: str, origin: str | None, origins: tuple[str, ...] = ()) -> bool:
+def as_sent(origin: str) -> str | None:
+    """Writes an origin as browsers send it, without a standard port; None for what is no origin of a page."""
+    try:
+        parts = urlsplit(origin)
+        port, host = parts.port, (parts.hostname or "").encode("idna").decode()
+    except ValueError:  # a UnicodeError is one
+        return None
+    if parts.scheme not in _STANDARD_PORTS or not host or parts.path or parts.query or parts.fragment:
+        return None
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}" + ("" if port in (None, _STANDARD_PORTS[parts.scheme]) else f":{port}")
+
+
+def is_let_in(origin: str, host: str, allowed: Collection[str], *, secure: bool) -> bool:
+    """Tells whether a page of this origin may send a request.
+
+    Args:
+        origin: the header of that name.
+        host: likewise. A page of the same host and port may, whatever the scheme: a proxy may change it.
+        allowed: other origins. Here the scheme counts.
+        secure: the request came over TLS, as then its own page did.
+    """
+    sent = as_sent(origin)
+    if sent is None:
+        return False
+    if sent in {as_sent(one) for one in allowed}:
+        return True
+    return place(sent) == place(f"//{host}") and (sent.startswith("https:") or not secure)
+
+
+def is_of_own_page(
+    host: str, origin: str | None, origins: tuple[str, ...] = (), *, secure: bool = False
+) -> bool:
     """Tells whether a request comes from a program, or from a page of the host that it is sent to.
 
     Of the names of hosts only this machine's and those in `origins` count: the name of a page elsewhere may
@@ -26,11 +65,30 @@ def is_of_own_page(host: str, origin: str | None, origins: tuple[str, ...] = ())
         host: the header of that name.
         origin: likewise; None for programs, which name none.
         origins: pages that may send requests, like "https://example.org", and hosts that may be asked.
+        secure: the request came over TLS.
     """
-    known, here = {place(one) for one in origins}, place(f"//{host}")
-    if here not in known and not _is_local_or_address(here[0]):
+    here = place(f"//{host}")
+    if here not in {place(one) for one in origins} and not _is_local_or_address(here[0]):
         return False
-    return origin is None or place(origin) == here or place(origin) in known
+    return origin is None or is_let_in(origin, host, origins, secure=secure)
+
+
+def cors(origins: Collection[str]) -> list[Middleware]:
+    """Makes the middleware that tells browsers which pages may read answers: none where no page is allowed.
+
+    A page elsewhere brings a token in a header. Cookies stay with the server's own page.
+    """
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=[sent for one in origins if (sent := as_sent(one)) is not None],
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type"],
+            max_age=_KEPT_S,
+        )
+    ]
 
 
 def _is_local_or_address(host: str) -> bool:

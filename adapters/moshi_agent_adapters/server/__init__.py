@@ -4,7 +4,9 @@
     config.py            how a server is set up
     http_protocol.py     one connection, bounded before anybody has shown a token
     websocket_protocol.py  likewise, once it is a websocket
+    tls.py               likewise, before its TLS handshake is over
     security.py          who is let in
+    sign_in.py           how a person shows a token
     call.py              one call: its input, output and time
     kyutai_chat.py       /api/chat
     live_sessions.py     /v1/live/sessions

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from moshi_agent import Engine
+from moshi_agent_adapters.origins import cors
 from moshi_agent_adapters.server import health, kyutai_chat, openai_calls, web_calls
 from moshi_agent_adapters.server.config import ServerConfig
 from moshi_agent_adapters.server.paths import error_response, no_path, with_explanations
@@ -47,7 +48,7 @@ def create_app(
 
     app = Starlette(
         routes=with_explanations([route for group in groups for route in group(server)]),
-        middleware=[Middleware(Guard, config=server.config)],
+        middleware=[*cors(server.config.origins), Middleware(Guard, config=server.config)],
         exception_handlers={HTTPException: _http_error},
         lifespan=lifespan,
     )

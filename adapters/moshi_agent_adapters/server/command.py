@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from moshi_agent_adapters.server.drain import DrainingServer
 from moshi_agent_adapters.server.http_protocol import uvicorn_options
 from moshi_agent_adapters.server.listening import listen
 from moshi_agent_adapters.server.log_format import LogFormat, set_up_log
+from moshi_agent_adapters.server.tls import tls_context
 from moshi_agent_adapters.webrtc.config import IceServer
 
 _log = logging.getLogger("moshi_agent.server")
@@ -79,34 +81,36 @@ def serve(asked: Serve) -> None:
         admit_by_time=not asked.overcommit,
     )
     app = create_app(engine, server)
-    with _tls(asked) as files:
+    with _tls(asked) as tls:
         config = uvicorn.Config(
             app,
             log_config=None,
             log_level="info" if asked.log_level == "debug" else asked.log_level,  # debug tells headers
             access_log=False,  # tokens may stand in a query
             server_header=False,
-            **uvicorn_options(server, behind_proxy=asked.proxies is not None),
+            **uvicorn_options(server, behind_proxy=asked.proxies is not None, tls=tls),
             timeout_graceful_shutdown=_GRACE_S,
             proxy_headers=asked.proxies is not None,
             forwarded_allow_ips=asked.proxies,
-            ssl_certfile=files[0] if files else None,
-            ssl_keyfile=files[1] if files else None,
         )
-        _announce(asked, port, secure=files is not None)
+        _announce(asked, port, secure=tls is not None)
         DrainingServer(config, app.state.server).run(sockets)
 
 
 @contextmanager
-def _tls(asked: Serve) -> Generator[tuple[Path, Path] | None]:
-    """The files of the certificate and its key, if there is to be TLS."""
+def _tls(asked: Serve) -> Generator[ssl.SSLContext | None]:
+    """TLS with the certificate and its key, if there is to be any. Raises ConfigError."""
     if asked.ssl_cert is not None and asked.ssl_key is not None:
-        yield asked.ssl_cert, asked.ssl_key
+        try:
+            tls = tls_context(asked.ssl_cert, asked.ssl_key)
+        except OSError as error:  # one of TLS is one, too
+            raise ConfigError(f"{asked.ssl_cert} and {asked.ssl_key} cannot be used: {error}") from error
+        yield tls
     elif asked.ssl_self_signed:
         from moshi_agent_adapters.server.certificate import self_signed
 
         with self_signed(asked.server.host) as files:
-            yield files
+            yield tls_context(*files)
     else:
         yield None
 

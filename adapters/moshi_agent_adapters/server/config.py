@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from moshi_agent.errors import ConfigError
+from moshi_agent_adapters.origins import as_sent
 
 if TYPE_CHECKING:
     from moshi_agent_adapters.webrtc.config import IceServer
@@ -62,8 +62,7 @@ class ServerConfig:
                 "or to say that everybody may come in (--insecure-no-auth)"
             )
         for origin in self.origins:
-            parts = urlsplit(origin)
-            if parts.scheme not in ("http", "https") or not parts.hostname or parts.path:
+            if as_sent(origin) is None:
                 raise ConfigError(f"the origin {origin!r}; accepted: one like https://example.org")
         if not 0 < self.ahead_s < 10:  # the engine itself lets so much wait
             raise ConfigError(f"ahead_s={self.ahead_s}; accepted: more than 0, less than 10")

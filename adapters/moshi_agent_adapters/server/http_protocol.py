@@ -8,7 +8,7 @@ that this neither takes nor answers.
 from __future__ import annotations
 
 import asyncio
-import logging
+import ssl
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -18,25 +18,29 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from moshi_agent_adapters.server.config import ServerConfig
 from moshi_agent_adapters.server.limits import ConnectionLimits, ConnectionPlace
+from moshi_agent_adapters.server.tls import TlsProtocol
 from moshi_agent_adapters.server.websocket_protocol import WebsocketProtocol
 
-_log = logging.getLogger("moshi_agent.server")
 _PING_S = 10.0  # a websocket that does not answer for so long is closed
 _LONGEST_LINE = 8_000  # bytes, of an upgrade: `websockets` takes 8,192 and does not answer longer ones
 _MOST_HEADERS = 120  # likewise 128
 
 
-def uvicorn_options(config: ServerConfig, *, behind_proxy: bool = False) -> dict[str, Any]:
+def uvicorn_options(
+    config: ServerConfig, *, behind_proxy: bool = False, tls: ssl.SSLContext | None = None
+) -> dict[str, Any]:
     """The settings of uvicorn by which a server keeps its limits.
 
     Args:
         config: of the server.
         behind_proxy: all connections come from the address of a proxy, and are not counted by address.
+        tls: of all connections, if they are to have it. uvicorn is to be told of none.
     """
     per_address = None if behind_proxy else config.connections_per_address
     limits = ConnectionLimits(config.most_connections, per_address)
+    http = partial(HttpProtocol, limits, config)
     return {
-        "http": partial(HttpProtocol, limits, config),
+        "http": http if tls is None else partial(TlsProtocol, tls, limits, config.request_s, http),
         "h11_max_incomplete_event_size": config.longest_head,
         "ws": "websockets-sansio",
         "ws_max_size": 4 * config.longest_message,  # beyond ours, which can say what is wrong
@@ -49,10 +53,15 @@ def uvicorn_options(config: ServerConfig, *, behind_proxy: bool = False) -> dict
 class HttpProtocol(H11Protocol):
     """One connection, until it ends or becomes a websocket."""
 
-    def __init__(self, limits: ConnectionLimits, server: ServerConfig, **options: Any) -> None:
+    def __init__(
+        self,
+        limits: ConnectionLimits,
+        server: ServerConfig,
+        place: ConnectionPlace | None = None,  # that it has already
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
-        self._limits, self._server = limits, server
-        self._place: ConnectionPlace | None = None
+        self._limits, self._server, self._place = limits, server, place
         self._is_websocket = False
         self._request_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
@@ -60,22 +69,13 @@ class HttpProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore
         """Takes the connection, or ends it at once where there are too many."""
         super().connection_made(transport)
-        address = self.client[0] if self.client else ""
-        self._place = self._limits.enter(address)
         if self._place is None:
-            self._warn(address)
+            self._place = self._limits.enter(self.client[0] if self.client else "", self.loop.time())
+        if self._place is None:
             transport.abort()
             return
         self.ws_protocol_class = partial(WebsocketProtocol, self._place, self._server)  # pyright: ignore
         self._time_request()
-
-    def _warn(self, address: str) -> None:
-        if self._limits.warnings.spend(1, self.loop.time()):  # one a minute
-            _log.warning(
-                "too many connections: %d in all, and one more from %s is refused, as others will be",
-                *(self._limits.live, address),
-                extra={"connections": self._limits.live, "address": address},
-            )
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Gives the place back."""

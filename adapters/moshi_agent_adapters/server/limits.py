@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, deque
 
 from moshi_agent.plural import counted
 from moshi_agent_adapters.allowance import Allowance
 from moshi_agent_adapters.networks import network_of
 
+_log = logging.getLogger("moshi_agent.server")
 _MINUTE_S = 60.0
 
 
@@ -85,14 +87,20 @@ class ConnectionLimits:
     def __init__(self, at_once: int, per_address: int | None) -> None:
         self._at_once, self._per_address = at_once, per_address
         self.live = 0
-        self.warnings = Allowance(1 / _MINUTE_S, 1)
+        self._warnings = Allowance(1 / _MINUTE_S, 1)
         self._strangers: Counter[str] = Counter()
 
-    def enter(self, address: str) -> ConnectionPlace | None:
-        """The place of one more connection; None where there is none."""
+    def enter(self, address: str, now: float) -> ConnectionPlace | None:
+        """The place of one more connection; None, and a warning now and then, where there is none."""
         network = network_of(address)
         is_full = self._per_address is not None and self._strangers[network] >= self._per_address
         if is_full or self.live >= self._at_once:
+            if self._warnings.spend(1, now):
+                _log.warning(
+                    "too many connections: %d in all, and one more from %s is refused, as others will be",
+                    *(self.live, address),
+                    extra={"connections": self.live, "address": address},
+                )
             return None
         self.live += 1
         self._strangers[network] += 1

@@ -35,7 +35,7 @@ from moshi_agent import (
 )
 from moshi_agent.plural import counted
 from moshi_agent_adapters.networks import network_of
-from moshi_agent_adapters.origins import is_of_own_page
+from moshi_agent_adapters.origins import cors, is_of_own_page
 from moshi_agent_adapters.personas import choose_persona
 from moshi_agent_adapters.webrtc.config import ConnectionConfig
 from moshi_agent_adapters.webrtc.connection import MoshiConnection, TooManyCalls, TooManyOffers
@@ -184,17 +184,22 @@ def webrtc_routes(
         await calls.call(request.path_params["call_id"]).close("the caller hung up")
         return Response(status_code=204)
 
-    def route(path: str, endpoint: Endpoint, method: str) -> Route:
-        return Route(
-            path, _with_errors(_guarded(endpoint, origins) if guarded else endpoint), methods=[method]
-        )
+    async def nothing(_: Request) -> Response:
+        return Response(status_code=204)
 
-    return [
+    def route(path: str, endpoint: Endpoint, method: str) -> Route:
+        answer = _with_errors(_guarded(endpoint, origins) if guarded else endpoint)
+        return Route(path, answer, methods=[method], middleware=cors(origins))
+
+    routes = [
         route("/api/webrtc", info, "GET"),
         route("/api/webrtc", offer, "POST"),
         route("/api/webrtc/{call_id}", renew, "PATCH"),
         route("/api/webrtc/{call_id}", hang_up, "DELETE"),
     ]
+    if origins:  # browsers ask first, whether a page of another origin may
+        routes += [route(path, nothing, "OPTIONS") for path in ("/api/webrtc", "/api/webrtc/{call_id}")]
+    return routes
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -205,7 +210,8 @@ def _guarded(endpoint: Endpoint, origins: tuple[str, ...]) -> Endpoint:
 
     async def answer(request: Request) -> Response:
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        if not is_of_own_page(host, origin, origins):
+        secure = request.url.scheme == "https"
+        if not is_of_own_page(host, origin, origins, secure=secure):
             raise ForeignPage(
                 f"a request to {host[:100]!r} from a page of {(origin or 'nobody')[:100]!r}; accepted: to "
                 "and from this machine, an address, or what `webrtc_routes(origins=...)` names"

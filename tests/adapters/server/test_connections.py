@@ -7,6 +7,7 @@ import logging
 import os
 import resource
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -27,7 +28,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.sync.client import connect
 
 from moshi_agent_adapters.server import ServerConfig
+from moshi_agent_adapters.server.certificate import self_signed
 from moshi_agent_adapters.server.descriptors import connections_that_fit
+from moshi_agent_adapters.server.http_protocol import uvicorn_options
+from moshi_agent_adapters.server.tls import tls_context
 from tests.adapters.server.bad_clients import upgrade
 from tests.adapters.server.server_calls import running_app, wait_for
 
@@ -316,3 +320,72 @@ def test_the_soft_limit_of_descriptors_is_raised() -> None:
     )
     soft, hard = map(int, done.stdout.split())
     assert soft == hard == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+@contextmanager
+def _serving_tls(loop: str = "auto", **config: float) -> Generator[int]:
+    app = Starlette(routes=[Route("/", _page, methods=["GET", "POST"]), WebSocketRoute("/echo", _echo)])
+    server = ServerConfig(**config)  # pyright: ignore
+    with self_signed("localhost") as files:
+        options = uvicorn_options(server, tls=tls_context(*files)) | {"loop": loop}
+        with running_app(app, server, **options) as port:
+            yield port
+
+
+def _trusting() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _secure_status(port: int) -> int:
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=_trusting())
+    connection.request("POST", "/", b"x" * 100_000)
+    response = connection.getresponse()
+    assert response.read() == b"100000 bytes"
+    connection.close()
+    return response.status
+
+
+@pytest.mark.parametrize("loop", ["auto", "asyncio"])
+def test_requests_and_websockets_come_over_tls(loop: str) -> None:
+    with _serving_tls(loop) as port:
+        for _ in range(5):
+            assert _secure_status(port) == 200
+        with connect(f"wss://127.0.0.1:{port}/echo", ssl=_trusting()) as websocket:
+            for text in ("a", "b" * 100_000):
+                websocket.send(text)
+                assert websocket.recv() == text
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00", HEAD, os.urandom(300)])
+def test_a_tls_handshake_that_does_not_come_to_its_end_is_given_up(sent: bytes) -> None:
+    with _serving_tls(request_s=1.0) as port:
+        began = time.monotonic()
+        with _open(port, sent) as raw:
+            _all(raw)
+        assert time.monotonic() - began < 5
+        assert _secure_status(port) == 200
+
+
+def test_silent_tls_handshakes_are_counted_and_their_places_given_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING), _serving_tls(connections_per_address=5, request_s=2.0) as port:
+        with ExitStack() as stack:
+            silent = [stack.enter_context(_open(port)) for _ in range(5)]
+            time.sleep(0.3)
+            with pytest.raises(OSError):
+                _secure_status(port)
+            assert "too many connections" in caplog.text
+            for raw in silent:
+                assert _all(raw) == b""  # given up
+        wait_for(lambda: _secure_status(port) == 200)
+
+
+def test_a_server_that_ends_waits_for_no_handshake() -> None:
+    began = time.monotonic()
+    with ExitStack() as stack, _serving_tls() as port:
+        stack.enter_context(_open(port))
+        time.sleep(0.2)
+    assert time.monotonic() - began < 10

@@ -50,6 +50,7 @@ def _invoke(*arguments: str) -> Result:
         (["--gradio-tunnel", "--port", "9000"], "cloudflared tunnel --url http://localhost:9000`"),
         (["--gradio-tunnel-token", "secret"], "ngrok http 8998`"),
         (["--ssl-cert", __file__], "go together"),
+        (["--ssl-cert", __file__, "--ssl-key", __file__], "cannot be used"),
         (["--host", "nowhere.invalid", "--insecure-no-auth"], "cannot listen"),
         (["--allow-origin", "example.org"], "origin"),
         (["--ice-server", "example.org:3478"], "stun:HOST"),

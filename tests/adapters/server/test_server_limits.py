@@ -84,7 +84,7 @@ def test_connections_leave_nothing_behind(happens: list[tuple[str, str]]) -> Non
     places: list[tuple[str, ConnectionPlace]] = []
     for address, what in happens:
         if what == "enter":
-            place = limits.enter(address)
+            place = limits.enter(address, 0.0)
             places += [(address, place)] if place is not None else []
         for other, place in places:
             if what == "prove" and other == address:

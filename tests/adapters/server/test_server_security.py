@@ -27,9 +27,11 @@ from websockets.sync.client import connect
 from moshi_agent import ConfigError
 from moshi_agent.cli.serve import serve
 from moshi_agent.cli.whole_text import WholeText
+from moshi_agent_adapters.origins import cors
 from moshi_agent_adapters.server import ServerConfig
 from moshi_agent_adapters.server.log_format import without_secrets
-from moshi_agent_adapters.server.security import Cookies, Guard
+from moshi_agent_adapters.server.security import Guard
+from moshi_agent_adapters.server.sign_in import Cookies
 from tests.adapters.server.server_calls import running_app
 
 TOKEN = "correct-horse-battery"
@@ -49,7 +51,7 @@ async def _socket(websocket: WebSocket) -> None:
 def _guarded(**config: object) -> Iterator[int]:
     app = Starlette(
         routes=[Route("/", _page), Route("/deep/page", _page), WebSocketRoute("/socket", _socket)],
-        middleware=[Middleware(Guard, config=ServerConfig(**config))],  # pyright: ignore
+        middleware=[*cors(config.get("origins", ())), Middleware(Guard, config=ServerConfig(**config))],  # pyright: ignore
     )
     with running_app(app) as port:
         yield port
@@ -70,8 +72,15 @@ def closed_port() -> Iterator[int]:
 
 
 def _get(port: int, path: str = "/", **headers: str) -> tuple[int, dict[str, str], str]:
+    return _ask("GET", port, path, **headers)
+
+
+def _ask(
+    method: str, port: int, path: str = "/", sent: str = "", **headers: str
+) -> tuple[int, dict[str, str], str]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("GET", path, headers={name.replace("_", "-"): v for name, v in headers.items()})
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, sent or None, names)
     response = connection.getresponse()
     body = response.read().decode()
     connection.close()
@@ -139,7 +148,7 @@ def test_websockets_take_the_token_as_a_header_or_in_the_query(closed_port: int)
 def test_a_browser_gets_a_cookie_for_the_token_and_an_address_without_it(closed_port: int) -> None:
     status, _, body = _get(closed_port, Accept="text/html")
     assert status == 401
-    assert "<form>" in body
+    assert "<form method" in body
     status, headers, _ = _get(closed_port, f"/deep/page?a=1&token={TOKEN}", Accept="text/html")
     assert status == 303
     assert headers["location"] == "/deep/page?a=1"
@@ -186,6 +195,82 @@ def test_the_page_says_that_a_token_was_wrong(closed_port: int) -> None:
     status, _, body = _get(closed_port, "/?token=another", Accept="text/html")
     assert status == 401
     assert "That token was wrong" in body
+
+
+def _sign_in(port: int, sent: str, path: str = "/") -> tuple[int, dict[str, str], str]:
+    kind = "application/x-www-form-urlencoded"
+    return _ask("POST", port, path, sent, Accept="text/html", Content_Type=kind)
+
+
+def test_the_form_brings_the_token_in_its_body(closed_port: int) -> None:
+    page = _get(closed_port, "/deep/page?a=1", Accept="text/html")[2]
+    assert '<form method="post">' in page
+    status, headers, _ = _sign_in(closed_port, f"token=+{TOKEN}%0A", "/deep/page?a=1&token=old")
+    assert status == 303
+    assert headers["location"] == "/deep/page?a=1"
+    pair = headers["set-cookie"].partition(";")[0]
+    assert _get(closed_port, "/deep/page", Cookie=pair)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "sent", ["", "token=", "token=wrong-token", f"tok={TOKEN}", f"token={TOKEN}" * 500, "&" * 99]
+)
+def test_a_form_without_the_token_gets_the_form_again(closed_port: int, sent: str) -> None:
+    status, headers, body = _sign_in(closed_port, sent)
+    assert status == 401
+    assert "set-cookie" not in headers
+    assert "That token was wrong" in body
+    assert TOKEN not in body
+
+
+def test_a_form_of_a_page_elsewhere_signs_nobody_in(closed_port: int) -> None:
+    kind = "application/x-www-form-urlencoded"
+    headers = {"Accept": "text/html", "Content_Type": kind, "Origin": "https://evil.example"}
+    assert _ask("POST", closed_port, "/", f"token={TOKEN}", **headers)[0] == 403
+
+
+def test_the_scheme_of_an_allowed_origin_counts(closed_port: int, open_port: int) -> None:
+    bearer = f"Bearer {TOKEN}"
+    assert _get(closed_port, Authorization=bearer, Origin="https://example.org")[0] == 200
+    for origin in (
+        "http://example.org",
+        "ftp://example.org",
+        "https://example.org:444",
+        "https://example.org.evil",
+    ):
+        assert _get(closed_port, Authorization=bearer, Origin=origin)[0] == 403
+    assert _get(open_port, Origin=f"ftp://127.0.0.1:{open_port}")[0] == 403
+
+
+def test_a_page_that_came_over_tls_is_no_page_that_came_without() -> None:
+    app = Starlette(
+        routes=[Route("/", _page)], middleware=[Middleware(Guard, config=ServerConfig(no_auth=True))]
+    )
+    with running_app(app, proxy_headers=True, forwarded_allow_ips="127.0.0.1") as port:
+        secure = {"Host": "moshi.test", "X_Forwarded_Proto": "https"}
+        assert _get(port, Origin="https://moshi.test", **secure)[0] == 200
+        assert _get(port, Origin="http://moshi.test", **secure)[0] == 403
+        # Behind a proxy that says nothing of TLS, a page may have come over it.
+        assert _get(port, Host="moshi.test", Origin="https://moshi.test")[0] == 200
+
+
+def test_a_page_of_an_allowed_origin_may_read_answers(closed_port: int, open_port: int) -> None:
+    asked = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "authorization"}
+    status, headers, _ = _ask("OPTIONS", closed_port, "/", Origin="https://example.org", **asked)
+    assert status == 200
+    assert headers["access-control-allow-origin"] == "https://example.org"
+    assert "POST" in headers["access-control-allow-methods"]
+    assert "authorization" in headers["access-control-allow-headers"].lower()
+    for bearer, status in ((f"Bearer {TOKEN}", 200), ("Bearer wrong-token", 401)):
+        answered, headers, _ = _get(closed_port, Origin="https://example.org", Authorization=bearer)
+        assert answered == status
+        assert headers["access-control-allow-origin"] == "https://example.org"
+        assert "access-control-allow-credentials" not in headers
+    for port in (closed_port, open_port):
+        for method in ("OPTIONS", "GET"):
+            answered, headers, _ = _ask(method, port, "/", Origin="https://evil.example", **asked)
+            assert answered in (400, 403)
+            assert "access-control-allow-origin" not in headers
 
 
 def test_the_way_back_never_leads_elsewhere(closed_port: int) -> None:
@@ -258,8 +343,15 @@ def test_this_machine_needs_none(host: str) -> None:
 def test_tokens_that_can_be_guessed_and_origins_that_are_none_are_refused() -> None:
     with pytest.raises(ConfigError, match="8 characters"):
         ServerConfig(tokens=("short",))
-    with pytest.raises(ConfigError, match="origin"):
-        ServerConfig(origins=("example.org",))
+    for origin in (
+        "example.org",
+        "ftp://example.org",
+        "https://example.org/",
+        "https://example.org:x",
+        "https://",
+    ):
+        with pytest.raises(ConfigError, match="origin"):
+            ServerConfig(origins=(origin,))
 
 
 @pytest.mark.parametrize(

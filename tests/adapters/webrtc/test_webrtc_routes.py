@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import importlib.util
 import subprocess
 import sys
@@ -18,10 +19,14 @@ import pytest
 pytest.importorskip("aiortc")
 pytest.importorskip("uvicorn")
 
+from starlette.applications import Starlette
+
 from moshi_agent.audio.files import read_audio
 from moshi_agent.questions import find_question, sample_questions
 from moshi_agent_adapters.origins import is_of_own_page
+from moshi_agent_adapters.webrtc import webrtc_routes
 from tests.adapters.server.browser import serving
+from tests.adapters.server.server_calls import running_app
 from tests.adapters.webrtc.webrtc_asking import request
 from tests.adapters.webrtc.webrtc_peer import Caller
 
@@ -124,6 +129,35 @@ def test_an_application_names_its_own_pages_or_guards_itself() -> None:
     assert is_of_own_page("voice.example", "https://voice.example", ("https://voice.example",))
     assert not is_of_own_page("voice.example", "https://other.example", ("https://voice.example",))
     assert is_of_own_page("127.0.0.1:8000", "https://other.example", ("https://other.example",))
+    assert not is_of_own_page("127.0.0.1:8000", "http://other.example", ("https://other.example",))
+    assert not is_of_own_page("127.0.0.1:8000", "http://127.0.0.1:8000", secure=True)
+
+
+def test_browsers_are_told_which_pages_may_call() -> None:
+    engine: Any = None  # nothing comes as far as a call
+    app = Starlette(routes=webrtc_routes(engine, origins=("https://Other.example:443",)))
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    with running_app(app) as port:
+        for path in ("/api/webrtc", "/api/webrtc/some-call"):
+            status, headers = _answer(port, "OPTIONS", path, {"Origin": "https://other.example"} | asked)
+            assert (status, headers["access-control-allow-origin"]) == (200, "https://other.example")
+            assert "content-type" in headers["access-control-allow-headers"].lower()
+        sent = {"Origin": "https://other.example", "Content-Type": "text/plain"}
+        status, headers = _answer(port, "POST", "/api/webrtc", sent)
+        assert (status, headers["access-control-allow-origin"]) == (400, "https://other.example")
+        for method, refused in (("OPTIONS", 400), ("POST", 403)):
+            sent = {"Origin": "http://other.example"} | asked
+            status, headers = _answer(port, method, "/api/webrtc", sent)
+            assert status == refused and "access-control-allow-origin" not in headers
+
+
+def _answer(port: int, method: str, path: str, sent: dict[str, str]) -> tuple[int, dict[str, str]]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request(method, path, headers=sent)
+    response = connection.getresponse()
+    response.read()
+    connection.close()
+    return response.status, {name.lower(): value for name, value in response.getheaders()}
 
 
 def test_the_example_shows_its_options_and_serves_nobody() -> None:

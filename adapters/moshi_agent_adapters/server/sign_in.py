@@ -1,0 +1,97 @@
+"""How a person signs in: a form brings the token in its body, and a cookie stands for it from then on."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qsl, urlencode
+
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+_COOKIE = "moshi_agent_token"
+_COOKIE_S = 30 * 24 * 3600
+_LONGEST_FORM = 4096  # bytes
+_FORM = "application/x-www-form-urlencoded"
+# Where a token may stand in a URL, for clients that can send no header: ours, and that of Kyutai's page.
+QUERY_NAMES = ("token", "worker_auth_id")
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Token needed</title>
+<meta name="viewport" content="width=device-width"><h1>A token is needed</h1>
+<form method="post"><p><label>Token
+<input name="token" type="password" autocomplete="current-password" required></label>
+<button>Go on</button></form></html>"""
+_WRONG_PAGE = _PAGE.replace("<form ", "<p>That token was wrong.</p><form ")
+
+
+class Cookies:
+    """Values that stand for a token that was shown: until a time, and as long as this server runs."""
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+
+    def give(self, now: float) -> str:
+        """A new value: when it ends, and who said so."""
+        until = str(int(now) + _COOKIE_S)
+        return f"{until}.{self._signature(until)}"
+
+    def opens(self, value: str | None, now: float) -> bool:
+        """Whether it was given here, and its time is not over."""
+        until, _, signature = (value or "").partition(".")
+        is_ours = hmac.compare_digest(signature.encode(), self._signature(until).encode())
+        return is_ours and int(until) > now
+
+    def _signature(self, until: str) -> str:
+        return hmac.new(self._key, until.encode(), hashlib.sha256).hexdigest()
+
+
+def wants_page(request: HTTPConnection) -> bool:
+    """Whether a browser asks, for a person to look at the answer."""
+    return request.scope["type"] == "http" and "text/html" in request.headers.get("accept", "")
+
+
+def is_form(request: HTTPConnection) -> bool:
+    """Whether it is the form of the sign-in page. Nothing else here takes forms."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return wants_page(request) and request.scope["method"] == "POST" and kind == _FORM
+
+
+async def token_of_form(request: Request) -> str | None:
+    """The token in the form; None where there is none, or the body is longer than any token."""
+    body = b""
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > _LONGEST_FORM:
+                return None
+    except ClientDisconnect:
+        return None
+    fields = dict(parse_qsl(body.decode(errors="replace")))
+    return fields.get("token", "").strip() or None
+
+
+def sign_in_page(wrong: bool) -> Response:
+    """The page that asks for the token, at the address that was wanted."""
+    # Without any referrer a browser would say of the form that it comes from nowhere ("Origin: null").
+    return HTMLResponse(_WRONG_PAGE if wrong else _PAGE, 401, {"Referrer-Policy": "same-origin"})
+
+
+def cookie_of(request: HTTPConnection) -> str | None:
+    """The value of our cookie, if the browser has one."""
+    try:
+        cookies = SimpleCookie(request.headers.get("cookie", ""))
+    except CookieError:
+        return None
+    return cookies[_COOKIE].value if _COOKIE in cookies else None
+
+
+def back_with_cookie(request: HTTPConnection, value: str) -> Response:
+    """Back to the same page, with what stands for the token in a cookie and not in the address."""
+    query = [pair for pair in parse_qsl(request.url.query) if pair[0] not in QUERY_NAMES]
+    # The path alone, and only one slash before it: nothing here leads to another host.
+    path = "/" + request.url.path.lstrip("/\\")
+    response = RedirectResponse(path + ("?" + urlencode(query) if query else ""), 303)
+    secure = request.url.scheme == "https"
+    response.set_cookie(_COOKIE, value, max_age=_COOKIE_S, httponly=True, samesite="strict", secure=secure)
+    return response
