@@ -22,11 +22,18 @@ from moshi_agent.checkpoint.kyutai.files import (
 )
 from moshi_agent.checkpoint.kyutai.mimi_config import read_mimi_config
 from moshi_agent.checkpoint.kyutai.weights import read_kyutai_lm, read_kyutai_mimi
-from moshi_agent.checkpoint.models import build_lm, fill_mimi, ignore_early_end, new_lm, new_mimi
+from moshi_agent.checkpoint.models import (
+    add_references,
+    build_lm,
+    fill_mimi,
+    ignore_early_end,
+    new_lm,
+    new_mimi,
+)
 from moshi_agent.checkpoint.sources import OnDemand, open_source
-from moshi_agent.checkpoint.tensors import reading_device
+from moshi_agent.checkpoint.tensors import reading_device, tensor_names
 from moshi_agent.checkpoint.tokenizer import read_tokenizer
-from moshi_agent.models.lm import LMModel
+from moshi_agent.models.lm import REFERENCES_TABLE, LMModel
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.packing_on_use import pack_on_use
 
@@ -113,6 +120,8 @@ class CheckpointInfo(KyutaiFiles):
             fuse_lora,
             lm_kwargs_overrides,
         )
+        if load_weight and self.references not in (None, self.moshi_weights):
+            add_references(model, self.references)
         if self.usage.kind_of(model.config) == "translator":
             ignore_early_end(model)
         return model
@@ -170,4 +179,7 @@ def get_moshi_lm(
         return new_lm(config, str(device), dtype)
     stored = read_kyutai_lm(config, Path(filename), reading_device(device))
     lora_path = None if lora_weights is None else Path(lora_weights)
-    return build_lm(config, stored, str(device), dtype, lora_path, fuse_lora)
+    model = build_lm(config, stored, str(device), dtype, lora_path, fuse_lora)
+    if REFERENCES_TABLE in tensor_names(Path(filename)):
+        add_references(model, Path(filename))
+    return model
