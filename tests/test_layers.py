@@ -34,7 +34,7 @@ LAYERS = {
     "moshi_agent.checkpoint": """
         foreign translation usage voices write
         sources tensors tokenizer
-        format
+        format reference_encoder
         kyutai transformers
         lora
         checkpoint formats models

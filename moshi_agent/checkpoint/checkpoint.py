@@ -14,6 +14,8 @@ from moshi_agent.errors import ConfigError
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.mimi import MimiModel
 
+REFERENCE_SYMBOL = "<reference>"  # in a tokenizer: the model asks for a reference
+
 # What those are that hold no conversation, and what they are for.
 _NO_CONVERSATION = {
     "codec": "a codec alone",
@@ -44,6 +46,21 @@ class Checkpoint(Usage):
         """How far back the language model remembers; None for all of it, and for a codec alone."""
         context = None if self.lm is None else self.lm.config.temporal.context
         return None if context is None else context / self.mimi.frame_rate
+
+    @property
+    def reference_token_id(self) -> int | None:
+        """The text token by which the model asks for a reference; None for one that does not ask.
+
+        MoshiRAG's configuration names it. Where Kyutai's package is to take the configuration, which would
+        refuse that key, the tokenizer says it: by a control symbol `<reference>`.
+        """
+        if self.lm is None or self.lm.takes_references is None:
+            return None
+        if self.lm.config.reference_token_id is not None or self.tokenizer is None:
+            return self.lm.config.reference_token_id
+        token = self.tokenizer.PieceToId(REFERENCE_SYMBOL)
+        is_symbol = self.tokenizer.IsControl(token) and self.tokenizer.IdToPiece(token) == REFERENCE_SYMBOL
+        return token if is_symbol else None
 
     @property
     def ends(self) -> Ends | None:

@@ -58,7 +58,7 @@ def load_reference_encoder(
     dtype: torch.dtype | None = None,
     token: str | None = None,
 ) -> TextEncoder:
-    """Loads the encoder that a language model was trained with: 3.2 billion weights in the published one.
+    """Loads the encoder that a language model was trained with: 3.0 billion weights in the published one.
 
     Args:
         config: of the language model, which names its encoder.
@@ -80,8 +80,11 @@ def load_reference_encoder(
     wanted = dtype or (torch.float32 if on_cpu else torch.bfloat16)
     with torch.device("meta"):
         model = ReferenceEncoder(described)
+    # A file of several bridges has more than is needed here.
+    needed = model.state_dict()
+    stored = {name: one for name, one in read_tensors(weights).items() if name in needed}
     # One after the other, so that no more than one is there twice.
-    assign_tensors(model, Stored(weights, read_tensors(weights)), lambda _, one: one.to(device, wanted))
+    assign_tensors(model, Stored(weights, stored), lambda _, one: one.to(device, wanted))
     return TextEncoder(model.eval(), read)
 
 

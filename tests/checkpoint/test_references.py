@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import shutil
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from moshi_agent.checkpoint import load_checkpoint, save_kyutai
-from moshi_agent.errors import CheckpointError
+from moshi_agent.checkpoint import download_checkpoint, load_checkpoint, save_kyutai
+from moshi_agent.checkpoint.convert import convert_checkpoint
+from moshi_agent.errors import CheckpointError, ConfigError, InputError
+from moshi_agent.models import loaders
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.lm_gen import LMGen
 from tests.small_models import small_lm, small_mimi
@@ -88,3 +94,79 @@ def test_a_table_of_another_size_is_refused(folder: Path, tmp_path: Path) -> Non
     save_file({"oracle_emb.weight": torch.zeros(3, 4)}, tmp_path / REFERENCES)
     with pytest.raises(CheckpointError, match="references"):
         load_checkpoint(tmp_path)
+
+
+@pytest.fixture
+def kame(folder: Path, tmp_path: Path) -> Path:
+    """A checkpoint as KAME is: the table is among the weights, and its padding is not nothing."""
+    kame = tmp_path / "kame"
+    shutil.copytree(folder, kame)
+    table = load_file(kame / REFERENCES)["oracle_emb.weight"]
+    table[PADDING] = 0.5
+    save_file(
+        load_file(kame / "model.safetensors") | {"oracle_emb.weight": table}, kame / "model.safetensors"
+    )
+    (kame / REFERENCES).unlink()
+    return kame
+
+
+def test_kames_table_is_found_among_its_weights(kame: Path) -> None:
+    """Its padding is added in every step, and is trained as all of its rows."""
+    loaded = load_checkpoint(kame)
+    assert loaded.lm is not None and loaded.lm.oracle_emb is not None
+    assert (loaded.kind, loaded.lm.takes_references) == ("dialogue", "tokens")
+    assert loaded.lm.oracle_emb.padding_idx is None
+    given = loaded.lm.delayed(codes(loaded.lm, 8))[:, :, :-1]
+    plain = loaded.lm.embed(given) - loaded.lm.oracle_emb.weight[PADDING]
+    torch.testing.assert_close(plain, with_table().embed(given))
+    by_loaders = loaders.CheckpointInfo.from_hf_repo(str(kame)).get_moshi(dtype=torch.float32)
+    torch.testing.assert_close(by_loaders.embed(given), loaded.lm.embed(given))
+    assert [one.path.name for one in download_checkpoint(kame)].count("model.safetensors") == 1
+
+
+def test_kame_is_written_as_all_others_and_is_the_same(kame: Path, tmp_path: Path) -> None:
+    """The table gets a file of its own; the format of Transformers has no place for it."""
+    loaded = load_checkpoint(kame)
+    assert loaded.lm is not None
+    save_kyutai(tmp_path / "saved", loaded.mimi, loaded.lm, next(kame.glob("*.model")), dtype=torch.float32)
+    given = loaded.lm.delayed(codes(loaded.lm, 8))[:, :, :-1]
+    assert "oracle_emb.weight" not in load_file(tmp_path / "saved" / "model.safetensors")
+    lm = load_checkpoint(tmp_path / "saved").lm
+    assert lm is not None and torch.equal(lm.embed(given), loaded.lm.embed(given))
+    with pytest.raises(ConfigError, match="no place for a table for references"):
+        convert_checkpoint(kame, tmp_path / "hf", "transformers")
+
+
+def test_references_of_the_wrong_kind_are_refused() -> None:
+    """Rows for a model that takes tokens, tokens for none at all."""
+    model, plain = with_table(), small_lm()
+    given = model.delayed(codes(model, 4))[:, :, :-1]
+    with pytest.raises(InputError, match="accepted: tokens"):
+        model.embed(given, torch.zeros(1, 4, 16))
+    with pytest.raises(InputError, match="not trained to take any"):
+        plain.embed(given, torch.full((1, 4), PADDING))
+    with pytest.raises(InputError, match="not trained to take rows"):
+        plain.project_references(torch.zeros(2, 8))
+
+
+def test_what_asks_for_a_reference_is_said_by_the_tokenizer(folder: Path) -> None:
+    """By a control symbol; a model without a table does not ask."""
+    loaded = load_checkpoint(folder)
+    assert loaded.reference_token_id is None
+    asking = replace(loaded, tokenizer=_tokenizer_with("<reference>"))
+    assert asking.reference_token_id == 4
+    assert replace(asking, lm=small_lm()).reference_token_id is None
+
+
+def _tokenizer_with(symbol: str) -> SentencePieceProcessor:
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(["the cat sat on the mat", "hello there you"] * 20),
+        model_writer=model,
+        vocab_size=30,
+        model_type="bpe",
+        pad_id=3,
+        control_symbols=symbol,
+        minloglevel=2,
+    )
+    return SentencePieceProcessor(model_proto=model.getvalue())
