@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from moshi_agent.checkpoint import Checkpoint, load_checkpoint
     from moshi_agent.config import SamplingConfig
     from moshi_agent.conversation import Conversation, Reply
+    from moshi_agent.engine.asking import AskConfig, Referral
     from moshi_agent.engine.config import EngineConfig, SessionConfig
     from moshi_agent.engine.engine import Engine
     from moshi_agent.engine.prompt.prompt import Prompt
@@ -45,9 +46,12 @@ if TYPE_CHECKING:
         OutputDropped,
         OverlapStarted,
         OverlapStopped,
+        ReferenceEnded,
+        ReferenceWanted,
         SayFinished,
         SayHeard,
         TextToken,
+        Turn,
         UserPaused,
         UserSaid,
         UserStarted,
@@ -56,8 +60,10 @@ if TYPE_CHECKING:
         UserWord,
         Word,
     )
+    from moshi_agent.text.transcript import Transcript
 
 __all__ = [
+    "AskConfig",
     "AudioChunk",
     "AudioError",
     "BacklogFull",
@@ -89,6 +95,9 @@ __all__ = [
     "OverlapStarted",
     "OverlapStopped",
     "Prompt",
+    "ReferenceEnded",
+    "ReferenceWanted",
+    "Referral",
     "Reply",
     "SamplingConfig",
     "SayFinished",
@@ -97,6 +106,8 @@ __all__ = [
     "SessionClosed",
     "SessionConfig",
     "TextToken",
+    "Transcript",
+    "Turn",
     "UserPaused",
     "UserSaid",
     "UserStarted",
@@ -111,15 +122,18 @@ __all__ = [
 # What needs torch or numpy is imported when it is first asked for: `moshi-agent --help` takes no seconds.
 # Public names that are neither here nor above are events.
 _LAZY = {
+    "AskConfig": "moshi_agent.engine.asking",
     "Checkpoint": "moshi_agent.checkpoint",
     "Conversation": "moshi_agent.conversation",
     "Engine": "moshi_agent.engine.engine",
     "EngineConfig": "moshi_agent.engine.config",
     "Prompt": "moshi_agent.engine.prompt.prompt",
+    "Referral": "moshi_agent.engine.asking",
     "Reply": "moshi_agent.conversation",
     "SamplingConfig": "moshi_agent.config",
     "Session": "moshi_agent.engine.session",
     "SessionConfig": "moshi_agent.engine.config",
+    "Transcript": "moshi_agent.text.transcript",
     "load_checkpoint": "moshi_agent.checkpoint",
 }
 

@@ -9,6 +9,8 @@ Event                      frame, media time and wall time of all of them
 ├── Interrupted            the bot fell silent because the user spoke
 ├── SayFinished            a sentence asked for with `say` is written
 ├── SayHeard               and has been spoken
+├── ReferenceWanted        something is to be looked up
+├── ReferenceEnded         and is no longer wanted: it is there, or will not come
 ├── InputStalled, InputResumed, InputSkipped, OutputDropped
 ├── ContextFull, ContextRefreshed
 └── Ended                  the last one, with its reason
@@ -23,6 +25,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 EndReason = Literal["finished", "closed", "error", "drained", "engine_lost"]
+Speaker = Literal["user", "bot"]
+AskedBy = Literal["model", "words", "rule", "application"]
+ReferenceReason = Literal["answered", "superseded", "interrupted", "timed_out", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """Holds what one side has said, and when, in seconds of media time."""
+
+    speaker: str  # a `Speaker`
+    text: str
+    start: float
+    end: float
+    whole: bool = False  # it is over; else more may follow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +163,29 @@ class SayHeard(Event):
     """Tells that the sound of a sentence that `say` was given has come to its end."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceWanted(Event):
+    """Asks the application for something to speak about, to be given with `Session.refer`."""
+
+    id: int  # of the request, from 1; a newer one supersedes it
+    by: AskedBy  # a trained token, new words of the user, `AskConfig.when`, or `Session.ask`
+    turns: tuple[Turn, ...]  # what has been said, the last of which may still go on
+
+    @property
+    def question(self) -> str:
+        """Returns what the user has said last, "" where nobody has written it down."""
+        return next((turn.text for turn in reversed(self.turns) if turn.speaker == "user"), "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceEnded(Event):
+    """Tells that a request of `ReferenceWanted` is over, and why. What comes for it later is not spoken."""
+
+    id: int
+    reason: ReferenceReason
+    text: str | None = None  # of the answer, where it was taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ import pytest
 import moshi_agent
 
 NAMES = [
+    "AskConfig",
     "AudioChunk",
     "AudioError",
     "BacklogFull",
@@ -38,6 +39,9 @@ NAMES = [
     "OverlapStarted",
     "OverlapStopped",
     "Prompt",
+    "ReferenceEnded",
+    "ReferenceWanted",
+    "Referral",
     "Reply",
     "SamplingConfig",
     "SayFinished",
@@ -46,6 +50,8 @@ NAMES = [
     "SessionClosed",
     "SessionConfig",
     "TextToken",
+    "Transcript",
+    "Turn",
     "UserPaused",
     "UserSaid",
     "UserStarted",

@@ -45,10 +45,11 @@ LAYERS = {
     """,
     "moshi_agent.engine": """
         __init__
-        birthplace capacity event_queue metrics prompt schedule step
+        asking birthplace capacity event_queue metrics prompt schedule step
         callbacks config
         commands model_facts
-        call microphone personas
+        call microphone personas reference_desk references
+        intake
         session shared snapshot
         inbox rows
         admission conversations

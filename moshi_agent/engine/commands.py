@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.config import SessionConfig
 from moshi_agent.engine.step.frame_step import Frame
+from moshi_agent.engine.step.step_tensors import Reference
+from moshi_agent.events import AskedBy
 
 Key = int  # of a conversation, unique in its engine
 
@@ -62,6 +64,35 @@ class Hold:
 
     key: Key
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Something is to be looked up. Answered with the request's number."""
+
+    key: Key
+    by: AskedBy
+
+
+@dataclass(frozen=True, slots=True)
+class Refer:
+    """What was found, as text; None for nothing. Answered with a `Referral`."""
+
+    key: Key
+    text: str | None
+    for_id: int | None  # the request that it answers
+    as_sentence: bool  # it is to be said as it is
+
+
+@dataclass(frozen=True, slots=True)
+class GiveReference:
+    """The same as the model takes it, for the thread that takes the steps."""
+
+    key: Key
+    for_id: int | None
+    text: str | None
+    reference: Reference | None = field(default=None, repr=False)  # None: to be said, or nothing was found
+    refusal: str | None = None  # why the text cannot be given
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +154,9 @@ Command = (
     | Close
     | Say
     | Hold
+    | Ask
+    | Refer
+    | GiveReference
     | SetSampling
     | TakeSnapshot
     | TakeMetrics

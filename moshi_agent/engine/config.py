@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moshi_agent.config import KVCache, SamplingConfig, require_value
+from moshi_agent.engine.asking import AskConfig, ReferenceUse
 from moshi_agent.engine.prompt.prompt import Prompt, Recording
 from moshi_agent.errors import ConfigError
 
@@ -41,6 +42,8 @@ class SessionConfig:
     tail_ms: float = 4000.0  # silence heard after the end of the input, longer while the bot speaks
     longest_tail_ms: float = 20_000.0
     transcribe: bool = True  # what the user says is written down, by an engine that has a recogniser
+    asking: AskConfig | None = None  # when something is looked up; None: when the application asks for it
+    references: ReferenceUse = "as_trained"  # what was found; "say" says it as it is, by any checkpoint
     refresh: bool = False  # begins anew from the prompt, in a silence, once the context is full
 
     def __post_init__(self) -> None:
@@ -65,6 +68,7 @@ class SessionConfig:
             raise ConfigError(f"seed={self.seed}; accepted: a 64-bit integer")
 
         require_value("when_late", self.when_late, get_args(WhenLate))
+        require_value("references", self.references, get_args(ReferenceUse))
         self._check_persona()
 
     def _check_persona(self) -> None:
@@ -112,6 +116,7 @@ class EngineConfig:
     kv_cache: KVCache = "auto"  # of the temporal transformer; auto is int8 on CUDA where floats do not fit
     cuda_graphs: bool = True  # on CUDA; without, every step is launched kernel by kernel
     transcriber: str | None = None  # a recogniser's checkpoint, to write down what users say; as `source`
+    reference_encoder: Callable[[str], Any] | None = None  # text -> [n, row_dim], for a model that takes rows
     process: bool = False  # runs in a process of its own: this one may then be as busy as it likes
     hang_s: float | None = 30.0  # an engine's process that answers nothing for so long is ended; None: never
 
@@ -153,5 +158,6 @@ class EngineOptions(TypedDict, total=False):
     kv_cache: KVCache
     cuda_graphs: bool
     transcriber: str | None
+    reference_encoder: Callable[[str], Any] | None
     process: bool
     hang_s: float | None

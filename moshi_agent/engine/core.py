@@ -12,15 +12,18 @@ from moshi_agent.engine.admission import Admission
 from moshi_agent.engine.call.model import Model
 from moshi_agent.engine.capacity import StepTimes
 from moshi_agent.engine.commands import (
+    Ask,
     Close,
     Drain,
     Finish,
+    GiveReference,
     Hold,
     InputFrame,
     Key,
     NoteDropped,
     Open,
     Ping,
+    Refer,
     RestartPercentiles,
     Say,
     SetSampling,
@@ -184,6 +187,12 @@ class Core:
                 conversations[command.key].say(command.text, command.at_once, command.alone)
             case Hold():
                 conversations[command.key].hold(command.seconds)
+            case Ask():
+                return conversations[command.key].ask(command.by, time.time())
+            case Refer():
+                raise AssertionError("the text of a reference is read before it comes here")
+            case GiveReference():
+                return conversations[command.key].refer(command, time.time())
             case SetSampling():
                 conversations.set_sampling(command.key, command.sampling)
             case TakeSnapshot():

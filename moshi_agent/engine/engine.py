@@ -21,6 +21,7 @@ from moshi_agent.engine.metrics.metrics import EngineMetrics
 from moshi_agent.engine.model_facts import ModelFacts
 from moshi_agent.engine.process.process import ProcessBackend
 from moshi_agent.engine.prompt.prompt import Prompt, PromptSource
+from moshi_agent.engine.reference_desk import OnReference
 from moshi_agent.engine.session import Session
 from moshi_agent.engine.shared import Shared
 from moshi_agent.events import AudioChunk, Event, TextToken
@@ -90,7 +91,13 @@ class Engine:
         """Refuses new conversations; those that run go on to their end, for so many seconds at most."""
         self._backend.send(Drain(seconds))
 
-    def session(self, config: SessionConfig | None = None, *, resume: bytes | None = None) -> Session:
+    def session(
+        self,
+        config: SessionConfig | None = None,
+        *,
+        resume: bytes | None = None,
+        on_reference: OnReference | None = None,
+    ) -> Session:
         """Makes a conversation that begins with `async with` or `with`.
 
         Args:
@@ -99,8 +106,12 @@ class Engine:
                 is text. Both are for models that take them; the second conversation with the same voice and
                 role begins at once.
             resume: goes on where `Session.snapshot` was taken.
+            on_reference: an async function that looks up what is asked for (`SessionConfig.asking`) and
+                returns it as text, or None for nothing. It is cancelled when that is not wanted any more.
         """
-        return Session(next(self._keys), config or SessionConfig(), self._backend, resume)
+        return Session(
+            next(self._keys), config or SessionConfig(), self._backend, resume, on_reference=on_reference
+        )
 
     def open_session(
         self,
@@ -109,15 +120,20 @@ class Engine:
         on_audio: Callable[[AudioChunk], object] | None = None,
         on_text: Callable[[TextToken], object] | None = None,
         on_event: Callable[[Event], object] | None = None,
+        on_reference: OnReference | None = None,
         resume: bytes | None = None,
     ) -> Session:
         """Begins a conversation whose callbacks are called in a thread of its own.
+
+        `on_reference` is as for `session`, and runs in another one.
 
         Raises:
             EngineFull, EngineUnhealthy, InputError: as `Session.open`.
         """
         callbacks = Callbacks(on_audio=on_audio, on_text=on_text, on_event=on_event)
-        session = Session(next(self._keys), config or SessionConfig(), self._backend, resume, callbacks)
+        session = Session(
+            next(self._keys), config or SessionConfig(), self._backend, resume, callbacks, on_reference
+        )
         return session.open()
 
     def prompt(self, *, text: str | None = None, audio: Samples | None = None) -> Prompt:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from moshi_agent.events import AudioChunk, Ended, Event, OutputDropped
+from moshi_agent.events import AudioChunk, Ended, Event, OutputDropped, Turn
 
 _MOST_OTHER_EVENTS = 10_000  # than audio; beyond it the oldest go
 
@@ -23,6 +23,7 @@ class Delivery:
 
     events: Sequence[Event]
     inputs_taken: int = 0  # input frames that are no longer waiting
+    turns: Sequence[Turn] = ()  # that a resumed conversation has had already
 
 
 Outlet = Callable[[Delivery], None]

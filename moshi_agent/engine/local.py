@@ -16,7 +16,7 @@ from moshi_agent.checkpoint import Checkpoint, load_checkpoint
 from moshi_agent.engine.birthplace import Birthplace
 from moshi_agent.engine.call.model import model_of
 from moshi_agent.engine.capacity import Capacity, StepTimes
-from moshi_agent.engine.commands import Close, Command, Open, Stop
+from moshi_agent.engine.commands import Close, Command, Open, Refer, Stop
 from moshi_agent.engine.config import EngineConfig
 from moshi_agent.engine.core import Core
 from moshi_agent.engine.event_queue import Outlet
@@ -24,6 +24,7 @@ from moshi_agent.engine.inbox import CLOSED, NOT_STARTED, Inbox
 from moshi_agent.engine.model_facts import ModelFacts, facts_of
 from moshi_agent.engine.personas import PersonaOpenings, Personas
 from moshi_agent.engine.prompt.prompt import Prompt, PromptSource, compile_prompt
+from moshi_agent.engine.references import References
 from moshi_agent.engine.step.frame_step import FrameStep
 from moshi_agent.engine.step.memory import free_bytes
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
@@ -42,9 +43,11 @@ class _Served:
     recogniser: RecogniserStep | None
     core: Core
     openings: PersonaOpenings
+    references: References
     model: ModelFacts
 
     def close(self) -> None:
+        self.references.stop()
         self.step.close()
         if self.recogniser is not None:
             self.recogniser.close()
@@ -100,7 +103,8 @@ class LocalBackend:
             failed=failed,
         )
         openings = PersonaOpenings(personas, config, inbox.request, lambda key: inbox.send(Close(key)))
-        return _Served(checkpoint, step, recogniser, core, openings, model)
+        references = References(checkpoint, config.reference_encoder)
+        return _Served(checkpoint, step, recogniser, core, openings, references, model)
 
     @property
     def _live(self) -> _Served:
@@ -165,6 +169,8 @@ class LocalBackend:
             return refused
         if isinstance(command, Open) and command.config.has_persona and self._served is not None:
             return self._served.openings.open(command, outlet)
+        if isinstance(command, Refer) and self._served is not None:
+            return self._served.references.refer(command, self._inbox.request)
         return self._inbox.request(command, outlet)
 
     def prompt(self, source: PromptSource) -> Prompt:

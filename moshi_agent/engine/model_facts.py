@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.checkpoint.usage import Kind
-from moshi_agent.config import SamplingConfig
+from moshi_agent.config import ReferenceKind, SamplingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +21,14 @@ class ModelFacts:
     text_delay_s: float  # how much later its text is than the audio it is about
     takes_roles: bool = False  # and voices, by name, from a file or as audio
     voices: tuple[str, ...] = ()  # names that may be asked for
+    references: ReferenceKind | None = None  # how it takes what was found; None: `say` is for that
+    asks: bool = False  # for references, of its own accord
     transcriber: str | None = None  # the recogniser beside it, which writes down what users say
 
 
 def facts_of(checkpoint: Checkpoint) -> ModelFacts:
     """Raises ConfigError for a checkpoint that holds no conversation."""
-    checkpoint.conversation_lm()
+    lm = checkpoint.conversation_lm()
     return ModelFacts(
         name=checkpoint.name,
         model_type=checkpoint.model_type,
@@ -34,4 +36,6 @@ def facts_of(checkpoint: Checkpoint) -> ModelFacts:
         sampling=checkpoint.advised_sampling,
         context_s=checkpoint.context_s,
         text_delay_s=checkpoint.text_delay_s,
+        references=lm.takes_references,
+        asks=lm.config.reference_token_id is not None,
     )

@@ -8,14 +8,17 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from moshi_agent.audio.framing import FRAME_S
 from moshi_agent.config import SamplingConfig
+from moshi_agent.engine.asking import AskConfig, Referral
 from moshi_agent.engine.callbacks import Callbacks
 from moshi_agent.engine.commands import (
+    Ask,
     Close,
     Command,
     Finish,
@@ -31,10 +34,13 @@ from moshi_agent.engine.commands import (
 )
 from moshi_agent.engine.config import SessionConfig
 from moshi_agent.engine.event_queue import EventQueue, Outlet
+from moshi_agent.engine.intake import Intake
 from moshi_agent.engine.metrics.metrics import SessionReport
 from moshi_agent.engine.microphone import Microphone, Pcm, to_float32
-from moshi_agent.errors import BacklogFull, SessionClosed
+from moshi_agent.engine.reference_desk import OnReference, ReferenceDesk, refer_command
+from moshi_agent.errors import BacklogFull, InputError, SessionClosed
 from moshi_agent.events import Event
+from moshi_agent.text.transcript import Transcript
 
 _LONGEST_BACKLOG_S = 10.0  # of a live conversation, waiting for the engine
 _LOST_ENGINE_S = 60.0  # likewise, where the engine leaves out what is late: it does not even do that
@@ -69,6 +75,7 @@ class Session:
         backend: Backend,
         snapshot: bytes | None = None,
         callbacks: Callbacks | None = None,
+        on_reference: OnReference | None = None,
     ) -> None:
         self.key = key
         self.config = config
@@ -77,6 +84,16 @@ class Session:
         self._callbacks = callbacks or Callbacks()
         longest_s = config.queue_s if config.live else math.inf
         self._events = EventQueue(longest_s, partial(_note_dropped, backend, key))
+        self.transcript = Transcript()  # what both sides have said up to now, in turns
+        self._asking = config.asking or AskConfig()
+        self._says_references = config.references == "say"
+        self._desk: ReferenceDesk | None = None
+        if on_reference is not None or self._asking.when is not None:
+            transcript, request = self.transcript, backend.request
+            self._desk = ReferenceDesk(
+                key, self._asking, self._says_references, on_reference, transcript, request
+            )
+        self._intake = Intake(self._events, self.transcript, self._desk)
         self._microphone = Microphone(key, live=config.live)
         self._lock = threading.Lock()  # held while audio goes in
         self._inputs_sent = 0
@@ -94,30 +111,40 @@ class Session:
             EngineUnhealthy: the engine is closed or broken.
             InputError: a snapshot or a prompt of another model.
         """
-        reply = self._request_open()
+        reply = self._request_open(None)
         try:
             reply.result()
         except BaseException:
-            self._backend.send(Close(self.key))
+            self._give_up()
             raise
         self._opened()
         return self
 
     async def open_async(self) -> Self:
         """Takes a row as `open` does, without blocking the event loop."""
-        reply = self._request_open()
+        reply = self._request_open(asyncio.get_running_loop())
         try:
             await asyncio.wrap_future(reply)
         except BaseException:
-            self._backend.send(Close(self.key))
+            self._give_up()
             raise
         self._opened()
         return self
 
-    def _request_open(self) -> Future[Any]:
+    def _request_open(self, loop: asyncio.AbstractEventLoop | None) -> Future[Any]:
         if self._finalizer is not None:
             raise SessionClosed("this session has been opened before; make another one")
-        return self._backend.request(Open(self.key, self.config, self._snapshot), self._events.put)
+        if self._desk is not None:
+            self._desk.start(loop)
+        # A function stays here: the engine may be in another process.
+        asking = self.config.asking and replace(self.config.asking, when=None)
+        config = replace(self.config, asking=asking)
+        return self._backend.request(Open(self.key, config, self._snapshot), self._intake.put)
+
+    def _give_up(self) -> None:
+        self._backend.send(Close(self.key))
+        if self._desk is not None:
+            self._desk.stop()
 
     def _opened(self) -> None:
         self._snapshot = None
@@ -259,6 +286,32 @@ class Session:
     def release(self) -> Future[None]:
         """Lets the bot speak of its own again."""
         return self._backend.request(Hold(self.key, 0))
+
+    def ask(self) -> Future[int]:
+        """Asks for something to speak about, as the model does: `ReferenceWanted` tells what has been said.
+
+        The result is the number of the request. What is asked for by another one is then not wanted any more.
+        """
+        return self._backend.request(Ask(self.key, "application"))
+
+    def refer(self, text: str | None, for_id: int | None = None) -> Future[Referral]:
+        """Gives the bot something to speak about, in the way for which its checkpoint was trained.
+
+        The result tells what has become of it: `taken`; `superseded` by a newer request; `late`, where the
+        request is over; or `refused`, with the reason, such as that the checkpoint takes no references. Only
+        what is taken is spoken. A newer text takes the place of what is left of an older one.
+
+        Args:
+            text: to speak about; None is for nothing found, and releases the bot.
+            for_id: the request that it answers; None: the open one, or none at all.
+
+        Raises:
+            InputError: no text. The result raises it for a number that no request has had.
+        """
+        if not isinstance(text, str | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"a reference of type {type(text).__name__}; accepted: text, or None")
+        command = refer_command(self.key, text, for_id, self._asking, self._says_references)
+        return self._backend.request(command)
 
     def set_sampling(self, sampling: SamplingConfig) -> Future[None]:
         """Changes the sampling from the next frame on; the seed stays."""

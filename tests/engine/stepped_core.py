@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from moshi_agent.checkpoint import Checkpoint
-from moshi_agent.engine.call.model import Model
+from moshi_agent.engine.call.model import model_of
 from moshi_agent.engine.capacity import StepTimes
-from moshi_agent.engine.commands import Command, Open
+from moshi_agent.engine.commands import Command, Open, Refer
 from moshi_agent.engine.config import EngineConfig, SessionConfig
 from moshi_agent.engine.core import Core
 from moshi_agent.engine.event_queue import EventQueue, Outlet
 from moshi_agent.engine.inbox import Inbox
+from moshi_agent.engine.references import References
 from moshi_agent.engine.session import Session
 from moshi_agent.engine.step.frame_step import FrameStep
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
@@ -41,14 +43,8 @@ class SteppedCore:
         self.tick_s = 0.0  # that pass with every look at the clock
         self.step = FrameStep(checkpoint, self.config.capacity)
         self.recogniser = None if recogniser is None else RecogniserStep(recogniser, self.config.capacity)
-        model = Model(
-            tokenizer=checkpoint.tokenizer,
-            num_streams=checkpoint.lm.num_codebooks,
-            max_delay=checkpoint.lm.config.max_delay,
-            context=checkpoint.lm.config.temporal.context,
-            delay_s=0.0,
-            hearing=self.recogniser and self.recogniser.hearing,
-        )
+        model = replace(model_of(checkpoint, self.recogniser and self.recogniser.hearing), delay_s=0.0)
+        self.references = References(checkpoint, self.config.reference_encoder)
         advised = checkpoint.advised_sampling
         self.inbox = Inbox()
         self.core = Core(
@@ -72,6 +68,8 @@ class SteppedCore:
         self.inbox.send(command)
 
     def request(self, command: Command, outlet: Outlet | None = None) -> Future[Any]:
+        if isinstance(command, Refer):
+            return self.references.refer(command, self.request)
         reply = self.inbox.request(command, outlet)
         self.settle()
         return reply

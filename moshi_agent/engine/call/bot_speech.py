@@ -37,6 +37,7 @@ class BotSpeech:
     """
 
     def __init__(self, model: Model, floor_dbfs: float = _FLOOR_DBFS) -> None:
+        self._model = model
         self._tokenizer = model.tokenizer
         self._max_delay = model.max_delay
         self._delay_s = model.delay_s
@@ -53,16 +54,24 @@ class BotSpeech:
         Returns:
             The text written in it, which is said from `frame` on; "" for most.
         """
-        return self._words.add(output.next_text, self.aligned_frame(frame - 1)) if self._max_delay else ""
+        return self._write(output.next_text, frame - 1) if self._max_delay else ""
 
     def follow(self, output: RowOutput, frame: int) -> Spoken:
         """Takes the output of the step of `frame`."""
         pcm = output.audio if output.audio is not None else np.zeros(FRAME_SAMPLES, np.float32)
-        has_text = self._tokenizer is not None and is_text(self._tokenizer, output.text)
+        said = self.written(output.text)
+        has_text = self._tokenizer is not None and is_text(self._tokenizer, said)
         gated = self._gate.process(pcm, has_text)
-        text = self._words.add(output.next_text, self.aligned_frame(frame))
+        text = self._write(output.next_text, frame)
         words = self._shifted(self._words.hear(frame, gated.is_open))
         return Spoken(pcm, gated.pcm, gated.is_open, text, words)
+
+    def written(self, token: int) -> int:
+        """Returns a token as it is written: one that asks for a reference writes nothing, as padding."""
+        return self._model.text_padding if token == self._model.reference_token else token
+
+    def _write(self, token: int, frame: int) -> str:
+        return self._words.add(self.written(token), self.aligned_frame(frame))
 
     def unfinished(self, frame: int) -> list[TimedWord]:
         """Lists the words that have begun before `frame` and are not complete, as if they ended there."""

@@ -7,6 +7,8 @@ device, no thread, no clock.
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,9 @@ from moshi_agent.audio.framing import FRAME_S, FRAME_SAMPLES, SAMPLE_RATE_HZ
 from moshi_agent.audio.playout import PlayoutClock
 from moshi_agent.audio.resampling import StreamResampler
 from moshi_agent.config import SamplingConfig
+from moshi_agent.engine.asking import Referral
 from moshi_agent.engine.call.bot_speech import BotSpeech, Spoken
+from moshi_agent.engine.call.lookups import Lookups, Over, Wanted
 from moshi_agent.engine.call.model import Model
 from moshi_agent.engine.call.opening import OpeningFrame, PromptFrame, opening_frames
 from moshi_agent.engine.call.stamp import Stamp
@@ -23,15 +27,16 @@ from moshi_agent.engine.call.tail import Tail, TailFrame
 from moshi_agent.engine.call.text_guide import TextGuide
 from moshi_agent.engine.call.turns import Turns
 from moshi_agent.engine.call.user_words import UserWords
-from moshi_agent.engine.commands import InputFrame, Key
+from moshi_agent.engine.commands import GiveReference, InputFrame, Key
 from moshi_agent.engine.config import SessionConfig
 from moshi_agent.engine.event_queue import Delivery, Outlet
 from moshi_agent.engine.metrics.metrics import SessionMetrics
 from moshi_agent.engine.schedule.pace import Pace
 from moshi_agent.engine.schedule.scheduler import Ready
 from moshi_agent.engine.step.frame_step import Frame, RowInput, RowOutput
-from moshi_agent.errors import InputError
+from moshi_agent.errors import InputError, MoshiAgentError
 from moshi_agent.events import (
+    AskedBy,
     AudioChunk,
     ContextFull,
     ContextRefreshed,
@@ -42,11 +47,16 @@ from moshi_agent.events import (
     InputSkipped,
     InputStalled,
     OutputDropped,
+    ReferenceEnded,
+    ReferenceWanted,
     TextToken,
+    UserSaid,
+    UserWord,
 )
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
 from moshi_agent.saved import saved_value
 from moshi_agent.text.pieces import ends_sentence
+from moshi_agent.text.transcript import Transcript
 
 _log = logging.getLogger("moshi_agent.engine")
 _SILENCE = np.zeros(FRAME_SAMPLES, np.float32)
@@ -55,6 +65,7 @@ _LATEST_S = 8.0  # where older input is left out
 _MOST_FILE_S = 24 * 3600.0  # input that is not live may all be there at once
 _MUTUAL_SILENCE_FRAMES = 6
 _REMEMBERED_CHARACTERS = 32
+_MOST_TURNS_TOLD = 100  # with a request for a reference
 
 CallFrame = InputFrame | OpeningFrame | TailFrame
 
@@ -78,6 +89,8 @@ class CallState:
         self._turns = Turns()
         self._user_words = UserWords(model.hearing) if model.hearing and config.transcribe else None
         self._guide = TextGuide(model.tokenizer, model.text_padding, model.max_delay)
+        self._lookups = Lookups(key, config.asking, model.takes_references, _words_delay(model, config))
+        self._transcript = Transcript()
         self._said = ""  # the end of what the bot has written
         self._resampler = StreamResampler(SAMPLE_RATE_HZ, config.output_sample_rate)
         self._playout = (
@@ -114,6 +127,36 @@ class CallState:
         """Lets the bot say nothing of its own for so long. Raises InputError as `TextGuide.hold`."""
         self._guide.hold(seconds)
 
+    def ask(self, by: AskedBy, wall_s: float) -> int:
+        """Begins a request for a reference. Returns its number."""
+        number, told = self._lookups.ask(by)
+        self._tell_lookups(told, Stamp(self.frame, wall_s))
+        return number
+
+    def refer(self, given: GiveReference, wall_s: float) -> Referral:
+        """Takes what was found for a request, or unasked; for the outcome see `Session.refer`.
+
+        Raises:
+            InputError: a number that no request has had.
+        """
+        refused = self._lookups.check(given.for_id)
+        if refused is not None:
+            return refused
+        reason = given.refusal
+        if reason is None and given.text is not None and given.reference is None:
+            try:
+                self._guide.say(given.text, at_once=True, alone=True)
+            except MoshiAgentError as error:
+                reason = str(error)
+        if reason is not None or given.text is None:
+            told = self._lookups.fail()
+            outcome = Referral("taken") if reason is None else Referral("refused", reason)
+        else:
+            told = self._lookups.take(given.text, given.reference)
+            outcome = Referral("taken")
+        self._tell_lookups(told, Stamp(self.frame, wall_s))
+        return outcome
+
     def row_input(self, row: int, ready: Ready[Key, CallFrame]) -> RowInput:
         """Returns what the row is given."""
         frame = ready.frame
@@ -123,11 +166,12 @@ class CallState:
         if end is not None:
             return RowInput(row=row, pcm=None, forced=end)
         pcm = frame.pcm if isinstance(frame, InputFrame) else _SILENCE
-        text, forced = self._guide.guidance(), None
+        text, forced = self._guide.guidance(is_waiting=self._lookups.holds), None
         if text.forced is not None:
             forced = np.full(self._model.num_streams, UNGENERATED_TOKEN)
             forced[0] = text.forced
-        return RowInput(row=row, pcm=pcm, forced=forced, next_piece=text.next_piece)
+        reference = self._lookups.next()
+        return RowInput(row=row, pcm=pcm, forced=forced, next_piece=text.next_piece, reference=reference)
 
     def deliver(
         self, output: RowOutput, ready: Ready[Key, CallFrame], now: float, wall_s: float, backlog_s: float
@@ -151,20 +195,20 @@ class CallState:
             *self._input_events(ready, stamp),
             *self._speech_events(output.next_text, spoken, stamp),
             *self._turn_events(stamp),
+            *self._lookup_events(output.next_text, stamp),
             *self._audio_events(spoken.gated if self.config.digital_silence else spoken.pcm, now, stamp),
         ]
         if self._is_tail(ready.frame):
             self._tail.follow(output.text)
         self._count(ready, now, backlog_s)
         self.frame += 1
-        self._outlet(Delivery(events, inputs_taken=ready.skipped + isinstance(ready.frame, InputFrame)))
+        self._hand_out(events, inputs_taken=ready.skipped + isinstance(ready.frame, InputFrame))
 
     def _begin(self, output: RowOutput, stamp: Stamp) -> None:
         """Tells what the model has written in its own first step."""
         text = self._speech.begin(output, stamp.frame)
         events = self._text_events(text, output.next_text, stamp.frame - 1, stamp)
-        if events:
-            self._outlet(Delivery(events))
+        self._hand_out(events)
 
     def heard(self, ready: Ready[Key, CallFrame]) -> Frame | None:
         """Returns what the recogniser is to hear in the step just taken; None where it does not listen."""
@@ -177,26 +221,30 @@ class CallState:
         """Tells what the recogniser has made of it."""
         assert self._user_words is not None
         events = self._user_words.follow(output, self._user_speaking, Stamp(self.frame - 1, wall_s))
-        if events:
-            self._outlet(Delivery(events))
+        words = sum(isinstance(event, UserWord) for event in events)
+        has_stopped = any(isinstance(event, UserSaid) for event in events)
+        self._hand_out(events)
+        told = self._lookups.hear_words(words, has_stopped) if words or has_stopped else []
+        self._tell_lookups(told, Stamp(self.frame - 1, wall_s))
 
     def note_context(self, steps: int, wall_s: float) -> None:
         """Says so, once, when the model has taken as many steps as its context holds."""
         if not self.context_is_full and self._model.context is not None and steps >= self._model.context:
             self.context_is_full = True
-            self._outlet(Delivery([Stamp(self.frame, wall_s).event(ContextFull)]))
+            self._hand_out([Stamp(self.frame, wall_s).event(ContextFull)])
 
     @property
     def wants_refresh(self) -> bool:
         """Whether now is the time to begin anew: the context is full, and nobody speaks."""
         guide = self._guide
-        quiet = self._silent_frames >= _MUTUAL_SILENCE_FRAMES and not (guide.is_saying or guide.is_held)
+        is_busy = guide.is_saying or guide.is_held or self._lookups.is_busy
+        quiet = self._silent_frames >= _MUTUAL_SILENCE_FRAMES and not is_busy
         return self.config.refresh and self.context_is_full and quiet
 
     def refreshed(self, wall_s: float) -> None:
         """Notes that the model has begun anew."""
         self.context_is_full = False
-        self._outlet(Delivery([Stamp(self.frame, wall_s).event(ContextRefreshed)]))
+        self._hand_out([Stamp(self.frame, wall_s).event(ContextRefreshed)])
 
     @property
     def is_over(self) -> bool:
@@ -204,7 +252,9 @@ class CallState:
 
         Input that still waits is not known here.
         """
-        return self.is_finished and self._tail.is_over(self._bot_speaking or self._guide.is_saying)
+        return self.is_finished and self._tail.is_over(
+            self._bot_speaking or self._guide.is_saying or self._lookups.is_busy
+        )
 
     def _is_tail(self, frame: CallFrame | None) -> bool:
         return self.is_finished and not isinstance(frame, InputFrame)
@@ -219,7 +269,13 @@ class CallState:
             _log.exception("session %d: its last words are lost: %s", self.key, fault)
             words, heard = [], []
         last = Ended(frame=stamp.frame, media_s=stamp.media_s, wall_s=wall_s, reason=reason, error=error)
-        self._outlet(Delivery([*words, *heard, last]))
+        self._hand_out([*words, *heard, last])
+
+    def _hand_out(self, events: Sequence[Event], inputs_taken: int = 0) -> None:
+        for event in events:
+            self._transcript.add(event)
+        if events or inputs_taken:
+            self._outlet(Delivery(events, inputs_taken))
 
     def _input_events(self, ready: Ready[Key, CallFrame], stamp: Stamp) -> list[Event]:
         events: list[Event] = []
@@ -234,7 +290,8 @@ class CallState:
     def _speech_events(self, token: int, spoken: Spoken, stamp: Stamp) -> list[Event]:
         events = self._text_events(spoken.text, token, stamp.frame, stamp)
         events += [stamp.word(word) for word in spoken.words]
-        said = self._guide.advance(token, self._user_speaking, self._bot_speaking)
+        written = self._speech.written(token)
+        said = self._guide.advance(written, self._user_speaking, self._bot_speaking)
         return [*events, *(stamp.event(kind, text=sentence) for kind, sentence in said)]
 
     def _text_events(self, text: str, token: int, written_in: int, stamp: Stamp) -> list[Event]:
@@ -249,6 +306,37 @@ class CallState:
         self._silent_frames = 0 if user or bot else self._silent_frames + 1
         kinds = self._turns.follow(user, bot, ends_sentence(self._said))
         return [stamp.event(kind) for kind in kinds]
+
+    def _lookup_events(self, token: int, stamp: Stamp) -> list[Event]:
+        is_asking = token == self._model.reference_token
+        events = self._told(self._lookups.follow(is_asking, self._user_speaking), stamp)
+        filler = self._lookups.sentence_due()
+        if filler is not None:
+            self._say_if_it_can(filler)
+        return events
+
+    def _tell_lookups(self, told: Sequence[Wanted | Over], stamp: Stamp) -> None:
+        self._hand_out(self._told(told, stamp))
+
+    def _told(self, told: Sequence[Wanted | Over], stamp: Stamp) -> list[Event]:
+        events: list[Event] = []
+        for one in told:
+            if isinstance(one, Wanted):
+                turns = self._transcript.turns[-_MOST_TURNS_TOLD:]
+                events.append(stamp.event(ReferenceWanted, id=one.id, by=one.by, turns=turns))
+                continue
+            events.append(stamp.event(ReferenceEnded, id=one.id, reason=one.reason, text=one.text))
+            apology = self._lookups.apology_for(one)
+            if apology is not None:
+                self._say_if_it_can(apology)
+        return events
+
+    def _say_if_it_can(self, sentence: str) -> None:
+        """Says a sentence of the configuration, which is known to be no good only now."""
+        try:
+            self._guide.say(sentence, at_once=True)
+        except MoshiAgentError as error:
+            _log.warning("session %d: %r is not said: %s", self.key, sentence, error)
 
     def _audio_events(self, speech: Frame, now: float, stamp: Stamp) -> list[Event]:
         pcm = self._resampler.push(speech)
@@ -281,6 +369,8 @@ class CallState:
             "turns": self._turns.save(),
             **self._speech.save(),
             **self._guide.save(),
+            "lookups": self._lookups.save(),
+            "transcript": self._transcript.save(),
             "said": self._said,
             "user_words": self._user_words and self._user_words.save(),
         }
@@ -292,9 +382,19 @@ class CallState:
         self._speech.load(saved)
         self._turns.load(saved["turns"])
         self._guide.load(saved)
+        self._lookups.load(saved["lookups"], self._model.text_card, self._model.dim)
+        self._transcript.load(saved["transcript"])
         self._said = saved_value(saved["said"], str, "said")[-_REMEMBERED_CHARACTERS:]
         if self._user_words is not None and saved.get("user_words"):
             self._user_words.load(saved["user_words"])
+        self._outlet(Delivery([], turns=self._transcript.turns))
+
+
+def _words_delay(model: Model, config: SessionConfig) -> int:
+    """Frames until the recogniser has written what the user says now."""
+    if model.hearing is None or not config.transcribe:
+        return 0
+    return math.ceil(model.hearing.delay_s / FRAME_S) + 1
 
 
 def _longest_backlog_s(config: SessionConfig) -> float:

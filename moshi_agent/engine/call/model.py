@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.checkpoint.translation import Ends
+from moshi_agent.config import ReferenceKind
 from moshi_agent.models.prefill import MOST_POSITIONS
 from moshi_agent.text.pieces import Tokenizer
 from moshi_agent.text.timed_reader import Hearing
@@ -22,6 +23,10 @@ class Model:
     max_delay: int  # frames by which a piece is written before it is said
     context: int | None
     text_padding: int = 3  # the text token of frames in which no word begins
+    reference_token: int | None = None  # the one by which the model asks for a reference
+    takes_references: ReferenceKind | None = None
+    dim: int = 0  # of a row of a reference
+    text_card: int = 0  # the largest token of one
     delay_s: float  # by which the text is later than what it is about
     ends: Ends | None = None  # of a translation
     hearing: Hearing | None = None  # of the recogniser that hears the user
@@ -37,6 +42,10 @@ def model_of(checkpoint: Checkpoint, hearing: Hearing | None = None) -> Model:
         max_delay=lm.config.max_delay,
         context=lm.config.temporal.context,
         text_padding=lm.config.text_padding_id,
+        reference_token=lm.config.reference_token_id,
+        takes_references=lm.takes_references,
+        dim=lm.config.temporal.dim,
+        text_card=lm.text_card,
         delay_s=checkpoint.text_delay_s,
         ends=checkpoint.ends,
         hearing=hearing,

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from moshi_agent.audio.framing import Frame
 from moshi_agent.checkpoint import Checkpoint
-from moshi_agent.config import KVCache, MoshiConfig, SamplingConfig
+from moshi_agent.config import KVCache, MoshiConfig, ReferenceKind, SamplingConfig
 from moshi_agent.engine.step.device_errors import memory_for
 from moshi_agent.engine.step.host_copies import HostCopies
 from moshi_agent.engine.step.memory import choose_kv_int8, row_bytes
@@ -104,7 +104,7 @@ class FrameStep:
         self.highest_tokens = _highest_tokens(checkpoint.lm.config)
         self.max_delay = checkpoint.lm.config.max_delay
         self.context = checkpoint.lm.config.temporal.context
-        self.takes_references = checkpoint.lm.takes_references
+        self.takes_references: ReferenceKind | None = checkpoint.lm.takes_references
         self.device = checkpoint.lm.device
         mimi_state = self.mimi.init_state(rows)  # first, so that the choice knows what it leaves free
         copies = 1 if self.generator.guidance is None else 2

@@ -18,6 +18,7 @@ from moshi_agent.nn.embedding import UNGENERATED_TOKEN
 
 Tokens = NDArray[np.int64]  # [streams], text first
 ReferenceRow = NDArray[np.float32]  # [dim]
+Reference = tuple[int, ...] | NDArray[np.float32]  # a token or a row for each of some frames, rows [n, dim]
 
 NO_REFERENCE = -2  # in place of a token
 
