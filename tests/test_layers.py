@@ -77,7 +77,7 @@ LAYERS = {
         __init__ allowance bot_turn call_log networks origins personas
         protocols
         talk webrtc
-        pipecat server
+        livekit pipecat server
     """,
 }
 # Kyutai's import path `moshi.models.loaders` is a façade over the checkpoints, which stand above the models.

@@ -51,7 +51,7 @@ def test_the_server_is_ours() -> None:
 
 def test_the_client_is_ours() -> None:
     """It finds no server where there is none, or no microphone, and says so in one line."""
-    pytest.importorskip("livekit", reason="needs the extra `talk`: pip install moshi-agent[talk]")
+    pytest.importorskip("livekit.rtc", reason="needs the extra `talk`: pip install moshi-agent[talk]")
     result = _invoke(client, "--host", "localhost", "--port", "1")
     assert result.exit_code == 1
     assert result.output.startswith("error: ")

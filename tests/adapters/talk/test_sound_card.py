@@ -33,7 +33,7 @@ LONGEST_ANSWER_S = 20.0  # a test on a busy machine may wait
 
 @pytest.fixture(scope="module")
 def card(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoundCard]:
-    if importlib.util.find_spec("livekit") is None:
+    if importlib.util.find_spec("livekit.rtc") is None:
         pytest.skip("needs the extra `microphone`: pip install moshi-agent[microphone]")
     try:
         importlib.import_module("sounddevice")

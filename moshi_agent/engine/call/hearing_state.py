@@ -1,0 +1,89 @@
+"""The host's side of a call to a recogniser: it hears one speaker, writes down what is said, and says nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moshi_agent.config import SamplingConfig
+from moshi_agent.engine.call.call_state import SILENCE, CallFrame, CallState
+from moshi_agent.engine.call.model import Model
+from moshi_agent.engine.call.opening import OpeningFrame, PromptFrame
+from moshi_agent.engine.call.stamp import Stamp
+from moshi_agent.engine.commands import InputFrame, Key
+from moshi_agent.engine.config import SessionConfig
+from moshi_agent.engine.event_queue import Delivery, Outlet
+from moshi_agent.engine.schedule.scheduler import Ready
+from moshi_agent.engine.step.frame_step import RowInput, RowOutput
+from moshi_agent.errors import InputError
+from moshi_agent.events import UserPaused
+from moshi_agent.text.timed_reader import PauseConfig, TimedReader
+
+_SHORT_PAUSE_S = 0.5  # the shortest that the models foretell: early enough to begin an answer
+
+
+class HearingState(CallState):
+    """One call, from the frames it brings to the words of its speaker.
+
+    Raises:
+        InputError: a prompt, a voice, a role or a greeting, which a recogniser has no use for.
+    """
+
+    def __init__(
+        self, key: Key, config: SessionConfig, sampling: SamplingConfig, model: Model, outlet: Outlet
+    ) -> None:
+        if config.prompt is not None or config.greet or config.has_persona:
+            raise InputError("a recogniser takes no prompt, voice, role or greeting: it only hears")
+        super().__init__(key, config, sampling, model, outlet)
+        assert model.hearing is not None
+        short = PauseConfig(horizon_s=_SHORT_PAUSE_S)
+        self._short_pauses = TimedReader(model.hearing.tokenizer, model.hearing.delay_s, pauses=short)
+
+    def opening(self) -> list[OpeningFrame]:
+        """Returns the steps before the first frame: the model's own first one, and silence."""
+        silence = PromptFrame(None, True, of_prompt=False)
+        return [PromptFrame(None, False, of_prompt=False), *[silence] * self._model.silent_frames]
+
+    def say(self, text: str, at_once: bool = False, alone: bool = False) -> None:
+        """Raises InputError: nobody speaks here."""
+        raise InputError("a recogniser says nothing: it only hears")
+
+    def hold(self, seconds: float) -> None:
+        """Raises InputError: there is nobody to be held."""
+        raise InputError("a recogniser says nothing that it could be kept from")
+
+    def row_input(self, row: int, ready: Ready[Key, CallFrame]) -> RowInput:
+        """Returns what the row is given."""
+        frame = ready.frame
+        if isinstance(frame, PromptFrame):
+            return frame.row_input(row)
+        return RowInput(row=row, pcm=frame.pcm if isinstance(frame, InputFrame) else SILENCE)
+
+    def deliver(
+        self, output: RowOutput, ready: Ready[Key, CallFrame], now: float, wall_s: float, backlog_s: float
+    ) -> None:
+        """Turns the output of a step into events and hands them out; as `CallState.deliver`."""
+        frame = ready.frame
+        if isinstance(frame, PromptFrame):
+            return
+        stamp = Stamp(self.frame, wall_s)
+        assert self._user_words is not None
+        events = [*self._input_events(ready, stamp), *self._turn_events(frame, False, stamp)]
+        pause = self._short_pauses.read(self.frame, output.next_text, output.heads).pause
+        if pause is not None:
+            probability = round(pause.probability, 3)
+            events.append(stamp.event(UserPaused, probability=probability, horizon_s=_SHORT_PAUSE_S))
+        events += self._user_words.follow(output, self._user_speaking, stamp)
+        if self._is_tail(frame):
+            self._tail.follow(output.text)
+        self._count(ready, now, backlog_s)
+        self.frame += 1
+        self._outlet(Delivery(events, inputs_taken=ready.skipped + isinstance(frame, InputFrame)))
+
+    def save(self) -> dict[str, Any]:
+        """Returns everything that the next frame depends on."""
+        return {**super().save(), "short_pauses": self._short_pauses.save()}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Takes what `save` gave."""
+        super().load(saved)
+        self._short_pauses.load(saved["short_pauses"])
