@@ -38,6 +38,7 @@ from moshi_agent import (
     SessionConfig,
 )
 from moshi_agent.engine.prompt.prompt import Recording
+from moshi_agent.engine.reference_desk import OnReference
 from moshi_agent_adapters.call_log import CallLog
 from moshi_agent_adapters.pipecat.context import ignored_in, role_in
 from moshi_agent_adapters.pipecat.conversation import ConversationFrames
@@ -73,6 +74,8 @@ class MoshiLLMService(ConversationFrames):
         engine: Loaded, and best started, before: all pipelines of a process share it, and none closes it.
         settings: Sampling and prompts, see MoshiLLMSettings.
         session: Everything else about the conversation, such as `greet=True`. Rates and pace are set here.
+        on_reference: An async function that looks up what the conversation asks for
+            (`SessionConfig.asking`), as for `Engine.session`.
         **kwargs: Arguments of LLMService.
     """
 
@@ -85,10 +88,12 @@ class MoshiLLMService(ConversationFrames):
         engine: Engine,
         settings: MoshiLLMSettings | None = None,
         session: SessionConfig | None = None,
+        on_reference: OnReference | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(engine=engine, settings=complete(settings, model=engine.config.source), **kwargs)
         self._config = session or SessionConfig()
+        self._on_reference = on_reference
         self._conversation: asyncio.Task[None] | None = None
         self._is_over = False  # the pipeline has ended
         self._role: str | None = None  # of the conversation
@@ -161,7 +166,9 @@ class MoshiLLMService(ConversationFrames):
     async def _converse(self) -> None:
         log = CallLog(over=self.name)
         try:
-            async with self._engine.session(self._session_config()) as session:
+            async with self._engine.session(
+                self._session_config(), on_reference=self._on_reference
+            ) as session:
                 log.session = session.key
                 await self._begun(session)
                 await self._follow(aiter(session))
