@@ -1,12 +1,15 @@
-"""A phone agent: somebody dials a Twilio number and talks to Moshi.
+"""A phone agent with a job: somebody dials a Twilio number, and asks Moshi where an order is.
 
     pip install "moshi-agent[telephony]"
     export TWILIO_AUTH_TOKEN=...   # of your account: requests that it has not signed are refused
-    python examples/telephony_agent.py --public-url https://your-host.example.com --transcripts calls/
+    python examples/telephony_agent.py --public-url https://your-host.example.com --person +15551234567
 
 Have the number's voice webhook point to https://your-host.example.com/voice (POST). The agent greets, hears
-and speaks at the same time, and can be interrupted. 1 on the keypad repeats the greeting, 0 ends the call.
-Run it as one process: the engine is shared by all calls, and so is the count of them.
+and speaks at the same time, and can be interrupted. It finds orders by the caller's number in an SQLite
+database (`order_desk.py`, `orders.sql`), in which it also keeps how each call went and what was said. On the
+keypad, 0 ends the call, 1 repeats the greeting, 2 hands over to a person. With `--backend-url` a language
+model answers, with the same tools. Run it as one process: the engine is shared by all calls, and so is the
+count of them.
 """
 
 from __future__ import annotations
@@ -20,18 +23,20 @@ import os
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import escape, quoteattr
 
 import uvicorn
 from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from loguru import logger
+from order_desk import HAND_OVER, CallRecord, LanguageModel, OrderDesk, answer_by_rule
 from pipecat.audio.dtmf.types import KeypadEntry
 from pipecat.frames.frames import (
+    BotStoppedSpeakingFrame,
     EndFrame,
     EndWorkerFrame,
     Frame,
@@ -45,12 +50,18 @@ from pipecat.serializers.twilio import TwilioFrameSerializer
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams, FastAPIWebsocketTransport
 from pipecat.workers.runner import WorkerRunner
 
-from moshi_agent import Engine, SessionConfig
+from moshi_agent import AskConfig, Engine, ReferenceWanted, SessionConfig
+from moshi_agent.events import Turn
 from moshi_agent_adapters.pipecat import MoshiLLMService, TranscriptFile
 
 RATE_HZ = 8_000  # of the telephone network
 START_TIMEOUT_S = 10.0  # from the webhook's answer, or the socket's opening, to the start of the stream
 MOST_BODY_BYTES = 64 * 1024
+LOOKED_UP_WORDS = (
+    "order",
+    "person",
+    "somebody",
+)  # in what a caller says, for models that do not ask themselves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +72,10 @@ class AgentConfig:
     auth_token: str = field(repr=False)
     calls: int = 8  # at once; who calls then hears that the line is busy
     call_limit_s: int = 600
+    database: Path = Path("orders.db")
+    person: str | None = None  # the telephone number of who takes over
+    backend_url: str | None = None  # of a language model, OpenAI-compatible
+    backend_model: str = "gpt-5-mini"
     transcripts: Path | None = None  # folder for a file per call
     greeting: str = "Hello, this is Moshi. How can I help you?"  # what the built-in model says by itself
 
@@ -123,6 +138,7 @@ class Call:
     call_sid: str
     stream_sid: str
     token: str
+    phone: str  # of the caller, as the webhook was told
 
 
 async def read_start(websocket: WebSocket) -> Call:
@@ -139,35 +155,90 @@ async def read_start(websocket: WebSocket) -> Call:
         start = message["start"]
         if message["event"] != "start" or start["mediaFormat"]["encoding"] != "audio/x-mulaw":
             raise RefusedCall("no start of a mu-law stream")
-        call = Call(start["callSid"], start["streamSid"], start["customParameters"]["token"])
+        parameters = start["customParameters"]
+        call = Call(start["callSid"], start["streamSid"], parameters["token"], parameters["phone"])
     except (ValueError, KeyError, TypeError) as error:
         raise RefusedCall(f"a message that cannot be read: {error!r}") from error
     except TimeoutError as error:
         raise RefusedCall("no start message") from error
-    if not all(isinstance(value, str) for value in (call.call_sid, call.stream_sid, call.token)):
+    if not all(isinstance(value, str) for value in astuple(call)):
         raise RefusedCall("ids that are no text")
     return call
 
 
 class Keypad(FrameProcessor):
-    """0 ends the call, 1 has the greeting repeated."""
+    """0 ends the call, 1 has the greeting repeated, 2 hands over to a person."""
 
-    def __init__(self, greeting: str) -> None:
+    def __init__(self, greeting: str, record: CallRecord, has_person: bool) -> None:
         super().__init__()
-        self._greeting = greeting
+        self._greeting, self._record, self._has_person = greeting, record, has_person
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
         await self.push_frame(frame, direction)
-        if isinstance(frame, InputDTMFFrame) and frame.button == KeypadEntry.ZERO:
-            await self.push_frame(EndWorkerFrame(reason="the caller pressed 0"))
-        if isinstance(frame, InputDTMFFrame) and frame.button == KeypadEntry.ONE:
-            await self.push_frame(TTSSpeakFrame(self._greeting))
+        match frame:
+            case InputDTMFFrame(button=KeypadEntry.ZERO):
+                await self.push_frame(EndWorkerFrame(reason="the caller pressed 0"))
+            case InputDTMFFrame(button=KeypadEntry.ONE):
+                await self.push_frame(TTSSpeakFrame(self._greeting))
+            case InputDTMFFrame(button=KeypadEntry.TWO) if self._has_person:
+                self._record.was_handed_over = True
+                await self.push_frame(TTSSpeakFrame(HAND_OVER))
+            case BotStoppedSpeakingFrame() if self._record.was_handed_over:
+                # The webhook `after` connects the caller, once the stream is over.
+                await self.push_frame(EndWorkerFrame(reason="the caller is handed over"))
+            case _:
+                pass
 
 
-def call_pipeline(websocket: WebSocket, call: Call, config: AgentConfig, engine: Engine) -> PipelineWorker:
-    """The pipeline of one call."""
-    # Twilio hangs up when the stream ends, since its instructions end there: no REST call is needed.
+def asks_for_work(turns: Sequence[Turn]) -> bool:
+    """Whether the caller has just said something that is to be looked up."""
+    said = turns[-1].text.lower() if turns and turns[-1].speaker == "user" else ""
+    return any(word in said for word in LOOKED_UP_WORDS)
+
+
+class Desk:
+    """What looks things up for one call."""
+
+    def __init__(self, orders: OrderDesk, backend: LanguageModel | None, record: CallRecord) -> None:
+        self._orders, self._backend, self._record = orders, backend, record
+
+    async def answer(self, wanted: ReferenceWanted) -> str | None:
+        """Returns a sentence for the caller, or None."""
+        if self._backend is None:
+            return await answer_by_rule(self._orders, self._record, wanted)
+        return await self._backend.answer(self._record, wanted)
+
+
+def conversation(engine: Engine) -> SessionConfig:
+    """How the agent talks, and asks for what it does not know."""
+    model = engine.model
+    asking = AskConfig(
+        when=None if model.asks else asks_for_work,
+        filler="One moment, please.",
+        apology="I could not find that.",
+    )
+    return SessionConfig(
+        greet=True, asking=asking, references="say" if model.references is None else "as_trained"
+    )
+
+
+@dataclass(frozen=True)
+class Shop:
+    """What all calls share."""
+
+    config: AgentConfig
+    engine: Engine
+    orders: OrderDesk
+    backend: LanguageModel | None
+
+
+def call_pipeline(
+    websocket: WebSocket, call: Call, shop: Shop, record: CallRecord
+) -> tuple[PipelineWorker, MoshiLLMService]:
+    """The pipeline of one call, and the service in it."""
+    config = shop.config
+    # When the stream ends the provider asks `after`: no REST call is needed to hang up or to hand over.
     no_rest = TwilioFrameSerializer.InputParams(auto_hang_up=False)
     params = FastAPIWebsocketParams(
         audio_in_enabled=True,
@@ -177,9 +248,14 @@ def call_pipeline(websocket: WebSocket, call: Call, config: AgentConfig, engine:
         session_timeout=config.call_limit_s,
     )
     transport = FastAPIWebsocketTransport(websocket, params)
-    # By the name, the log's line about the end of a conversation says which call it was.
-    llm = MoshiLLMService(engine=engine, session=SessionConfig(greet=True), name=call.call_sid)
-    steps: list[FrameProcessor] = [transport.input(), Keypad(config.greeting), llm]
+    llm = MoshiLLMService(
+        engine=shop.engine,
+        session=conversation(shop.engine),
+        on_reference=Desk(shop.orders, shop.backend, record).answer,
+        name=call.call_sid,  # by which the log's line about the end of a conversation says which call it was
+    )
+    keypad = Keypad(config.greeting, record, config.person is not None)
+    steps: list[FrameProcessor] = [transport.input(), keypad, llm]
     if config.transcripts is not None:
         steps.append(TranscriptFile(config.transcripts / f"{call.call_sid}.jsonl"))
     worker = PipelineWorker(
@@ -198,7 +274,7 @@ def call_pipeline(websocket: WebSocket, call: Call, config: AgentConfig, engine:
     async def too_long(transport: FastAPIWebsocketTransport, websocket: WebSocket) -> None:
         await worker.queue_frame(EndFrame(reason="the call's limit was reached"))
 
-    return worker
+    return worker, llm
 
 
 @dataclass(frozen=True)
@@ -220,34 +296,57 @@ async def end_stream(stream: MediaStream | None) -> None:
 def create_app(config: AgentConfig, engine: Engine) -> FastAPI:
     """The agent as an ASGI application. It starts the engine, and closes it at the end."""
     lines = Lines(config.calls)
+    orders = OrderDesk(config.database)
+    backend = None
+    if config.backend_url is not None:
+        key = os.environ.get("OPENAI_API_KEY", "none")
+        backend = LanguageModel(orders, config.backend_model, config.backend_url, key)
+    shop = Shop(config, engine, orders, backend)
     streams: dict[str, MediaStream] = {}  # by call
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         if config.transcripts is not None:
             config.transcripts.mkdir(parents=True, exist_ok=True)
         async with engine:
             yield
+        orders.close()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None)
 
-    @app.post("/voice")
-    async def voice(request: Request) -> Response:
-        """The provider's webhook: a call has come in."""
+    async def signed_form(request: Request) -> dict[str, str] | None:
+        """What the provider sends, None where it is not the provider."""
         body = await request.body() if _is_small(request) else b""
         form = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
         expected = signature(config.auth_token, config.public_url + _path_and_query(request), form)
         given = request.headers.get("x-twilio-signature", "")
-        if not hmac.compare_digest(expected.encode(), given.encode()):
+        return dict(form) if hmac.compare_digest(expected.encode(), given.encode()) else None
+
+    @app.post("/voice")
+    async def voice(request: Request) -> Response:
+        """The provider's webhook: a call has come in."""
+        form = await signed_form(request)
+        if form is None:
             return Response("wrong signature", status_code=403)
-        call_sid = dict(form).get("CallSid", "")
+        call_sid = form.get("CallSid", "")
         if not re.fullmatch(r"CA[0-9A-Za-z]{1,64}", call_sid):
             return Response("no CallSid", status_code=400)
         token = lines.reserve(call_sid)
         if token is None:
             logger.info(f"{call_sid} hears that the line is busy: every line is taken")
-        answer = '<Reject reason="busy"/>' if token is None else _connect(config.public_url, token)
-        return Response(f"<Response>{answer}</Response>", media_type="application/xml")
+            return _instructions('<Reject reason="busy"/>')
+        return _instructions(_connect(config.public_url, token, form.get("From", "")))
+
+    @app.post("/after")
+    async def after(request: Request) -> Response:
+        """The provider's webhook: the stream of a call is over."""
+        form = await signed_form(request)
+        if form is None:
+            return Response("wrong signature", status_code=403)
+        outcome = await orders.outcome(form.get("CallSid", ""))
+        if outcome == "handed over" and config.person is not None:
+            return _instructions(f"<Dial>{escape(config.person)}</Dial>")
+        return _instructions("<Hangup/>")
 
     @app.websocket("/media")
     async def media(websocket: WebSocket) -> None:
@@ -263,12 +362,16 @@ def create_app(config: AgentConfig, engine: Engine) -> FastAPI:
             await websocket.close(code=1008)
             return
         await end_stream(streams.get(call.call_sid))
-        stream = streams[call.call_sid] = MediaStream(call_pipeline(websocket, call, config, engine))
+        record = CallRecord(call_sid=call.call_sid, phone=call.phone)
+        await orders.begin_call(call.call_sid, call.phone)
+        worker, llm = call_pipeline(websocket, call, shop, record)
+        stream = streams[call.call_sid] = MediaStream(worker)
         try:
             runner = WorkerRunner(handle_sigint=False)
             await runner.add_workers(stream.worker)
             await runner.run()
         finally:
+            await orders.end_call(record, llm.transcript.turns)
             stream.over.set()
             lines.free(call.call_sid, call.token)
             if streams.get(call.call_sid) is stream:
@@ -286,10 +389,16 @@ def _path_and_query(request: Request) -> str:
     return request.url.path + (f"?{request.url.query}" if request.url.query else "")
 
 
-def _connect(public_url: str, token: str) -> str:
-    url = "ws" + public_url.removeprefix("http") + "/media"
-    parameter = f'<Parameter name="token" value={quoteattr(token)}/>'
-    return f"<Connect><Stream url={quoteattr(url)}>{parameter}</Stream></Connect><Hangup/>"
+def _instructions(content: str) -> Response:
+    return Response(f"<Response>{content}</Response>", media_type="application/xml")
+
+
+def _connect(public_url: str, token: str, phone: str) -> str:
+    url = quoteattr("ws" + public_url.removeprefix("http") + "/media")
+    values = {"token": token, "phone": phone}
+    parameters = "".join(f'<Parameter name="{k}" value={quoteattr(v)}/>' for k, v in values.items())
+    action = quoteattr(public_url + "/after")
+    return f"<Connect action={action}><Stream url={url}>{parameters}</Stream></Connect>"
 
 
 def main() -> None:
@@ -299,6 +408,10 @@ def main() -> None:
     parser.add_argument("--model", default="tiny", help="as for moshi-agent run")
     parser.add_argument("--calls", type=int, default=8, help="at once")
     parser.add_argument("--call-limit", type=int, default=600, help="in seconds")
+    parser.add_argument("--database", type=Path, default=Path("orders.db"), help="made if it is missing")
+    parser.add_argument("--person", help="telephone number of who takes over, +15551234567")
+    parser.add_argument("--backend-url", help="of a language model, OpenAI-compatible: https://HOST/v1")
+    parser.add_argument("--backend-model", default="gpt-5-mini", help="its name there")
     parser.add_argument("--transcripts", type=Path, help="folder for a file per call")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
@@ -313,6 +426,10 @@ def main() -> None:
         auth_token=auth_token,
         calls=options.calls,
         call_limit_s=options.call_limit,
+        database=options.database,
+        person=options.person,
+        backend_url=options.backend_url,
+        backend_model=options.backend_model,
         transcripts=options.transcripts,
     )
     engine = Engine.load(options.model, capacity=options.calls)

@@ -39,6 +39,7 @@ from moshi_agent import (
 )
 from moshi_agent.engine.prompt.prompt import Recording
 from moshi_agent.engine.reference_desk import OnReference
+from moshi_agent.text.transcript import Transcript
 from moshi_agent_adapters.call_log import CallLog
 from moshi_agent_adapters.pipecat.context import ignored_in, role_in
 from moshi_agent_adapters.pipecat.conversation import ConversationFrames
@@ -94,6 +95,7 @@ class MoshiLLMService(ConversationFrames):
         super().__init__(engine=engine, settings=complete(settings, model=engine.config.source), **kwargs)
         self._config = session or SessionConfig()
         self._on_reference = on_reference
+        self._transcript = Transcript()
         self._conversation: asyncio.Task[None] | None = None
         self._is_over = False  # the pipeline has ended
         self._role: str | None = None  # of the conversation
@@ -103,6 +105,11 @@ class MoshiLLMService(ConversationFrames):
         ignored = [name for name in UNSUPPORTED_FIELDS if getattr(self._settings, name) is not None]
         if ignored:
             self._warn_once("settings", f"{', '.join(ignored)} have no meaning for Moshi and are ignored")
+
+    @property
+    def transcript(self) -> Transcript:
+        """Returns what both sides of the conversation, or of the last one, have said."""
+        return self._transcript
 
     def service_metadata_frame(self) -> LLMServiceMetadataFrame:
         """Recommends turns as proposed by this service, and no interruption at the user's voice."""
@@ -183,6 +190,7 @@ class MoshiLLMService(ConversationFrames):
 
     async def _begun(self, session: Session) -> None:
         self._session = session
+        self._transcript = session.transcript
         waiting, self._to_say = self._to_say, []
         for text in waiting:
             await self.say(text)

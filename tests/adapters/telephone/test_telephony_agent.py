@@ -7,11 +7,13 @@ import importlib.util
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +32,7 @@ from moshi_agent import Engine
 from tests.adapters.pipecat.phone_calls import RATE_HZ
 from tests.adapters.pipecat.pipecat_calls import question, until
 from tests.adapters.telephone.twilio_caller import (
+    CALLER,
     CONNECTED,
     MU_LAW,
     PUBLIC_URL,
@@ -48,6 +51,7 @@ SECRET = "the account's auth token"
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
     """The example as a module: it is a program and belongs to no package."""
+    sys.path.insert(0, str(EXAMPLE.parent))  # where the program finds what lies beside it
     spec = importlib.util.spec_from_file_location("telephony_agent", EXAMPLE)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -63,7 +67,12 @@ class Agent:
         self.example, self.folder = example, folder
         self.engine = Engine.load("tiny", device="cpu", capacity=calls, admit_by_time=False)
         config = example.AgentConfig(
-            public_url=PUBLIC_URL, auth_token=SECRET, calls=calls, transcripts=folder, **options
+            public_url=PUBLIC_URL,
+            auth_token=SECRET,
+            calls=calls,
+            transcripts=folder,
+            database=folder / "orders.db",
+            **options,
         )
         app = example.create_app(config, self.engine)
         self._server = uvicorn.Server(
@@ -106,6 +115,12 @@ class Agent:
         path = self.folder / f"{call_sid}.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return [entry["text"] for entry in map(json.loads, lines) if entry["who"] == "bot"]
+
+    def record(self, call_sid: str) -> dict[str, Any]:
+        """What the database has kept of a call."""
+        with closing(sqlite3.connect(self.folder / "orders.db")) as database:
+            database.row_factory = sqlite3.Row
+            return dict(database.execute("SELECT * FROM calls WHERE call_sid = ?", (call_sid,)).fetchone())
 
     async def has_no_calls(self) -> None:
         await until(lambda: self.engine.metrics().live_sessions == 0)
@@ -295,6 +310,43 @@ class TestRetries:
 
         with Agent(example, 1, tmp_path) as agent:
             asyncio.run(calls(agent))
+
+
+@pytest.mark.real_time
+class TestWorkOfTheAgent:
+    """What a call leaves in the database, and where the provider is sent after it."""
+
+    def test_key_2_hands_the_caller_over(self, example: ModuleType, tmp_path: Path, log: list[str]) -> None:
+        async def call(agent: Agent) -> str:
+            async with await agent.call("CA1") as phone:
+                await heard_text(agent, "CA1", phone, GREETING)
+                await phone.press("2")
+                await asyncio.wait_for(phone.socket.wait_closed(), 30)
+            await agent.has_no_calls()
+            await until(lambda: agent.record("CA1")["outcome"] != "open", 10)
+            return (await dial(agent.port, "CA1", agent.sign, "/after"))[1]
+
+        with Agent(example, 1, tmp_path, person="+15550199") as agent:
+            assert asyncio.run(call(agent)) == "<Response><Dial>+15550199</Dial></Response>"
+            record = agent.record("CA1")
+        assert record["outcome"] == "handed over" and record["phone"] == CALLER
+        said = [turn["text"] for turn in json.loads(record["transcript"]) if turn["speaker"] == "bot"]
+        assert said[0] == GREETING and any("Please wait a moment." in text for text in said)
+        assert end_of("CA1", log) == "the caller is handed over"
+
+    def test_after_any_other_call_the_provider_hangs_up(self, agent: Agent) -> None:
+        async def call() -> str:
+            async with await agent.call("CAover") as phone:
+                await until(lambda: len(phone.heard) > 5, 30)
+            await agent.has_no_calls()
+            await until(lambda: agent.record("CAover")["outcome"] != "open", 10)
+            return (await dial(agent.port, "CAover", agent.sign, "/after"))[1]
+
+        assert asyncio.run(call()) == "<Response><Hangup/></Response>"
+        assert agent.record("CAover")["outcome"] == "hung up"
+
+    def test_what_is_not_signed_is_told_nothing(self, agent: Agent) -> None:
+        assert asyncio.run(dial(agent.port, "CA1", lambda url, form: "guessed", "/after"))[0] == 403
 
 
 def test_without_the_accounts_token_it_says_where_to_find_it() -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tests.adapters.pipecat.phone_calls import Message, PhoneCall, Provider, packet_content
 
 PUBLIC_URL = "https://agent.example.com"
+CALLER = "+15550000001"  # one of the customers that the database begins with
 
 
 def _mu_law_table() -> NDArray[np.int16]:
@@ -40,7 +41,7 @@ def to_mu_law(pcm: NDArray[np.int16]) -> bytes:
 
 async def dial(port: int, call_sid: str, sign: Any, path: str = "/voice") -> tuple[int, str]:
     """The provider's webhook request: its status and the instructions that come back."""
-    form = [("CallSid", call_sid), ("From", "+15550100"), ("To", "+15550199"), ("CallerName", "")]
+    form = [("CallSid", call_sid), ("From", CALLER), ("To", "+15550199"), ("CallerName", "")]
     headers = {
         "X-Twilio-Signature": sign(PUBLIC_URL + path, form),
         "Content-Type": "application/x-www-form-urlencoded",
@@ -67,7 +68,7 @@ def start_message(call_sid: str, token: str) -> dict[str, Any]:
         "callSid": call_sid,
         "tracks": ["inbound"],
         "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1},
-        "customParameters": {"token": token},
+        "customParameters": {"token": token, "phone": CALLER},
     }
     return {"event": "start", "sequenceNumber": "1", "streamSid": "MZ0", "start": start}
 
