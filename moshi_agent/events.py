@@ -111,9 +111,10 @@ class UserSaid(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserPaused(Event):
-    """Tells that the recogniser expects two seconds of silence, by meaning and melody."""
+    """Tells that the recogniser expects so much silence, by meaning and melody."""
 
     probability: float
+    horizon_s: float = 2.0  # an engine that is a recogniser alone tells 0.5 s as well
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ REFERENCE_SYMBOL = "<reference>"  # in a tokenizer: the model asks for a referen
 # What those are that hold no conversation, and what they are for.
 _NO_CONVERSATION = {
     "codec": "a codec alone",
-    "recogniser": "a recogniser, which writes down what it hears (`transcribe`, `transcriber=`)",
+    "recogniser": "a recogniser, which writes down what it hears (`transcriber=`, `recogniser=True`)",
     "synthesiser": "a synthesiser, which reads a text aloud and hears nobody",
 }
 

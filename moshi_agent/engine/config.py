@@ -117,6 +117,7 @@ class EngineConfig:
     cuda_graphs: bool = True  # on CUDA; without, every step is launched kernel by kernel
     transcriber: str | None = None  # a recogniser's checkpoint, to write down what users say; as `source`
     reference_encoder: Callable[[str], Any] | None = None  # text -> [n, row_dim], for a model that takes rows
+    recogniser: bool = False  # the checkpoint is a recogniser alone: sessions give words, and no audio
     process: bool = False  # runs in a process of its own: this one may then be as busy as it likes
     hang_s: float | None = 30.0  # an engine's process that answers nothing for so long is ended; None: never
 
@@ -131,6 +132,8 @@ class EngineConfig:
             raise ConfigError("waiting, batch_wait_ms and wait_timeout_s; accepted: 0 or more")
         if self.cfg_coef is not None and not 0 <= self.cfg_coef <= 100:
             raise ConfigError(f"cfg_coef={self.cfg_coef}; accepted: 0 to 100, 1 being no guidance")
+        if self.recogniser and self.transcriber is not None:
+            raise ConfigError("recogniser=True with a transcriber; accepted: either")
         require_value("kv_cache", self.kv_cache, get_args(KVCache))
         # Pairs can be hashed, and engines are shared by their configuration.
         object.__setattr__(self, "conditions", tuple(sorted(dict(self.conditions).items())))
@@ -159,5 +162,6 @@ class EngineOptions(TypedDict, total=False):
     cuda_graphs: bool
     transcriber: str | None
     reference_encoder: Callable[[str], Any] | None
+    recogniser: bool
     process: bool
     hang_s: float | None

@@ -10,6 +10,7 @@ from dataclasses import replace
 from moshi_agent.audio.framing import FRAME_S
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.call.call_state import CallFrame, CallState
+from moshi_agent.engine.call.hearing_state import HearingState
 from moshi_agent.engine.call.model import Model
 from moshi_agent.engine.call.opening import OpeningFrame, PrefillFrame, PromptFrame
 from moshi_agent.engine.call.tail import TailFrame
@@ -76,7 +77,8 @@ class Conversations:
             sampling = config.sampling_or(self._advised, drawn_seed=hash((now, command.key)))
         else:
             sampling = config.sampling_or(snapshot.sampling, drawn_seed=snapshot.sampling.seed)
-        call = CallState(command.key, config, sampling, self._model, request.outlet)
+        kind = HearingState if self._model.hears_only else CallState
+        call = kind(command.key, config, sampling, self._model, request.outlet)
         opening = self._rows.enter(call, snapshot)
         self._calls[call.key] = call
         self._scheduler.add(call.key, now, call.pace, opening)

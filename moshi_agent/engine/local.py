@@ -14,7 +14,7 @@ import torch
 
 from moshi_agent.checkpoint import Checkpoint, load_checkpoint
 from moshi_agent.engine.birthplace import Birthplace
-from moshi_agent.engine.call.model import model_of
+from moshi_agent.engine.call.model import model_of, recogniser_model_of
 from moshi_agent.engine.capacity import Capacity, StepTimes
 from moshi_agent.engine.commands import Close, Command, Open, Refer, Stop
 from moshi_agent.engine.config import EngineConfig
@@ -73,7 +73,8 @@ class LocalBackend:
     def _load(self, failed: Callable[[], None] | None) -> _Served:
         config = self.config
         checkpoint = _load(config, config.source)
-        checkpoint.conversation_lm()  # refused before anything is made room for
+        # Refused before anything is made room for.
+        facts = recogniser_model_of(checkpoint) if config.recogniser else model_of(checkpoint)
         # Before the step, which sees what memory is left and may make its cache smaller.
         recogniser = _recogniser(config)
         step = FrameStep(
@@ -95,7 +96,7 @@ class LocalBackend:
         core = Core(
             inbox,
             step,
-            model_of(checkpoint, recogniser and recogniser.hearing),
+            facts if recogniser is None else replace(facts, hearing=recogniser.hearing),
             model.sampling,
             config,
             self._times,

@@ -15,7 +15,7 @@ class ModelFacts:
 
     name: str
     model_type: str  # "moshi", "hibiki", "personaplex", ...
-    kind: Kind  # "dialogue" or "translator"
+    kind: Kind  # "dialogue", "translator" or "recogniser"
     sampling: SamplingConfig  # as the checkpoint advises
     context_s: float | None  # how far back it remembers
     text_delay_s: float  # how much later its text is than the audio it is about
@@ -27,13 +27,15 @@ class ModelFacts:
 
 
 def facts_of(checkpoint: Checkpoint) -> ModelFacts:
-    """Raises ConfigError for a checkpoint that holds no conversation."""
-    lm = checkpoint.conversation_lm()
+    """Reads the facts of a checkpoint. A recogniser writes what is likeliest, without chance."""
+    is_recogniser = checkpoint.kind == "recogniser"
+    lm = checkpoint.lm
+    assert lm is not None
     return ModelFacts(
         name=checkpoint.name,
         model_type=checkpoint.model_type,
         kind=checkpoint.kind,
-        sampling=checkpoint.advised_sampling,
+        sampling=SamplingConfig(greedy=True) if is_recogniser else checkpoint.advised_sampling,
         context_s=checkpoint.context_s,
         text_delay_s=checkpoint.text_delay_s,
         references=lm.takes_references,

@@ -36,7 +36,8 @@ class References:
     """
 
     def __init__(self, checkpoint: Checkpoint, encode: EncodeReference | None) -> None:
-        lm = checkpoint.conversation_lm()
+        lm = checkpoint.lm
+        assert lm is not None  # the engine has looked at its kind
         self._lm = lm
         self._tokenizer = checkpoint.tokenizer
         self._kind = lm.takes_references

@@ -7,6 +7,8 @@
     user_speech.py  what the user says: interim and final transcripts
     turn_gate.py    which audio is speech
     delegation.py   a backend LLM that writes what Moshi speaks, and calls tools
+    stt.py          STT, speech recognition for a cascade
+    frames.py       LiveKit's audio frames as the engine takes them
     server.py       MoshiServer, a worker with one engine
 
 `livekit.plugins.moshi` gives these names where LiveKit's users look for them. Tested with livekit-agents
@@ -17,5 +19,6 @@ from moshi_agent_adapters.livekit.model import SESSION_OPTIONS, MoshiModel
 from moshi_agent_adapters.livekit.realtime import RealtimeModel
 from moshi_agent_adapters.livekit.server import MoshiServer
 from moshi_agent_adapters.livekit.session import MoshiSession
+from moshi_agent_adapters.livekit.stt import STT
 
-__all__ = ["SESSION_OPTIONS", "MoshiModel", "MoshiServer", "MoshiSession", "RealtimeModel"]
+__all__ = ["SESSION_OPTIONS", "STT", "MoshiModel", "MoshiServer", "MoshiSession", "RealtimeModel"]

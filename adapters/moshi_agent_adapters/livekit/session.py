@@ -9,13 +9,11 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from livekit import rtc
 from livekit.agents import get_job_context, llm
 from livekit.agents.metrics.base import Metadata, RealtimeModelMetrics
 from livekit.agents.types import NOT_GIVEN, NotGivenOr
 from livekit.agents.utils import is_given
-from numpy.typing import NDArray
 
 from moshi_agent import (
     AudioChunk,
@@ -34,6 +32,7 @@ from moshi_agent import (
 from moshi_agent_adapters.call_log import CallLog
 from moshi_agent_adapters.livekit.bot_speech import BotSpeech
 from moshi_agent_adapters.livekit.delegation import Delegation
+from moshi_agent_adapters.livekit.frames import mono
 from moshi_agent_adapters.livekit.user_speech import UserSpeech
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ class MoshiSession(llm.DuplexSession[Extra]):
         if self._call is None or not self._call.is_open:
             return
         try:
-            self._call.push(_mono(frame), frame.sample_rate)
+            self._call.push(mono(frame), frame.sample_rate)
         except BacklogFull as error:
             self._model.warn_once("backlog", f"{error}; such input is not heard")
         except SessionClosed:
@@ -309,11 +308,3 @@ class MoshiSession(llm.DuplexSession[Extra]):
                 metadata=Metadata(model_name=self._model.model, model_provider=self._model.provider),
             ),
         )
-
-
-def _mono(frame: rtc.AudioFrame) -> NDArray[np.int16]:
-    """[N] int16: the frame's samples, its channels averaged."""
-    samples = np.frombuffer(frame.data, np.int16)
-    if frame.num_channels == 1:
-        return samples
-    return samples.reshape(-1, frame.num_channels).mean(axis=1).astype(np.int16)

@@ -4,6 +4,7 @@
     conversation.py  its way out: events of the engine as frames of the pipeline
     context.py       what it takes from a context
     settings.py      what of it can be changed while it runs
+    stt.py           MoshiSTTService, speech recognition for a cascade
     whole_words.py   pieces of text joined into words
     playout.py       whole frames for the transport, and no more than it can play in time
     metrics.py       figures that Pipecat has no words for
@@ -17,12 +18,14 @@ from moshi_agent_adapters.pipecat.jitter import use_short_jitter_buffers
 from moshi_agent_adapters.pipecat.metrics import MoshiMetricsData
 from moshi_agent_adapters.pipecat.service import MoshiLLMService
 from moshi_agent_adapters.pipecat.settings import MoshiLLMSettings
+from moshi_agent_adapters.pipecat.stt import MoshiSTTService
 from moshi_agent_adapters.pipecat.transcript import TranscriptFile
 
 __all__ = [
     "MoshiLLMService",
     "MoshiLLMSettings",
     "MoshiMetricsData",
+    "MoshiSTTService",
     "TranscriptFile",
     "use_short_jitter_buffers",
 ]

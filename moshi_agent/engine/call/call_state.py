@@ -87,7 +87,8 @@ class CallState:
         self._outlet = outlet
         self._speech = BotSpeech(model, config.silence_floor_dbfs)
         self._turns = Turns()
-        self._user_words = UserWords(model.hearing) if model.hearing and config.transcribe else None
+        is_written_down = config.transcribe or model.hears_only
+        self._user_words = UserWords(model.hearing) if model.hearing and is_written_down else None
         self._guide = TextGuide(model.tokenizer, model.text_padding, model.max_delay)
         self._lookups = Lookups(key, config.asking, model.takes_references, _words_delay(model, config))
         self._transcript = Transcript()

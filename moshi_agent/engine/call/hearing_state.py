@@ -1,23 +1,27 @@
-"""The host's side of a call to a recogniser: it hears one speaker, writes down what is said, and says nothing."""
+"""The host's side of a call to a recogniser, which hears one speaker and writes down what is said."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from moshi_agent.audio.framing import FRAME_SAMPLES
 from moshi_agent.config import SamplingConfig
-from moshi_agent.engine.call.call_state import SILENCE, CallFrame, CallState
+from moshi_agent.engine.call.call_state import CallFrame, CallState
 from moshi_agent.engine.call.model import Model
 from moshi_agent.engine.call.opening import OpeningFrame, PromptFrame
 from moshi_agent.engine.call.stamp import Stamp
 from moshi_agent.engine.commands import InputFrame, Key
 from moshi_agent.engine.config import SessionConfig
-from moshi_agent.engine.event_queue import Delivery, Outlet
+from moshi_agent.engine.event_queue import Outlet
 from moshi_agent.engine.schedule.scheduler import Ready
 from moshi_agent.engine.step.frame_step import RowInput, RowOutput
 from moshi_agent.errors import InputError
-from moshi_agent.events import UserPaused
+from moshi_agent.events import Event, UserPaused
 from moshi_agent.text.timed_reader import PauseConfig, TimedReader
 
+_SILENCE = np.zeros(FRAME_SAMPLES, np.float32)
 _SHORT_PAUSE_S = 0.5  # the shortest that the models foretell: early enough to begin an answer
 
 
@@ -25,14 +29,14 @@ class HearingState(CallState):
     """One call, from the frames it brings to the words of its speaker.
 
     Raises:
-        InputError: a prompt, a voice, a role or a greeting, which a recogniser has no use for.
+        InputError: a prompt, a voice or anything else that is for a model that speaks.
     """
 
     def __init__(
         self, key: Key, config: SessionConfig, sampling: SamplingConfig, model: Model, outlet: Outlet
     ) -> None:
-        if config.prompt is not None or config.greet or config.has_persona:
-            raise InputError("a recogniser takes no prompt, voice, role or greeting: it only hears")
+        if config.prompt is not None or config.greet or config.has_persona or config.asking is not None:
+            raise InputError("a recogniser takes no prompt, voice, role, greeting or asking: it only hears")
         super().__init__(key, config, sampling, model, outlet)
         assert model.hearing is not None
         short = PauseConfig(horizon_s=_SHORT_PAUSE_S)
@@ -56,7 +60,7 @@ class HearingState(CallState):
         frame = ready.frame
         if isinstance(frame, PromptFrame):
             return frame.row_input(row)
-        return RowInput(row=row, pcm=frame.pcm if isinstance(frame, InputFrame) else SILENCE)
+        return RowInput(row=row, pcm=frame.pcm if isinstance(frame, InputFrame) else _SILENCE)
 
     def deliver(
         self, output: RowOutput, ready: Ready[Key, CallFrame], now: float, wall_s: float, backlog_s: float
@@ -65,19 +69,30 @@ class HearingState(CallState):
         frame = ready.frame
         if isinstance(frame, PromptFrame):
             return
-        stamp = Stamp(self.frame, wall_s)
         assert self._user_words is not None
-        events = [*self._input_events(ready, stamp), *self._turn_events(frame, False, stamp)]
-        pause = self._short_pauses.read(self.frame, output.next_text, output.heads).pause
-        if pause is not None:
-            probability = round(pause.probability, 3)
-            events.append(stamp.event(UserPaused, probability=probability, horizon_s=_SHORT_PAUSE_S))
-        events += self._user_words.follow(output, self._user_speaking, stamp)
+        stamp = Stamp(self.frame, wall_s)
+        self._user_speaking = isinstance(frame, InputFrame) and frame.speaking
+        events = [
+            *self._input_events(ready, stamp),
+            *self._turn_events(stamp),
+            *self._short_pause(output, stamp),
+            *self._user_words.follow(output, self._user_speaking, stamp),
+        ]
         if self._is_tail(frame):
             self._tail.follow(output.text)
         self._count(ready, now, backlog_s)
         self.frame += 1
-        self._outlet(Delivery(events, inputs_taken=ready.skipped + isinstance(frame, InputFrame)))
+        self._hand_out(events, inputs_taken=ready.skipped + isinstance(frame, InputFrame))
+
+    def heard(self, ready: Ready[Key, CallFrame]) -> None:
+        """Returns None: there is no other recogniser beside this one."""
+
+    def _short_pause(self, output: RowOutput, stamp: Stamp) -> list[Event]:
+        pause = self._short_pauses.read(stamp.frame, output.next_text, output.heads).pause
+        if pause is None:
+            return []
+        probability = round(pause.probability, 3)
+        return [stamp.event(UserPaused, probability=probability, horizon_s=_SHORT_PAUSE_S)]
 
     def save(self) -> dict[str, Any]:
         """Returns everything that the next frame depends on."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from moshi_agent.audio.framing import FRAME_S
 from moshi_agent.checkpoint import Checkpoint
+from moshi_agent.checkpoint.recogniser import Recogniser
 from moshi_agent.checkpoint.translation import Ends
 from moshi_agent.config import ReferenceKind
 from moshi_agent.models.prefill import MOST_POSITIONS
@@ -31,9 +34,29 @@ class Model:
     ends: Ends | None = None  # of a translation
     hearing: Hearing | None = None  # of the recogniser that hears the user
     most_positions: int = MOST_POSITIONS  # of a prompt that are read at once
+    hears_only: bool = False  # it is itself the recogniser
+    silent_frames: int = 0  # that it wants to hear before anything else
 
 
-def model_of(checkpoint: Checkpoint, hearing: Hearing | None = None) -> Model:
+def recogniser_model_of(checkpoint: Checkpoint) -> Model:
+    """Reads the facts of a recogniser. Raises ConfigError for any other kind of checkpoint."""
+    recogniser = Recogniser.of(checkpoint)
+    lm, tokenizer = checkpoint.lm, checkpoint.tokenizer
+    assert lm is not None and tokenizer is not None
+    return Model(
+        tokenizer=tokenizer,
+        num_streams=lm.num_codebooks,
+        max_delay=lm.config.max_delay,
+        context=lm.config.temporal.context,
+        text_padding=lm.config.text_padding_id,
+        delay_s=recogniser.delay_s,
+        hearing=Hearing(tokenizer=tokenizer, delay_s=recogniser.delay_s),
+        hears_only=True,
+        silent_frames=math.ceil(recogniser.prefix_s / FRAME_S),
+    )
+
+
+def model_of(checkpoint: Checkpoint) -> Model:
     """Reads the facts of a checkpoint. Raises ConfigError for one that holds no conversation."""
     lm = checkpoint.conversation_lm()
     return Model(
@@ -48,6 +71,5 @@ def model_of(checkpoint: Checkpoint, hearing: Hearing | None = None) -> Model:
         text_card=lm.text_card,
         delay_s=checkpoint.text_delay_s,
         ends=checkpoint.ends,
-        hearing=hearing,
         most_positions=_POSITIONS_ON_CPU if lm.device.type == "cpu" else MOST_POSITIONS,
     )

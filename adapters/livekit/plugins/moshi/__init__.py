@@ -11,9 +11,24 @@ from livekit.agents import Plugin
 from livekit.plugins.moshi.log import logger
 from livekit.plugins.moshi.version import __version__
 
-from moshi_agent_adapters.livekit import SESSION_OPTIONS, MoshiModel, MoshiServer, MoshiSession, RealtimeModel
+from moshi_agent_adapters.livekit import (
+    SESSION_OPTIONS,
+    STT,
+    MoshiModel,
+    MoshiServer,
+    MoshiSession,
+    RealtimeModel,
+)
 
-__all__ = ["SESSION_OPTIONS", "MoshiModel", "MoshiServer", "MoshiSession", "RealtimeModel", "__version__"]
+__all__ = [
+    "SESSION_OPTIONS",
+    "STT",
+    "MoshiModel",
+    "MoshiServer",
+    "MoshiSession",
+    "RealtimeModel",
+    "__version__",
+]
 
 
 class MoshiPlugin(Plugin):
