@@ -96,7 +96,7 @@ class LocalBackend:
         core = Core(
             inbox,
             step,
-            facts if recogniser is None else replace(facts, hearing=recogniser.hearing),
+            facts if recogniser is None else model_of(checkpoint, recogniser.hearing),
             model.sampling,
             config,
             self._times,

@@ -8,6 +8,7 @@
     turn_gate.py    which audio is speech
     delegation.py   a backend LLM that writes what Moshi speaks, and calls tools
     stt.py          STT, speech recognition for a cascade
+    translation.py  Translator, Hibiki in LiveKit's beta of translation; not imported here
     frames.py       LiveKit's audio frames as the engine takes them
     server.py       MoshiServer, a worker with one engine
 

@@ -56,7 +56,7 @@ def recogniser_model_of(checkpoint: Checkpoint) -> Model:
     )
 
 
-def model_of(checkpoint: Checkpoint) -> Model:
+def model_of(checkpoint: Checkpoint, hearing: Hearing | None = None) -> Model:
     """Reads the facts of a checkpoint. Raises ConfigError for one that holds no conversation."""
     lm = checkpoint.conversation_lm()
     return Model(
@@ -71,5 +71,6 @@ def model_of(checkpoint: Checkpoint) -> Model:
         text_card=lm.text_card,
         delay_s=checkpoint.text_delay_s,
         ends=checkpoint.ends,
+        hearing=hearing,
         most_positions=_POSITIONS_ON_CPU if lm.device.type == "cpu" else MOST_POSITIONS,
     )

@@ -1,0 +1,84 @@
+"""A translator in LiveKit's TranslationSession, by a small Hibiki with random weights: the protocol alone.
+
+What such a model says means nothing, and how well Hibiki translates is not tested here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("livekit.agents", reason="needs the extra `livekit`: pip install moshi-agent[livekit]")
+
+from livekit.agents.beta.translation import TranslationSession
+from livekit.agents.testing import fake_job_context
+from livekit.agents.voice.events import CloseReason
+
+from moshi_agent import ConfigError, Engine, SessionConfig
+from moshi_agent_adapters.livekit.translation import Translator
+from tests.adapters.livekit.livekit_calls import Loudspeaker, Microphone, question
+from tests.translation_model import write_translation_checkpoint
+
+pytestmark = pytest.mark.real_time
+
+# A random model speaks at no level that a gate is made for.
+CONFIG = SessionConfig(seed=1, silence_floor_dbfs=-190)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    folder = write_translation_checkpoint(tmp_path_factory.mktemp("hibiki"))
+    with Engine.load(str(folder), device="cpu", capacity=2, admit_by_time=False, shared=False) as engine:
+        yield engine
+
+
+async def translate(engine: Engine, until: str, text: str = "What is your name?") -> list[Any]:
+    """The events of a session to the first of a kind."""
+    events: list[Any] = []
+    with fake_job_context() as job:
+        session: TranslationSession[None] = TranslationSession(model=Translator(engine, session=CONFIG))
+        session.input.audio = microphone = Microphone()
+        session.output.audio = Loudspeaker()
+        for name in (
+            "user_state_changed",
+            "user_input_transcribed",
+            "translation_transcribed",
+            "error",
+            "close",
+        ):
+            session.on(name, events.append)  # pyright: ignore[reportArgumentType]
+        await session.start()
+        microphone.speak(question(text))
+        for _ in range(1500):
+            if any(event.type == until for event in events):
+                break
+            await asyncio.sleep(0.02)
+        await session.aclose()
+        job._tempdir.cleanup()  # pyright: ignore[reportPrivateUsage]
+    return events
+
+
+def test_what_is_said_is_told_while_it_is_said(engine: Engine) -> None:
+    events = asyncio.run(translate(engine, until="translation_transcribed"))
+    kinds = [event.type for event in events]
+    assert "error" not in kinds
+    said = [event for event in events if event.type == "translation_transcribed"]
+    assert said[0].language == "en" and not said[0].is_final
+    assert "user_state_changed" in kinds
+    assert kinds[-1] == "close" and events[-1].reason == CloseReason.USER_INITIATED
+
+
+def test_a_full_engine_closes_the_session_with_its_reason(engine: Engine) -> None:
+    with engine.session(), engine.session():
+        events = asyncio.run(translate(engine, until="close"))
+    [error] = [event for event in events if event.type == "error"]
+    assert "no row is free" in str(error.error.error)
+    assert events[-1].reason == CloseReason.ERROR
+
+
+def test_a_model_of_dialogue_is_refused(four_rows: Engine) -> None:
+    with pytest.raises(ConfigError, match="hibiki"):
+        Translator(four_rows)
