@@ -39,5 +39,5 @@ def facts_of(checkpoint: Checkpoint) -> ModelFacts:
         context_s=checkpoint.context_s,
         text_delay_s=checkpoint.text_delay_s,
         references=lm.takes_references,
-        asks=lm.config.reference_token_id is not None,
+        asks=checkpoint.reference_token_id is not None,
     )
