@@ -47,7 +47,7 @@ LAYERS = {
         __init__
         asking birthplace capacity event_queue metrics prompt schedule step
         callbacks config
-        commands model_facts
+        commands model_facts tap
         call microphone personas reference_desk references
         intake
         session shared snapshot
@@ -62,6 +62,7 @@ LAYERS = {
         __init__
         sinc_resampling words
         samples speech_spans take_over
+        sounds
         answering backchannel judge pictures recognising small_suite timing
         measures
         suites
@@ -76,7 +77,7 @@ LAYERS = {
     "moshi_agent_adapters": """
         __init__ allowance bot_turn call_log networks origins personas
         protocols
-        talk webrtc
+        recordings talk webrtc
         livekit pipecat server
     """,
 }

@@ -59,6 +59,7 @@ def evaluate(asked: Evaluate) -> None:
     if asked.suite == "small":
         make_small_suite(asked.folder)
     samples = find_samples(asked.folder, None if asked.suite == "small" else asked.suite)
+    measurer.prepare(samples)
     if asked.model is not None:
         _answer(asked, asked.model, samples)
     if asked.recogniser is not None:

@@ -74,6 +74,11 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.option("--role", metavar="TEXT", help="What the bot is to be for callers who do not say.")
 @click.option("--greet", is_flag=True, help="The bot speaks first, if the model was trained so.")
 @click.option("--say-commentary", is_flag=True, help="Speak GPT-Live's commentary, word by word.")
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write every call into this folder: sound, words, events. Callers' consent is up to you.",
+)
 @click.option("--gradio-tunnel", "--tunnel", is_flag=True, hidden=True)
 @click.option("--gradio-tunnel-token", "tunnel_token", hidden=True)
 @click.option(

@@ -24,6 +24,7 @@ from moshi_agent.engine.prompt.prompt import Prompt, PromptSource
 from moshi_agent.engine.reference_desk import OnReference
 from moshi_agent.engine.session import Session
 from moshi_agent.engine.shared import Shared
+from moshi_agent.engine.tap import NewTap
 from moshi_agent.events import AudioChunk, Event, TextToken
 
 
@@ -32,6 +33,9 @@ class Engine:
 
     Loading happens in `load`; `start` measures the step and begins to serve. Use it as a context manager,
     sync or async, or call `start` and `close`.
+
+    Attributes:
+        new_tap: makes what listens in on each conversation to come, such as `Recordings.begin`.
     """
 
     # Many adapters in a process share one engine, by what it was loaded with; a fork has none of them.
@@ -43,6 +47,7 @@ class Engine:
         self._keys = itertools.count(1)
         self._lock = threading.Lock()
         self._is_closed = False
+        self.new_tap: NewTap | None = None
 
     @classmethod
     def load(
@@ -109,9 +114,7 @@ class Engine:
             on_reference: an async function that looks up what is asked for (`SessionConfig.asking`) and
                 returns it as text, or None for nothing. It is cancelled when that is not wanted any more.
         """
-        return Session(
-            next(self._keys), config or SessionConfig(), self._backend, resume, on_reference=on_reference
-        )
+        return self._new_session(config, resume, None, on_reference)
 
     def open_session(
         self,
@@ -131,10 +134,18 @@ class Engine:
             EngineFull, EngineUnhealthy, InputError: as `Session.open`.
         """
         callbacks = Callbacks(on_audio=on_audio, on_text=on_text, on_event=on_event)
-        session = Session(
-            next(self._keys), config or SessionConfig(), self._backend, resume, callbacks, on_reference
-        )
-        return session.open()
+        return self._new_session(config, resume, callbacks, on_reference).open()
+
+    def _new_session(
+        self,
+        config: SessionConfig | None,
+        resume: bytes | None,
+        callbacks: Callbacks | None,
+        on_reference: OnReference | None,
+    ) -> Session:
+        config = config or SessionConfig()
+        tap = self.new_tap and self.new_tap(config)
+        return Session(next(self._keys), config, self._backend, resume, callbacks, on_reference, tap)
 
     def prompt(self, *, text: str | None = None, audio: Samples | None = None) -> Prompt:
         """Makes what a conversation is to begin with: words that the bot has written, sounds it has made.

@@ -38,6 +38,7 @@ from moshi_agent.engine.intake import Intake
 from moshi_agent.engine.metrics.metrics import SessionReport
 from moshi_agent.engine.microphone import Microphone, Pcm, to_float32
 from moshi_agent.engine.reference_desk import OnReference, ReferenceDesk, refer_command
+from moshi_agent.engine.tap import SessionTap, tapped
 from moshi_agent.errors import BacklogFull, InputError, SessionClosed
 from moshi_agent.events import Event
 from moshi_agent.text.transcript import Transcript
@@ -76,12 +77,14 @@ class Session:
         snapshot: bytes | None = None,
         callbacks: Callbacks | None = None,
         on_reference: OnReference | None = None,
+        tap: SessionTap | None = None,
     ) -> None:
         self.key = key
         self.config = config
         self._backend = backend
         self._snapshot = snapshot
         self._callbacks = callbacks or Callbacks()
+        self._tap = tap
         longest_s = config.queue_s if config.live else math.inf
         self._events = EventQueue(longest_s, partial(_note_dropped, backend, key))
         self.transcript = Transcript()  # what both sides have said up to now, in turns
@@ -139,7 +142,8 @@ class Session:
         # A function stays here: the engine may be in another process.
         asking = self.config.asking and replace(self.config.asking, when=None)
         config = replace(self.config, asking=asking)
-        return self._backend.request(Open(self.key, config, self._snapshot), self._intake.put)
+        outlet = self._intake.put if self._tap is None else tapped(self._intake.put, self._tap)
+        return self._backend.request(Open(self.key, config, self._snapshot), outlet)
 
     def _give_up(self) -> None:
         self._backend.send(Close(self.key))
@@ -222,6 +226,8 @@ class Session:
 
     def _send_frames(self, frames: list[InputFrame]) -> None:
         for frame in frames:
+            if self._tap is not None:
+                self._tap.heard(frame.pcm)
             self._backend.send(frame)
         self._inputs_sent += len(frames)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moshi_agent.audio.files import read_audio, write_audio
+from moshi_agent.audio.files import read_audio, read_channels, write_audio
 from moshi_agent.audio.framing import SAMPLE_RATE_HZ, Samples
 from moshi_agent.engine.config import SessionConfig
 from moshi_agent.engine.engine import Engine
@@ -63,7 +63,7 @@ async def _answer_all(
 
     async def one(folder: Path, given: str, said: str) -> None:
         async with rows:
-            answer = await hear(engine, read_audio(folder / f"{given}.wav"), config)
+            answer = await hear(engine, read_input(folder, given), config)
         write_answer(folder, said, answer)
         told()
 
@@ -82,6 +82,16 @@ def write_answer(folder: Path, said: str, answer: Answer) -> None:
         words_path(folder, said, "recogniser").unlink(missing_ok=True)
     write_audio(folder / f"{said}.wav", answer.sound)
     write_words(words_path(folder, said, "monologue"), answer.words)
+
+
+def read_input(folder: Path, given: str) -> Samples:
+    """Reads what the model is to hear, [N] at 24 kHz: a file as it is, of a recorded call the user's side.
+
+    Raises:
+        AudioError: it is missing or damaged.
+    """
+    path = folder / f"{given}.wav"
+    return read_channels(path)[:, -1].copy() if given == "call" else read_audio(path)
 
 
 async def hear(engine: Engine, samples: Samples, config: SessionConfig) -> Answer:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from moshi_agent.audio.framing import Samples
 from moshi_agent.errors import DataError
 from moshi_agent.evaluation.backchannel import divergence, find_backchannels
 from moshi_agent.evaluation.judge import BEHAVIORS, Judge
 from moshi_agent.evaluation.samples import Sample
-from moshi_agent.evaluation.speech_spans import Span, SpeechDetector, at_detector_rate, read_mono
+from moshi_agent.evaluation.sounds import model_sound, user_sound
+from moshi_agent.evaluation.speech_spans import Span, SpeechDetector, at_detector_rate
 from moshi_agent.evaluation.take_over import latency_s, takes_turn, words_after
 from moshi_agent.evaluation.timing import MODEL_PAUSE_S, USER_PAUSE_S, joined, overlaps, response_gaps
 from moshi_agent.evaluation.words import (
@@ -49,6 +51,15 @@ class Measurer:
     reference: Mapping[str, Sequence[float]] | None = None
     judge: Judge | None = None
 
+    def prepare(self, samples: Iterable[Sample]) -> None:
+        """Loads what the measures of the samples need.
+
+        Raises:
+            ConfigError: the detection of speech is not installed.
+        """
+        if any(sample.task in ("backchannel", "overlap", "call") for sample in samples):
+            self._detector  # noqa: B018 - loaded when it is first asked for
+
     def of_words(self, sample: Sample, source: WordSource) -> Values:
         """Measures what can be seen by the model's words.
 
@@ -68,13 +79,15 @@ class Measurer:
                 return self._backchannel(sample, words)
             case "overlap":
                 return self._behavior(sample, source)
+            case "call":
+                return {}
 
     def of_sound(self, sample: Sample) -> Values:
-        """Measures what can be seen by the sound alone: of an overlap. Raises as `of_words` does."""
-        if sample.task != "overlap":
+        """Measures what the sound alone shows: of overlaps and recorded calls. Raises as `of_words` does."""
+        if sample.task not in ("overlap", "call"):
             return {}
-        user = joined(self._speech(sample.folder / "input.wav"), USER_PAUSE_S)
-        model = joined(self._speech(sample.folder / "output.wav"), MODEL_PAUSE_S)
+        user = joined(self._speech(*user_sound(sample)), USER_PAUSE_S)
+        model = joined(self._speech(*model_sound(sample)), MODEL_PAUSE_S)
         stops, gaps = overlaps(user, model), response_gaps(user, model)
         _write_json(
             sample.folder / "latency_intervals.json", {"latency_stop_list": stops, "latency_resp_list": gaps}
@@ -85,8 +98,8 @@ class Measurer:
     def _detector(self) -> SpeechDetector:
         return SpeechDetector()
 
-    def _speech(self, path: Path) -> list[Span]:
-        return self._detector.spans(at_detector_rate(*read_mono(path)))
+    def _speech(self, samples: Samples, rate_hz: int) -> list[Span]:
+        return self._detector.spans(at_detector_rate(samples, rate_hz))
 
     def _interruption(self, sample: Sample, words: list[SpokenWord], source: WordSource) -> Values:
         end_s = _event(sample)[1]
@@ -101,7 +114,7 @@ class Measurer:
         return values
 
     def _backchannel(self, sample: Sample, words: list[SpokenWord]) -> Values:
-        samples, rate_hz = read_mono(sample.folder / "output.wav")
+        samples, rate_hz = model_sound(sample)
         duration_s = len(samples) / rate_hz
         found = find_backchannels(self._detector.rounded_spans(samples), words)
         values = {TAKE_OVER: [float(found.takes_turn)], FREQUENCY: [len(found.spans) / duration_s]}

@@ -9,7 +9,7 @@ import numpy as np
 
 from moshi_agent.audio.framing import Samples
 from moshi_agent.evaluation.samples import Sample
-from moshi_agent.evaluation.speech_spans import read_mono
+from moshi_agent.evaluation.sounds import model_sound, user_sound
 from moshi_agent.evaluation.words import SpokenWord, WordSource, read_words, words_path
 
 _WIDTH = 900
@@ -26,11 +26,9 @@ def timeline(sample: Sample) -> str:
     Raises:
         AudioError, DataError: a file that is missing or of another form.
     """
-    sides = [
-        (name, *read_mono(path))
-        for name in ("input", "output")
-        if (path := sample.folder / f"{name}.wav").exists()
-    ]
+    sides = [("output", *model_sound(sample))]
+    if sample.inputs:
+        sides.append(("input", *user_sound(sample)))
     longest_s = max(len(sound) / rate_hz for _, sound, rate_hz in sides)
     scale = _WIDTH / longest_s  # pixels a second
     height = 2 * _SIDE + 2 * _TEXT

@@ -24,6 +24,8 @@ def recognise(sample: Sample, recogniser: Recogniser) -> None:
         AudioError: a sound that is missing or damaged.
         OutputError: a file cannot be written.
     """
+    if sample.task == "call":
+        return  # nothing of it is measured by words
     event = sample.event_s() if sample.task == "user_interruption" else None
     sounds = ["output"]
     if sample.task == "overlap":

@@ -3,7 +3,8 @@
 Full-Duplex-Bench 1: `input.wav` with `pause.json`, `turn_taking.json` or `interrupt.json`; a folder with a
 number for a name and none of them is one for backchannels. Version 1.5: `input.wav`, `clean_input.wav` and
 `metadata.json`.
-What the model says is `output.wav`, and its words `output.json`.
+What the model says is `output.wav`, and its words `output.json`. A call that was recorded is a stereo file,
+`call.wav`, with the bot on the left and the user on the right.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Literal
 from moshi_agent.errors import DataError
 from moshi_agent.evaluation.words import read_json
 
-Task = Literal["pause_handling", "smooth_turn_taking", "user_interruption", "backchannel", "overlap"]
+Task = Literal["pause_handling", "smooth_turn_taking", "user_interruption", "backchannel", "overlap", "call"]
 Suite = Literal["fdb-v1", "fdb-v1.5"]
 
 SUITES: dict[Suite, tuple[Task, ...]] = {
@@ -45,7 +46,7 @@ class Sample:
     @property
     def inputs(self) -> dict[str, str]:
         """Names what the model is to hear, each with the name of what it says to it; both without `.wav`."""
-        both = {"input": "output", "clean_input": "clean_output"}
+        both = {"input": "output", "clean_input": "clean_output", "call": "output"}
         return {given: said for given, said in both.items() if (self.folder / f"{given}.wav").exists()}
 
     def event_s(self) -> tuple[float, float] | None:
@@ -87,14 +88,17 @@ def find_samples(root: Path, suite: Suite | None = None) -> list[Sample]:
     Raises:
         DataError: there are none.
     """
-    tasks = [task for name, tasks in SUITES.items() if suite in (None, name) for task in tasks]
-    folders = {path.parent for name in ("input.wav", "output.wav") for path in root.rglob(name)}
+    tasks: list[Task] = [task for name, tasks in SUITES.items() if suite in (None, name) for task in tasks]
+    if suite is None:
+        tasks.append("call")
+    sounds = ("input.wav", "output.wav", "call.wav")
+    folders = {path.parent for name in sounds for path in root.rglob(name)}
     found = [Sample(folder, task) for folder in folders if (task := _task_of(folder)) in tasks]
     if not found:
         looked_for = ", ".join(mark for mark, task in _MARKS.items() if task in tasks)
         raise DataError(
             f"{root} has no samples in it; looked for: folders with input.wav or output.wav and one of "
-            f"{looked_for}, or named by a number"
+            f"{looked_for}, or named by a number; call.wav of recorded calls"
         )
     return sorted(found, key=lambda sample: (str(sample.data_set), _number(sample), sample.folder.name))
 
@@ -103,6 +107,8 @@ def _task_of(folder: Path) -> Task | None:
     for mark, task in _MARKS.items():
         if (folder / mark).exists():
             return task
+    if (folder / "call.wav").exists():
+        return "call"
     return "backchannel" if folder.name.isdecimal() else None
 
 

@@ -61,15 +61,17 @@ class SpeechDetector:
         return [Span(one["start"], one["end"]) for one in found]
 
 
-def read_mono(path: Path) -> tuple[Samples, int]:
-    """Reads a file as it is: [N] of its first channel, and its rate. Raises AudioError if there is none."""
+def read_mono(path: Path, channel: int = 0) -> tuple[Samples, int]:
+    """Reads a file as it is: [N] of one channel, and its rate. Raises AudioError where there is none."""
     try:
         samples, rate_hz = sf.read(path, dtype="float32", always_2d=True)
     except (OSError, sf.LibsndfileError) as error:
         raise AudioError(f"{path} cannot be read as audio: {error}") from error
     if not len(samples):
         raise AudioError(f"{path} has no samples in it")
-    return np.ascontiguousarray(samples[:, 0], dtype=np.float32), int(rate_hz)
+    if channel >= samples.shape[1]:
+        raise AudioError(f"{path} has one channel; needed are two, the bot left and the user right")
+    return np.ascontiguousarray(samples[:, channel], dtype=np.float32), int(rate_hz)
 
 
 def at_detector_rate(samples: Samples, rate_hz: int) -> Samples:

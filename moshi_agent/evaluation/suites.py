@@ -35,6 +35,7 @@ _MEASURES: dict[Task, dict[str, Better]] = {
         measures.RESPONSE: "lower",
         **dict[str, Better].fromkeys(BEHAVIORS, ""),
     },
+    "call": {measures.STOP: "lower", measures.RESPONSE: "lower"},
 }
 _UNITS = {
     measures.LATENCY: "s",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import uvicorn
 
 from moshi_agent import ConfigError, Engine
 from moshi_agent.plural import counted
+from moshi_agent_adapters.recordings import Recordings
 from moshi_agent_adapters.server.app import create_app
 from moshi_agent_adapters.server.config import ServerConfig, is_loopback
 from moshi_agent_adapters.server.descriptors import connections_that_fit, raise_descriptor_limit
@@ -48,6 +49,7 @@ class Serve:
     ssl_key: Path | None = None
     ssl_self_signed: bool = False
     proxies: str | None = None  # addresses whose X-Forwarded-For is believed
+    record: Path | None = None  # a folder for the recordings of all calls
     log_level: str = "warning"
     log_format: LogFormat = "text"
 
@@ -81,7 +83,7 @@ def serve(asked: Serve) -> None:
         admit_by_time=not asked.overcommit,
     )
     app = create_app(engine, server)
-    with _tls(asked) as tls:
+    with _tls(asked) as tls, _recordings(asked, engine):
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -95,6 +97,21 @@ def serve(asked: Serve) -> None:
         )
         _announce(asked, port, secure=tls is not None)
         DrainingServer(config, app.state.server).run(sockets)
+
+
+@contextmanager
+def _recordings(asked: Serve, engine: Engine) -> Generator[None]:
+    """Records every call, if that is wanted. Raises OutputError where the folder cannot be made."""
+    if asked.record is None:
+        yield
+        return
+    _log.warning(
+        "calls are recorded into %s: to ask callers for consent, and to delete what is old, is up to you",
+        asked.record,
+    )
+    with closing(Recordings(asked.record)) as recordings:
+        engine.new_tap = recordings.begin
+        yield
 
 
 @contextmanager

@@ -278,3 +278,14 @@ def test_a_page_may_come_from_a_known_origin_only() -> None:
             assert response.status == status
             assert json.loads(response.read())
             connection.close()
+
+
+@pytest.mark.slow
+def test_calls_are_recorded_where_that_is_asked_for(tmp_path: Path) -> None:
+    """With the engine in a process of its own; complete once the server has stopped."""
+    with serving("--record", str(tmp_path / "calls")) as server:
+        asyncio.run(ask_kyutai(server.websocket, question("What is your name?"), ANSWER))
+    [line] = (tmp_path / "calls" / "calls.jsonl").read_text().splitlines()
+    sound, rate_hz = sf.read(tmp_path / "calls" / json.loads(line)["path"])
+    bot, user = abs(sound).max(0)
+    assert rate_hz == 24_000 and bot > 0.05 and user > 0.05
