@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 
 from moshi_agent.nn.cache_attention import attend, attend_reference, choose_chunk, store
 from moshi_agent.nn.kv_cache import SCALE_DTYPE, LayerCache, dequantize, quantize
+from tests.nn.triton_here import needs_interpreter, needs_triton
 from tests.small_models import small_lm
 
 _CHECKS = Path(__file__).with_name("cache_attention_interpreted.py")
@@ -106,13 +106,8 @@ def test_rows_of_an_int8_cache_are_saved_and_copied_like_any_state() -> None:
     assert not any(tensor.any() for tensor in state.tensors())
 
 
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
-)
-
-
 @pytest.mark.slow
-@needs_triton
+@needs_interpreter
 def test_the_kernels_are_the_reference() -> None:
     """Run by Triton's interpreter, which reads its environment once: hence in a process of its own."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}

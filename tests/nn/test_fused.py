@@ -15,14 +15,11 @@ import torch
 
 from moshi_agent.nn import fused
 from tests.nn.fused_checks import CHECKS
-
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
-)
+from tests.nn.triton_here import needs_interpreter, needs_triton
 
 
 @pytest.mark.slow
-@needs_triton
+@needs_interpreter
 def test_the_kernels_are_the_operators() -> None:
     """Run by Triton's interpreter, which reads its environment once: hence in a process of its own."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
