@@ -46,50 +46,60 @@ _ANSWER_S = 2.0  # that a process which is alive takes at most to say how it is
 _NO_ANSWER = f"the engine's process has not answered within {_ANSWER_S:g} s"
 
 
-class RestartLimit:
-    """So many restarts within so much time, and no more."""
+class RestartPauses:
+    """How long to wait before another process begins: at first not at all, then longer with each.
 
-    def __init__(self, most: int = 3, within_s: float = 300.0) -> None:
-        self.most, self.within_s = most, within_s
+    Args:
+        first_s: before the second in a row; twice as long before each one after it.
+        most_s: at most.
+        well_s: a process that has lived for so long ends the row.
+    """
+
+    def __init__(self, first_s: float = 1.0, most_s: float = 60.0, well_s: float = 300.0) -> None:
+        self._first_s, self._most_s, self._well_s = first_s, most_s, well_s
+        self._next_s = 0.0
+        self._begun: float | None = None
         self.taken = 0
-        self._recent: list[float] = []
 
-    def allow(self, now: float) -> bool:
-        """Takes one at this time, in seconds, if there is one left."""
-        self._recent = [at for at in self._recent if now - at < self.within_s]
-        if len(self._recent) >= self.most:
-            return False
-        self._recent.append(now)
+    def take(self, now: float) -> float:
+        """Counts a restart at this time, in seconds. Returns for how long it has to wait."""
+        if self._begun is not None and now - self._begun >= self._well_s:
+            self._next_s = 0.0
+        pause_s = self._next_s
+        self._next_s = min(self._most_s, 2 * pause_s) if pause_s else self._first_s
+        self._begun = now + pause_s
         self.taken += 1
-        return True
+        return pause_s
 
 
 class ProcessBackend:
     """Runs a `LocalBackend` in a process of its own; loads as it is made.
 
     When the process dies, its conversations end with the reason `engine_lost`, what was asked of it fails
-    with EngineUnhealthy, and another one begins, with a limit. Meanwhile nobody is taken; `start` waits.
+    with EngineUnhealthy, and another one begins: at once, or after a pause that grows with each that dies.
+    Meanwhile nobody is taken; `start` waits.
 
     As with all that `multiprocessing` spawns, a script must do this under `if __name__ == "__main__":`.
 
     Args:
         config: of the engine.
-        restarts: how often another process may begin.
+        restarts: how long each of them waits.
 
     Raises:
         ConfigError, CheckpointError: as `LocalBackend`.
         EngineUnhealthy: the process cannot be started, or has ended before it was loaded.
     """
 
-    def __init__(self, config: EngineConfig, restarts: RestartLimit | None = None) -> None:
+    def __init__(self, config: EngineConfig, restarts: RestartPauses | None = None) -> None:
         self.config = config
         self._birthplace = Birthplace()
-        self.restarts = restarts or RestartLimit()
+        self.restarts = restarts or RestartPauses()
         self.lost_sessions = 0
         self.metrics = RemoteMetrics(self)
         self._lock = threading.Lock()
         self._process = EngineProcess()
-        self._is_started = self._is_draining = self._is_stopping = self._has_given_up = False
+        self._is_started = self._is_draining = self._has_given_up = False
+        self._stopping = threading.Event()
         self._watchdog = None if config.hang_s is None else Watchdog(config.hang_s, lambda: self._process)
         self._thread = threading.Thread(target=self._supervise, name="moshi-engine-process", daemon=True)
         self._thread.start()
@@ -125,7 +135,7 @@ class ProcessBackend:
         if not self._birthplace.is_here:
             return
         with self._lock:
-            self._is_stopping = True
+            self._stopping.set()
             process = self._process
         if self._watchdog is not None:
             self._watchdog.stop()
@@ -192,46 +202,51 @@ class ProcessBackend:
         return self.ask(About.MODEL).result()
 
     def _refusal(self) -> str:
-        if self._is_stopping:
+        if self._stopping.is_set():
             return CLOSED
         if not self._is_started:
             return NOT_STARTED
         if self._has_given_up:
-            restarts = counted(self.restarts.taken, "restart")
-            return f"the engine's process died and is started no more, after {restarts}"
+            return "the engine's process has died while it drained, and is started no more"
         return "the engine's process is being started again"
 
     def _supervise(self) -> None:
-        """One process after the other."""
-        process: EngineProcess | None = self._process
-        while process is not None:
-            how = process.run(self.config)
-            never_loaded = not process.is_loaded and not self.restarts.taken  # then `__init__` raises it
+        """One process after the other, until somebody stops it."""
+        process, pause_s = self._process, 0.0
+        while True:
+            how = "is not wanted any more" if self._stopping.wait(pause_s) else process.run(self.config)
+            is_wanted = process.is_loaded or self.restarts.taken > 0  # else `__init__` raises why it is not
             if not process.is_loaded:
                 told = f": {process.loaded.exception()}" if process.loaded.done() else _WHERE_IT_MAY_BEGIN
                 how += f" before it was loaded{told}"
             # Whoever hears of the end finds it counted, and the next process in its place.
             self.lost_sessions += process.sessions
-            successor = self._successor(process)
-            if not (self._is_stopping or never_loaded):
-                self._log_loss(how, process.sessions, has_successor=successor is not None)
-            process.fail(EngineUnhealthy(CLOSED if self._is_stopping else f"the engine's process {how}"))
+            successor = self._successor() if is_wanted else None
+            if successor is not None:
+                pause_s = self.restarts.take(time.monotonic())
+            if is_wanted and not self._stopping.is_set():
+                self._log_loss(how, process.sessions, None if successor is None else pause_s)
+            closed = self._stopping.is_set()
+            process.fail(EngineUnhealthy(CLOSED if closed else f"the engine's process {how}"))
+            if successor is None:
+                return
             process = successor
 
-    def _log_loss(self, how: str, lost: int, has_successor: bool) -> None:
-        next_ = "another one is started" if has_successor else "none is started any more"
+    def _log_loss(self, how: str, lost: int, pause_s: float | None) -> None:
+        starts_again = pause_s is not None
+        next_ = "none is started any more"
+        if starts_again:
+            next_ = "another one is started" + (f" in {pause_s:g} s" if pause_s else "")
         _log.error(
             "engine process lost: it %s; %s lost; %s, %s so far",
             *(how, counted(lost, "conversation"), next_, counted(self.restarts.taken, "restart")),
-            extra={"how": how, "lost": lost, "restarts": self.restarts.taken, "starts_again": has_successor},
+            extra={"how": how, "lost": lost, "restarts": self.restarts.taken, "starts_again": starts_again},
         )
 
-    def _successor(self, process: EngineProcess) -> EngineProcess | None:
-        """What begins after a process; nothing after a first one that did not get as far as to be loaded."""
-        never_loaded = not process.is_loaded and not self.restarts.taken
-        is_wanted = not (self._is_draining or never_loaded)
+    def _successor(self) -> EngineProcess | None:
+        """What begins after a process; nothing for an engine that ends."""
         with self._lock:
-            if self._is_stopping or not is_wanted or not self.restarts.allow(time.monotonic()):
+            if self._stopping.is_set() or self._is_draining:
                 self._has_given_up = True
                 return None
             successor = self._process = EngineProcess()

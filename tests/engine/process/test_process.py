@@ -42,7 +42,8 @@ from moshi_agent import (
     SessionConfig,
     TextToken,
 )
-from moshi_agent.engine.process.process import ProcessBackend, RestartLimit
+from moshi_agent.engine.commands import Ping
+from moshi_agent.engine.process.process import ProcessBackend, RestartPauses
 
 ANSWER = "You are very welcome."
 FILE = SessionConfig(seed=1, live=False, tail_ms=2400)
@@ -304,29 +305,50 @@ def test_closing_ends_the_conversations_and_leaves_nothing() -> None:
         assert len(os.listdir("/proc/self/fd")) <= files
 
 
-def test_a_process_that_dies_too_often_is_left_dead() -> None:
-    backend = ProcessBackend(EngineConfig(**OPTIONS), RestartLimit(most=0))
+def test_a_process_that_dies_again_and_again_is_waited_for_longer() -> None:
+    backend = ProcessBackend(EngineConfig(**OPTIONS), RestartPauses(first_s=1000, most_s=1000))
     backend.start()
-    assert backend.metrics.snapshot().healthy
-    assert backend.pid is not None
-    os.kill(backend.pid, signal.SIGKILL)
-    assert eventually(lambda: not backend.metrics.snapshot().healthy)
-    with pytest.raises(EngineUnhealthy, match="signal 9"):
-        backend.start()
-    with pytest.raises(EngineUnhealthy):
-        backend.capacity()
+    for restarts in (1, 2):  # the second one waits
+        assert backend.metrics.snapshot().healthy
+        assert backend.pid is not None
+        os.kill(backend.pid, signal.SIGKILL)
+        assert eventually(lambda restarts=restarts: backend.restarts.taken == restarts)
+        assert not backend.metrics.snapshot().healthy
+        with pytest.raises(EngineUnhealthy):
+            backend.capacity()
+        assert eventually(lambda restarts=restarts: restarts == 2 or backend.metrics.snapshot().healthy, 120)
+    with pytest.raises(EngineUnhealthy, match="being started again"):
+        backend.request(Ping()).result(5)
+    waiting = Future[None]()
+    thread = threading.Thread(target=lambda: _into(waiting, backend.start))
+    thread.start()
+    began = time.monotonic()
     backend.stop()
+    assert time.monotonic() - began < 20
+    thread.join(20)
+    with pytest.raises(EngineUnhealthy, match="closed"):
+        waiting.result(0)
 
 
-@given(st.integers(0, 4), st.lists(st.floats(0, 100), max_size=30))
-def test_no_more_restarts_than_allowed_in_any_stretch_of_time(most: int, pauses: list[float]) -> None:
-    limit, now, taken = RestartLimit(most, within_s=60), 0.0, list[float]()
-    for pause in pauses:
-        now += pause
-        recent = [at for at in taken if now - at < 60]
-        assert limit.allow(now) == (len(recent) < most)
-        taken += [now] * (len(recent) < most)
-    assert limit.taken == len(taken)
+def _into(future: Future[None], work: Callable[[], None]) -> None:
+    """What becomes of work in another thread."""
+    try:
+        future.set_result(work())
+    except EngineUnhealthy as error:
+        future.set_exception(error)
+
+
+@given(st.lists(st.integers(0, 400), max_size=30))
+def test_pauses_grow_until_a_process_has_lived_for_long(lives_s: list[int]) -> None:
+    pauses, now, in_a_row = RestartPauses(first_s=1, most_s=60, well_s=300), 0.0, 0
+    assert pauses.take(now) == 0
+    for lived_s in lives_s:
+        now += lived_s
+        in_a_row = 0 if lived_s >= 300 else in_a_row + 1
+        pause_s = pauses.take(now)
+        assert pause_s == (min(60, 2.0 ** (in_a_row - 1)) if in_a_row else 0)
+        now += pause_s
+    assert pauses.taken == 1 + len(lives_s)
 
 
 PROGRAM = """
