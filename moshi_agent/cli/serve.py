@@ -9,7 +9,7 @@ import click
 
 from moshi_agent.cli.adapters import load_adapter
 from moshi_agent.cli.options import lora_option, model_option, threads_option
-from moshi_agent.cli.serve_limits import LIMITS, limit_options
+from moshi_agent.cli.serve_limits import LIMITS, WEBRTC_LIMITS, limit_options
 from moshi_agent.cli.whole_text import WholeText
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -68,6 +68,12 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     help="A STUN or TURN server for WebRTC, which callers learn with its credential; may be repeated.",
 )
 @limit_options
+@click.option(
+    "--webrtc-private-candidates/--no-webrtc-private-candidates",
+    "webrtc_private_candidates",
+    default=None,
+    help="Send packets to private addresses that callers name. [default: to those who call from one]",
+)
 @click.option("--voices", type=_FOLDER, help="A folder of voices for callers to choose from.")
 @click.option("--roles", is_flag=True, help="The model takes roles and voices, though it is no PersonaPlex.")
 @click.option("--voice", metavar="NAME", help="Of callers who choose none.")
@@ -119,10 +125,17 @@ def serve(
         tokens=tokens,
         no_auth=options.pop("insecure_no_auth"),
         ice_servers=command.ice_servers(options.pop("ice_servers")),
+        webrtc=_webrtc(command, options),
         **{limit.field: options.pop(limit.field) for limit in LIMITS},
         **{name: options.pop(name) for name in names},
     )
     command.serve(command.Serve(model=model, server=config, process=not no_process, **options))
+
+
+def _webrtc(command: Any, options: dict[str, Any]) -> Any:
+    """The `ConnectionConfig` of these options, which it takes out of them."""
+    fields = ["private_candidates", *(limit.field for limit in WEBRTC_LIMITS)]
+    return command.webrtc_limits(**{field: options.pop(f"webrtc_{field}") for field in fields})
 
 
 def _no_tunnel(port: int) -> str:

@@ -15,7 +15,7 @@ _COUNT = click.IntRange(1)
 
 @dataclass(frozen=True)
 class Limit:
-    """One limit: its option, the field of `ServerConfig` that it sets, and what it means."""
+    """One limit: its option, the field that it sets, and what it means."""
 
     option: str
     field: str
@@ -24,6 +24,7 @@ class Limit:
     help: str
 
 
+# Fields of `ServerConfig`.
 LIMITS = (
     Limit("--calls-per-address", "calls_per_address", _COUNT, None, "At once. [default: half of --capacity]"),
     Limit("--starts-per-minute", "starts_per_minute", _COUNT, 120, "Of calls, from one address."),
@@ -43,23 +44,41 @@ LIMITS = (
     Limit(
         "--frames-per-second", "frames_per_second", _ABOVE_0, 100.0, "Pings and parts of messages, of a call."
     ),
+    Limit("--ping-seconds", "ping_s", _ABOVE_0, 10.0, "For a websocket to answer a ping."),
     Limit("--longest-call", "longest_call_s", _ABOVE_0, 3600.0, "In seconds."),
     Limit("--drain-seconds", "drain_s", _SECONDS, 30.0, "For calls to end by themselves, after SIGTERM."),
+)
+
+# Fields of `ConnectionConfig`.
+WEBRTC_LIMITS = (
+    Limit("--webrtc-connecting", "connecting_per_address", _COUNT, 8, "Of one address, not connected yet."),
+    Limit("--webrtc-connect-seconds", "connect_timeout_s", _ABOVE_0, 15.0, "From answer to first packet."),
+    Limit(
+        "--webrtc-silence-seconds", "silence_timeout_s", _ABOVE_0, 3.5, "Without any packet, until the end."
+    ),
+    Limit("--webrtc-messages-per-second", "messages_per_second", _ABOVE_0, 20.0, "On the data channels."),
+    Limit("--webrtc-says-per-second", "says_per_second", _ABOVE_0, 2.0, "Of them, sentences to say."),
+    Limit("--webrtc-offers-per-second", "offers_per_second", _ABOVE_0, 0.5, "Renewed ones, of a call."),
 )
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def limit_options(command: _Command) -> _Command:
-    """Gives a command an option for each limit; its parameter has the field's name."""
+    """Gives a command an option for each limit. Its parameter is the field, after `webrtc_` for those."""
+    for limit in reversed(WEBRTC_LIMITS):
+        command = _option(limit, f"webrtc_{limit.field}")(command)
     for limit in reversed(LIMITS):
-        option = click.option(
-            limit.option,
-            limit.field,
-            type=limit.kind,
-            default=limit.default,
-            show_default=limit.default is not None,
-            help=limit.help,
-        )
-        command = option(command)
+        command = _option(limit, limit.field)(command)
     return command
+
+
+def _option(limit: Limit, parameter: str) -> Callable[[_Command], _Command]:
+    shown = limit.default is not None
+    return click.option(
+        *(limit.option, parameter),
+        type=limit.kind,
+        default=limit.default,
+        show_default=shown,
+        help=limit.help,
+    )

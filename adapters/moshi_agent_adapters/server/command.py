@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterable
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import uvicorn
@@ -23,7 +24,7 @@ from moshi_agent_adapters.server.http_protocol import uvicorn_options
 from moshi_agent_adapters.server.listening import listen
 from moshi_agent_adapters.server.log_format import LogFormat, set_up_log
 from moshi_agent_adapters.server.tls import tls_context
-from moshi_agent_adapters.webrtc.config import IceServer
+from moshi_agent_adapters.webrtc.config import ConnectionConfig, IceServer
 
 _log = logging.getLogger("moshi_agent.server")
 _GRACE_S = 5  # for connections, once everything has ended
@@ -151,6 +152,11 @@ def _announce(asked: Serve, port: int, secure: bool) -> None:
 def ice_servers(texts: Iterable[str]) -> tuple[IceServer, ...]:
     """The servers that `--ice-server` names. Raises ConfigError."""
     return tuple(IceServer.parse(text) for text in texts)
+
+
+def webrtc_limits(**fields: Any) -> ConnectionConfig:
+    """What goes for calls over WebRTC. Raises ConfigError."""
+    return ConnectionConfig(**fields)
 
 
 def read_tokens(file: Path) -> tuple[str, ...]:

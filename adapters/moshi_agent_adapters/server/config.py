@@ -10,7 +10,7 @@ from moshi_agent.errors import ConfigError
 from moshi_agent_adapters.origins import as_sent
 
 if TYPE_CHECKING:
-    from moshi_agent_adapters.webrtc.config import IceServer
+    from moshi_agent_adapters.webrtc.config import ConnectionConfig, IceServer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,9 @@ class ServerConfig:
     ice_servers: tuple[
         IceServer, ...
     ] = ()  # for WebRTC, at both ends: who may call may know their credentials
+    webrtc: ConnectionConfig | None = (
+        None  # the limits of its calls; ICE servers and length are those of here
+    )
     model_name: str = "tiny"  # as `/v1/models` gives it
     longest_message: int = 256 * 1024  # bytes, of a client
     calls_per_address: int | None = None  # None: see `calls_of_one_address`
@@ -35,6 +38,7 @@ class ServerConfig:
     longest_head: int = 32 * 1024  # bytes, of a request's headers
     request_s: float = 20.0  # for a request to come as a whole, and for its answer to be read
     frames_per_second: float = 100.0  # of a websocket: pings, pongs and parts of messages; some s at once
+    ping_s: float = 10.0  # for a websocket to answer a ping, and between two
     start_s: float = 20.0  # for a client to say how its call is to be
     open_s: float = 10.0  # for the engine to begin a conversation
     idle_s: float = 30.0  # without audio; then a call may have to make room, see `idle_calls.py`
@@ -81,7 +85,15 @@ class ServerConfig:
                 raise ConfigError(f"{name}={getattr(self, name)}; accepted: 1 or more")
         if self.calls_per_address is not None and self.calls_per_address < 1:
             raise ConfigError(f"calls_per_address={self.calls_per_address}; accepted: 1 or more")
-        for name in ("request_s", "frames_per_second", "messages_per_second", "send_s", "start_s", "open_s"):
+        for name in (
+            "request_s",
+            "frames_per_second",
+            "messages_per_second",
+            "send_s",
+            "start_s",
+            "open_s",
+            "ping_s",
+        ):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}={getattr(self, name)}; accepted: more than 0")
 

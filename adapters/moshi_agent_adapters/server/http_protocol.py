@@ -21,7 +21,6 @@ from moshi_agent_adapters.server.limits import ConnectionLimits, ConnectionPlace
 from moshi_agent_adapters.server.tls import TlsProtocol
 from moshi_agent_adapters.server.websocket_protocol import WebsocketProtocol
 
-_PING_S = 10.0  # a websocket that does not answer for so long is closed
 _LONGEST_LINE = 8_000  # bytes, of an upgrade: `websockets` takes 8,192 and does not answer longer ones
 _MOST_HEADERS = 120  # likewise 128
 
@@ -44,8 +43,8 @@ def uvicorn_options(
         "h11_max_incomplete_event_size": config.longest_head,
         "ws": "websockets-sansio",
         "ws_max_size": 4 * config.longest_message,  # beyond ours, which can say what is wrong
-        "ws_ping_interval": _PING_S,
-        "ws_ping_timeout": _PING_S,
+        "ws_ping_interval": config.ping_s,
+        "ws_ping_timeout": config.ping_s,
         "ws_per_message_deflate": False,  # audio does not become smaller
     }
 

@@ -38,10 +38,12 @@ class WebCalls(Connections):
 
     def __init__(self, server: Server) -> None:
         config = server.config
-        super().__init__(
-            server.engine,
-            ConnectionConfig(ice_servers=config.ice_servers, longest_call_s=config.longest_call_s),
+        webrtc = replace(
+            config.webrtc or ConnectionConfig(),
+            ice_servers=config.ice_servers,
+            longest_call_s=config.longest_call_s,
         )
+        super().__init__(server.engine, webrtc)
         self._server = server
         self._leaving: set[asyncio.Task[None]] = set()
 

@@ -25,10 +25,13 @@ pytest.importorskip("aiortc", reason="needs the extra `server`: pip install mosh
 from websockets.sync.client import connect
 
 from moshi_agent.cli import main
-from moshi_agent.cli.serve_limits import LIMITS
+from moshi_agent.cli.serve import _webrtc
+from moshi_agent.cli.serve_limits import LIMITS, WEBRTC_LIMITS
 from moshi_agent.questions import find_question, sample_questions
 from moshi_agent_adapters.protocols.kyutai import Kind
-from moshi_agent_adapters.server import ServerConfig
+from moshi_agent_adapters.server import Server, ServerConfig, command
+from moshi_agent_adapters.server.web_calls import WebCalls
+from moshi_agent_adapters.webrtc import ConnectionConfig
 from tests.adapters.server.server_calls import Running, wait_for
 from tests.adapters.server.server_clients import ask_kyutai, question, rest
 from tests.adapters.server.server_process import serving
@@ -66,12 +69,33 @@ def test_settings_that_cannot_be_are_one_line(arguments: list[str], said: str) -
 
 
 def test_limits_are_options_whose_defaults_are_those_of_the_server() -> None:
-    fields = {field.name: field.default for field in dataclasses.fields(ServerConfig)}
-    assert all(limit.default == fields[limit.field] for limit in LIMITS)
+    for config, limits in ((ServerConfig, LIMITS), (ConnectionConfig, WEBRTC_LIMITS)):
+        fields = {field.name: field.default for field in dataclasses.fields(config)}
+        assert all(limit.default == fields[limit.field] for limit in limits)
     told = " ".join(_invoke("serve", "--help").output.split())
-    for limit in LIMITS:
+    for limit in (*LIMITS, *WEBRTC_LIMITS):
         assert limit.option in told
         assert _invoke("serve", limit.option, "-1").exit_code == 2
+
+
+def test_every_limit_of_a_connection_is_an_option_and_stands_in_the_documents() -> None:
+    numbers = {f.name for f in dataclasses.fields(ServerConfig) if f.type in ("int", "float", "int | None")}
+    assert numbers - {"port"} == {limit.field for limit in LIMITS}
+    of_webrtc = {f.name for f in dataclasses.fields(ConnectionConfig) if f.type in ("int", "float")}
+    no_limits = {"bit_rate", "expected_loss_percent", "stats_interval_s", "longest_call_s"}
+    assert of_webrtc - no_limits == {limit.field for limit in WEBRTC_LIMITS}
+    document = (Path(__file__).parents[3] / "docs" / "server.md").read_text(encoding="utf-8")
+    table = document.partition("### Limits")[2].partition("### Stopping")[0]
+    assert [limit.option for limit in (*LIMITS, *WEBRTC_LIMITS) if f"`{limit.option}`" not in table] == []
+
+
+def test_options_of_webrtc_come_to_its_calls(server: Running) -> None:
+    options = {f"webrtc_{limit.field}": 3.0 for limit in WEBRTC_LIMITS} | {"webrtc_private_candidates": False}
+    webrtc = _webrtc(command, options)
+    assert not options
+    calls = WebCalls(Server(server.server.engine, ServerConfig(webrtc=webrtc, longest_call_s=7.0)))
+    assert {getattr(calls.config, limit.field) for limit in WEBRTC_LIMITS} == {3.0}
+    assert (calls.config.private_candidates, calls.config.longest_call_s) == (False, 7.0)
 
 
 def test_a_port_that_is_taken_is_one_line(server: Running) -> None:
