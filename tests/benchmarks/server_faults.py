@@ -1,227 +1,160 @@
-"""What good callers notice of bad ones: how evenly their audio comes before and during attacks.
+"""What a good caller notices of attacks: how evenly its audio comes before and during each, and its answers.
 
-Good callers, in a process of their own, hum in real time over GPT-Live and note the time between two chunks
-of audio that they get: 80 ms, if nothing disturbs. Meanwhile others misbehave, one way after the other and
-then all at once, each in a process. They take rows, and everything shares this machine's cores: part of what
-is seen is that.
+`moshi-agent serve` runs as its users run it, with a token. A good caller in a process of its own asks sample
+questions over GPT-Live and notes when audio comes: every 80 ms, if nothing disturbs. One attack after the
+other (`attacks.py`) runs in another process. All share this machine's cores: part of what is seen is that.
 
-    PYTHONPATH=. python tests/benchmarks/server_faults.py
+    PYTHONPATH=.:adapters python tests/benchmarks/server_faults.py [--seconds 20] [--only "GET"]
+
+Prints a line for each attack. The exit status is 1 if under one of them the 99th percentile grew to more than
+1.5 times what it was, an answer was wrong or the call was lost, or if the server was not whole afterwards.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import http.client
 import json
 import multiprocessing
+import queue
+import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from collections import deque
 
 import numpy as np
-from websockets.asyncio.client import ClientConnection
-from websockets.asyncio.client import connect as connect_async
-from websockets.exceptions import WebSocketException
 
-from tests.adapters.server.bad_clients import START, append, chat, deaf_socket, frame, live, opus, upgrade
-from tests.adapters.server.server_clients import paced, rest
+from tests.adapters.server.server_process import ServeProcess, serving
+from tests.benchmarks.attacks import ATTACKS, Attack, Place
+from tests.benchmarks.good_caller import Answer, Chunk, Lost, Noted, call_again_and_again
+from tests.benchmarks.process_figures import engine_of, figures_of
 
-FRAME_SAMPLES, FRAME_S = 1920, 0.08
-SPAWN = multiprocessing.get_context("spawn")
-SETTLE_S = 4.0  # at the start, and between two attacks: rows are freed
-
-
-@dataclass(frozen=True)
-class Place:
-    """A server on this machine."""
-
-    port: int
-
-    @property
-    def websocket(self) -> str:
-        return f"ws://127.0.0.1:{self.port}"
-
-
-@dataclass(frozen=True)
-class Heard:
-    """A chunk of audio that a good caller got."""
-
-    at: float  # by the monotonic clock, which all processes share
-    gap_s: float  # since the one before
+MOST_TIMES = 1.5
+FRAME_MS = 80.0
+_BEGIN_S = 20.0  # for the good caller's process and its first call
+_SETTLE_S = 9.0  # after an attack: rows are freed, and the last question is answered
+_TOKEN = "correct-horse-battery"
+_SPAWN = multiprocessing.get_context("spawn")
+_OPTIONS = (
+    "--capacity",
+    "8",
+    "--overcommit",
+    "--token",
+    _TOKEN,
+    "--say-commentary",
+    "--starts-per-minute",
+    "100000",
+)
 
 
-# Bad clients. Each misbehaves once.
+class Notes:
+    """What the good caller has noted so far."""
+
+    def __init__(self, source: multiprocessing.Queue[Noted]) -> None:
+        self._source, self._noted = source, list[Noted]()
+
+    def between(self, start: float, end: float) -> list[Noted]:
+        """What happened in this time."""
+        try:
+            while True:
+                self._noted.append(self._source.get_nowait())
+        except queue.Empty:
+            pass
+        return [one for one in self._noted if start <= one.at < end]
 
 
-def malformed_json(place: Place) -> None:
-    with live(place) as connection:
-        connection.send("{oops")
-        rest(connection)
+class Window:
+    """How it went for the good caller in some time."""
+
+    def __init__(self, noted: list[Noted]) -> None:
+        came = [one.at for one in noted if isinstance(one, Chunk)]
+        answers = [one.is_right for one in noted if isinstance(one, Answer)]
+        self.lost = [one.why for one in noted if isinstance(one, Lost)]
+        self.p99_ms = float(np.percentile(1000 * np.diff(came), 99)) if len(came) > 10 else float("inf")
+        self.right, self.asked = sum(answers), len(answers)
+
+    def __str__(self) -> str:
+        return f"{self.p99_ms:9.0f}{self.right:4}/{self.asked:<3}"
 
 
-def garbage_opus(place: Place) -> None:
-    with chat(place) as connection:
-        connection.send(b"\x01" + b"garbage" * 2000)
-        rest(connection)
+def run_attack(place: Place, name: str, notes: Notes, seconds: float) -> tuple[Window, Window, int]:
+    """Waits, attacks for as long, and settles: before, during, and what the attacker did."""
+    started = time.monotonic()
+    time.sleep(seconds)
+    begun, done = time.monotonic(), _SPAWN.Value("q", -1)
+    attacker = _SPAWN.Process(target=_attack, args=(place, name, begun + seconds, done), daemon=True)
+    attacker.start()
+    attacker.join(seconds + _SETTLE_S)
+    ended = begun + seconds
+    if attacker.is_alive():
+        attacker.kill()
+        attacker.join()
+    time.sleep(max(0.0, ended + _SETTLE_S - time.monotonic()))
+    return Window(notes.between(started, begun)), Window(notes.between(begun, ended)), int(done.value)
 
 
-def ten_times_real_time(place: Place) -> None:
-    with chat(place) as connection:
-        stream = opus(60.0)
-        step = len(stream) * 8 // 600
-        for start in range(0, len(stream), step):
-            connection.send(b"\x01" + stream[start : start + step])
-            time.sleep(FRAME_S)
+def _attack(
+    place: Place, name: str, until: float, done: multiprocessing.sharedctypes.Synchronized[int]
+) -> None:
+    done.value = ATTACKS[name].work(place, until)
 
 
-def never_reads(place: Place) -> None:
-    with deaf_socket(place) as raw:
-        upgrade(raw, "/v1/live/sessions")
-        raw.sendall(frame(START.encode()))
-        for _ in range(100):
-            raw.sendall(frame(append(bytes(2 * FRAME_SAMPLES)).encode()))
-            time.sleep(FRAME_S)
+def measure(server: ServeProcess, attacks: dict[str, Attack], seconds: float) -> bool:
+    """Prints a line for each attack. Returns whether all is as it should be."""
+    place, source = Place(server.port, _TOKEN), _SPAWN.Queue()
+    until = time.monotonic() + _BEGIN_S + len(attacks) * (2 * seconds + 2 * _SETTLE_S)
+    caller = _SPAWN.Process(target=call_again_and_again, args=(place.live, until, source), daemon=True)
+    caller.start()
+    time.sleep(_BEGIN_S)
+    notes, is_well = Notes(source), True
+    print(f"{'':56}{'before':>25}{'during':>17}")
+    head = f"{'attack':32}{'after':24}{'did':>9}{'p99 ms':>9}{'right':>8}{'p99 ms':>10}{'right':>8}"
+    print(f"{head}{'times':>7}  rss_mb fds")
+    for name, attack in attacks.items():
+        before, during, did = run_attack(place, name, notes, seconds)
+        times = during.p99_ms / max(before.p99_ms, FRAME_MS)
+        is_fine = (
+            times <= MOST_TIMES and during.right == during.asked and not during.lost and _is_whole(place)
+        )
+        figures = figures_of(server.process.pid)
+        size = f"{figures.resident_mb:7.0f}{figures.descriptors:4}" if figures else "   gone"
+        line = f"{name:32}{attack.after:24}{did:9}{before} {during}{times:7.2f} {size}"
+        print(line, "" if is_fine else "!", *during.lost[:1], flush=True)
+        is_well = is_well and is_fine
+    caller.terminate()
+    return is_well
 
 
-def half_open(place: Place) -> None:
-    with deaf_socket(place) as raw:
-        upgrade(raw, "/api/chat")
-        time.sleep(3.0)
+def _is_whole(place: Place) -> bool:
+    """Whether the server answers, and all rows but the good caller's are free again."""
+    connection = http.client.HTTPConnection("127.0.0.1", place.port, timeout=20)
+    try:
+        connection.request("GET", "/ready", headers={"Authorization": f"Bearer {place.token}"})
+        return int(json.loads(connection.getresponse().read())["live"]) <= 1
+    except (OSError, ValueError, KeyError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
-ATTACKS: dict[str, Callable[[Place], None]] = {
-    "malformed JSON": malformed_json,
-    "garbage for Opus": garbage_opus,
-    "ten times real time": ten_times_real_time,
-    "never reads": never_reads,
-    "half open": half_open,
-}
-
-
-def attack(place: Place, name: str, phase: Phase, count: Any) -> None:
-    """Misbehaves again and again, with a little time between. Counts in a shared number."""
-    time.sleep(max(0.0, phase.start - time.monotonic()))
-    while time.monotonic() < phase.end:
-        with suppress(OSError, WebSocketException, AssertionError):  # refused, or thrown out
-            ATTACKS[name](place)
-        with count.get_lock():
-            count.value += 1
-        time.sleep(0.05)
-
-
-# Good callers
-
-
-async def call(place: Place, until: float) -> list[Heard]:
-    """One good caller, for so long."""
-    heard: list[Heard] = []
-    before: float | None = None
-    async with connect_async(f"{place.websocket}/v1/live/sessions") as websocket:
-        await websocket.send(START)
-        speech = asyncio.create_task(speak(websocket))
-        while time.monotonic() < until:
-            event = json.loads(await websocket.recv())
-            assert event["type"] != "error", event
-            if event["type"] != "session.output_audio.delta":
-                continue
-            now = time.monotonic()
-            if before is not None:
-                heard.append(Heard(now, now - before))
-            before = now
-        speech.cancel()
-    return heard
-
-
-async def speak(websocket: ClientConnection) -> None:
-    wave = 800 * np.sin(2 * np.pi * 200 / 24_000 * np.arange(FRAME_SAMPLES))
-    hum = append(wave.astype("<i2").tobytes())
-    async for _ in paced(np.zeros(0, np.float32)):
-        await websocket.send(hum)
-
-
-def call_all(place: Place, callers: int, until: float, answers: Any) -> None:
-    """The good callers, in a process."""
-
-    async def together() -> list[list[Heard]]:
-        return await asyncio.gather(*[call(place, until) for _ in range(callers)])
-
-    answers.put([one for of_caller in asyncio.run(together()) for one in of_caller])
-
-
-# The measurement
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of the measurement."""
-
-    name: str
-    attacks: tuple[str, ...]  # each by a process of its own
-    start: float
-    end: float
-
-
-def plan(seconds: float) -> list[Phase]:
-    """Quiet, every attack, all of them, and quiet again."""
-    parts = {"quiet, before": (), **{name: (name,) for name in ATTACKS}, "all at once": tuple(ATTACKS)}
-    begin, each = time.monotonic() + 2 * SETTLE_S, seconds + SETTLE_S
-    starts = [begin + number * each for number in range(len(parts) + 1)]
-    parts |= {"quiet, after": ()}
-    return [
-        Phase(name, attacks, start, start + seconds)
-        for (name, attacks), start in zip(parts.items(), starts, strict=True)
-    ]
-
-
-def observe(place: Place, phase: Phase, callers: int) -> tuple[int, list[float]]:
-    """Sees a phase to its end: how many attacks there were, and the good callers' gaps in ms."""
-    count, answers = SPAWN.Value("i", 0), SPAWN.Queue()
-    good = SPAWN.Process(target=call_all, args=(place, callers, phase.end, answers))
-    bad = [SPAWN.Process(target=attack, args=(place, name, phase, count)) for name in phase.attacks]
-    for process in (good, *bad):
-        process.start()
-    heard: list[Heard] = answers.get()
-    good.join()
-    for process in bad:
-        process.terminate()
-        process.join()
-    return count.value, [1000 * one.gap_s for one in heard if one.at >= phase.start]
-
-
-def measure(place: Place, callers: int, seconds: float) -> None:
-    """Prints a line for each phase."""
-    print(f"{'ms':22}{'attacks':>9}{'chunks':>9}{'p50':>8}{'p95':>8}{'p99':>8}{'max':>8}")
-    for phase in plan(seconds):
-        count, times = observe(place, phase, callers)
-        p50, p95, p99 = np.percentile(times, (50, 95, 99))
-        line = f"{phase.name:22}{count:9}{len(times):9}{p50:8.1f}{p95:8.1f}{p99:8.1f}{max(times):8.1f}"
-        print(line, flush=True)
-
-
-def main() -> None:
-    """Serves `tiny` and measures."""
-    from moshi_agent import Engine
-    from moshi_agent_adapters.server import ServerConfig
-    from tests.adapters.server.server_calls import running, wait_for
-
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each phase")
-    parser.add_argument("--callers", type=int, default=3, help="good ones")
-    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=20.0, help="before each attack, and of it")
+    parser.add_argument("--only", default="", help="a part of the attacks' names")
     asked = parser.parse_args()
-    engine = Engine.load("tiny", device="cpu", capacity=asked.rows, process=True, admit_by_time=False)
-    # Impatient: so many attacks as can be fit in.
-    config = ServerConfig(
-        idle_s=1.5, ahead_s=3.0, send_s=1.0, starts_per_minute=100_000, calls_per_address=32
-    )
-    with running(engine, config, ws_ping_interval=1.0, ws_ping_timeout=1.0) as server:
-        measure(Place(server.port), asked.callers, asked.seconds)
-        wait_for(lambda: not server.live, 5)
+    attacks = {name: attack for name, attack in ATTACKS.items() if asked.only.lower() in name.lower()}
+    with serving(*_OPTIONS) as server:
+        said: deque[str] = deque(maxlen=200)
+        assert server.process.stdout is not None
+        threading.Thread(target=said.extend, args=(server.process.stdout,), daemon=True).start()
+        is_well = measure(server, attacks, asked.seconds)
+        is_well = is_well and server.process.poll() is None and engine_of(server.process.pid) is not None
+    tracebacks = sum("Traceback" in line for line in said)
+    print(f"{tracebacks} tracebacks in the last {len(said)} lines of the server's log")
+    return 0 if is_well and not tracebacks else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -80,7 +80,11 @@ def upgrade(raw: socket.socket, path: str) -> None:
     assert b" 101 " in answer
 
 
-def frame(payload: bytes) -> bytes:
-    """A text message as a client frames it: masked, here with zeros."""
-    length = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + struct.pack(">H", len(payload))
-    return b"\x81" + length + bytes(4) + payload
+def frame(payload: bytes, opcode: int = 1) -> bytes:
+    """A message, by default of text, as a client frames it: masked, here with zeros."""
+    size = len(payload)
+    if size < 126:
+        length = bytes([0x80 | size])
+    else:
+        length = b"\xfe" + struct.pack(">H", size) if size < 65_536 else b"\xff" + struct.pack(">Q", size)
+    return bytes([0x80 | opcode]) + length + bytes(4) + payload
