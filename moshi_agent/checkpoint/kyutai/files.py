@@ -153,7 +153,7 @@ def locate_kyutai(
     with naming_config(str(mimi_config)):
         files.read_mimi_config()
     if usage.kind_of(config) == "dialogue":
-        files.references = _references(source, files.moshi_weights)
+        files.references = _references(source, files)
     if usage.takes_personas or (usage.kind_of(config) == "dialogue" and _predicts_user(files, config)):
         files.voices = _voices(source, moshi_weights)
         # Told by what it is, for its `config.json` may not say it, or not be there.
@@ -166,10 +166,12 @@ def _predicts_user(files: KyutaiFiles, config: MoshiConfig) -> bool:
     return f"linears.{config.n_q - 1}.weight" in tensor_names(files.moshi_weights)
 
 
-def _references(source: Source, weights: Path) -> Path | None:
-    """The table for references: among the weights, as in KAME, or beside them."""
-    if REFERENCES_TABLE in tensor_names(weights):
-        return weights
+def _references(source: Source, files: KyutaiFiles) -> Path | None:
+    """The table for references: beside low-rank updates, among the weights, as in KAME, or beside those."""
+    if files.lora_weights is not None and (files.lora_weights.parent / REFERENCES_NAME).is_file():
+        return files.lora_weights.parent / REFERENCES_NAME
+    if REFERENCES_TABLE in tensor_names(files.moshi_weights):
+        return files.moshi_weights
     try:
         return source.find(REFERENCES_NAME)
     except CheckpointError:  # offline, a hub that was never asked for it cannot tell whether it has one

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import nn
 
 from moshi_agent.checkpoint.checkpoint import Checkpoint
 from moshi_agent.checkpoint.format import Origin
@@ -16,6 +18,7 @@ from moshi_agent.checkpoint.load import Options, build
 from moshi_agent.checkpoint.sources import open_source
 from moshi_agent.errors import ConfigError
 from moshi_agent.models.lm import LMModel
+from moshi_agent.nn.embedding import TokenEmbedding
 from moshi_agent.training.finetune.config import FineTuneConfig, ModelPaths
 from moshi_agent.training.finetune.low_rank import add_low_rank, refuse_int8
 from moshi_agent.training.runs.precision import faster_in_bfloat16
@@ -50,16 +53,41 @@ def load_base(config: FineTuneConfig, dtype: torch.dtype) -> Base:
             f"{name}: a model of {lm.n_q} streams of audio, {lm.dep_q} of them its own; "
             "accepted: those for conversations of two, with as many for each"
         )
+    if config.references:
+        _give_references(lm, name)
     if config.lora.enable:
         add_low_rank(lm, config.lora, config.seed)
     else:
         refuse_int8(lm)
         lm.requires_grad_(True)
+    if config.references and lm.oracle_emb is not None:
+        lm.oracle_emb.weight = nn.Parameter(lm.oracle_emb.weight.detach().float())
     # The type that caches and conditions are in.
     lm.register_buffer("_like", torch.empty(0, dtype=dtype), persistent=False)
     for transformer in (lm.transformer, *([lm.depformer] if lm.dep_q else [])):
         transformer.checkpointing = config.gradient_checkpointing
     return Base(files, checkpoint, lm)
+
+
+def _give_references(lm: LMModel, name: str) -> None:
+    """Gives a model that has none a table for references: as KAME's begins, that of its text.
+
+    Padding alone is nothing at all in it, so that the model is what it was where there is no reference.
+
+    Raises:
+        ConfigError: a model that takes rows of an encoder.
+    """
+    if lm.takes_references == "rows":
+        raise ConfigError(f"{name} takes references as rows of an encoder; those cannot be trained here")
+    if lm.oracle_emb is not None:
+        return
+    if not lm.text_emb.is_plain:
+        raise ConfigError(f"{name}: its text is more than one table; references cannot be taught to it")
+    lm.add_references()
+    table = cast(TokenEmbedding, lm.oracle_emb).weight
+    with torch.no_grad():
+        table.copy_(lm.text_emb.weight)
+        table[lm.config.text_padding_id] = 0
 
 
 def _locate(paths: ModelPaths) -> KyutaiFiles:

@@ -95,6 +95,9 @@ class FineTuneConfig:
     # What is trained: one of these.
     full_finetuning: bool = False
     lora: LoraSettings = field(default_factory=LoraSettings)
+    # Teaches the model to speak about references, which lie beside the conversations. A model without a table
+    # for them gets one, which is trained whatever else is. Not in moshi-finetune.
+    references: bool = False
     # The losses.
     first_codebook_weight_multiplier: float = 1.0
     text_padding_weight: float = 0.5  # of text tokens that say nothing

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from moshi_agent.checkpoint.kyutai.config import MOSHI_7B
-from moshi_agent.checkpoint.kyutai.files import KyutaiFiles
+from moshi_agent.checkpoint.kyutai.files import REFERENCES_NAME, KyutaiFiles
 from moshi_agent.checkpoint.kyutai.save import LM_NAME, MIMI_CONFIG_NAME
 from moshi_agent.checkpoint.write import copy_file, write_json, write_tensors
+from moshi_agent.models.lm import REFERENCES_TABLE
 from moshi_agent.training.finetune.config import LoraSettings
 
 LORA_NAME = "lora.safetensors"
@@ -40,7 +41,9 @@ def write_lora(
     Raises:
         OutputError: a file cannot be written.
     """
-    write_tensors(folder / LORA_NAME, {name: tensor.to(dtype) for name, tensor in weights.items()})
+    tensors = {name: tensor.to(dtype) for name, tensor in weights.items()}
+    _write_references(folder, tensors)
+    write_tensors(folder / LORA_NAME, tensors)
     lora = {"lora": True, "lora_rank": settings.rank, "lora_scaling": settings.scaling}
     write_json(folder / "config.json", (files.raw_config or MOSHI_7B) | lora)
 
@@ -65,6 +68,7 @@ def write_model(
     }
     for path in (files.mimi_weights, files.tokenizer):
         copy_file(path, folder / path.name)
+    _write_references(folder, tensors)
     write_tensors(folder / LM_NAME, tensors)
     config: dict[str, Any] = (files.raw_config or MOSHI_7B) | {
         "moshi_name": LM_NAME,
@@ -79,6 +83,13 @@ def write_model(
         write_json(folder / MIMI_CONFIG_NAME, files.mimi_config)
         config["mimi_config_name"] = MIMI_CONFIG_NAME
     write_json(folder / "config.json", config)
+
+
+def _write_references(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Moves the table for references into a file of its own: Kyutai's package then reads the rest."""
+    table = tensors.pop(REFERENCES_TABLE, None)
+    if table is not None:
+        write_tensors(folder / REFERENCES_NAME, {REFERENCES_TABLE: table})
 
 
 def fused(weights: Mapping[str, Tensor], scaling: float) -> dict[str, Tensor]:

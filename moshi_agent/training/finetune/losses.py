@@ -48,19 +48,25 @@ class Objective(nn.Module):
         device = self.lm.device
         lower = self.config.dtype != torch.float32
         with torch.autocast(device.type, self.config.dtype if lower else torch.bfloat16, enabled=lower):
-            return self._losses(batch.codes.to(device), self._conditions(batch), generator)
+            references = None if batch.references is None else batch.references.to(device)
+            return self._losses(batch.codes.to(device), references, self._conditions(batch), generator)
 
     def _losses(
-        self, codes: Tensor, conditions: ConditionTensors | None, generator: torch.Generator | None
+        self,
+        codes: Tensor,
+        references: Tensor | None,
+        conditions: ConditionTensors | None,
+        generator: torch.Generator | None,
     ) -> dict[str, Tensor]:
-        """codes: [B, 1 + n_q, T]."""
+        """codes: [B, 1 + n_q, T], references: [B, T]."""
         lm, own = self.lm, slice(0, 1 + self.lm.dep_q)
         target = lm.delayed(codes)
         noise = self.config.noise
         given = (
             lm.delayed(with_noise(lm, codes, noise, generator)) if generator and any_noise(noise) else target
         )
-        hidden, text_logits = lm.temporal(given[:, :, :-1], conditions=lm.fuse(conditions))
+        fused = lm.fuse(conditions)
+        hidden, text_logits = lm.temporal(given[:, :, :-1], conditions=fused, references=references)
         known = (target != ZERO_TOKEN) & (target != lm.initial_tokens()[:, None])
         target, known, given = target[:, own, 1:], known[:, own, 1:], given[:, own, 1:]
         return {
@@ -104,7 +110,7 @@ class Objective(nn.Module):
         provider = self.lm.condition_provider
         if provider is None:
             return None
-        names = list(provider.conditioners)
+        names = list(provider.whole)
         return provider.prepare_and_provide(
             [
                 ConditionAttributes(text={name: (one or {}).get(name) for name in names})

@@ -163,6 +163,7 @@ class _Training:
             cache=data.cache or self.config.run_dir / "codes",
             text_padding=lm_config.text_padding_id,
             text_end_of_padding=lm_config.text_end_padding_id,
+            text_initial=lm_config.text_card if self.config.references else None,
         )
         dataset = StereoDataset(manifest, checkpoint.tokenizer, checkpoint.mimi, stereo)
         dataset.prepare(rank=rank(), ranks=process_count())

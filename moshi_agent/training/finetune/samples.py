@@ -45,7 +45,8 @@ def sample_reply(
     conditions = _conditions(lm, batch.text_conditions[row])
     lower = dtype != torch.float32
     with torch.autocast(lm.device.type, dtype if lower else torch.bfloat16, enabled=lower):
-        tokens = _generate(lm, user, conditions, checkpoint.lm_gen_config, seed)
+        given = None if batch.references is None else batch.references[row, :frames].to(lm.device)
+        tokens = _generate(lm, user, given, conditions, checkpoint.lm_gen_config, seed)
     mimi = checkpoint.mimi
     sides = torch.cat([tokens[:, 1 : 1 + mimi.num_codebooks], user[..., : tokens.shape[-1]]])
     sound = mimi.decode(sides.clamp(0, mimi.cardinality - 1))[:, 0].float().cpu().numpy()
@@ -54,18 +55,25 @@ def sample_reply(
 
 
 def _generate(
-    lm: LMModel, user: Tensor, conditions: ConditionTensors | None, advice: Mapping[str, Any], seed: int
+    lm: LMModel,
+    user: Tensor,
+    references: Tensor | None,
+    conditions: ConditionTensors | None,
+    advice: Mapping[str, Any],
+    seed: int,
 ) -> Tensor:
-    """user: [1, K, frames] -> [1, 1 + dep_q, frames - delay]."""
+    """user: [1, K, frames], references: [frames] -> [1, 1 + dep_q, frames - delay]."""
     generator = LMGen(lm, condition_tensors=conditions, seed=seed, **advice)
+    heard = user.split(1, dim=2)
+    given = [None] * len(heard) if references is None else references.split(1)
     with generator.streaming(1):
-        steps = [generator.step(frame) for frame in user.split(1, dim=2)]
+        steps = [generator.step(frame, references=one) for frame, one in zip(heard, given, strict=True)]
     return torch.cat([tokens for tokens in steps if tokens is not None], dim=-1)
 
 
 def _conditions(lm: LMModel, given: Mapping[str, str] | None) -> ConditionTensors | None:
     if lm.condition_provider is None:
         return None
-    names = lm.condition_provider.conditioners
+    names = lm.condition_provider.whole
     text = {name: (given or {}).get(name) for name in names}
     return lm.condition_provider.prepare_and_provide([ConditionAttributes(text=text)])

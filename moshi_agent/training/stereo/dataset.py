@@ -22,6 +22,7 @@ from moshi_agent.training.stereo.interleaver import Crowded, Interleaver
 from moshi_agent.training.stereo.manifest import read_manifest
 from moshi_agent.training.stereo.problems import Problems
 from moshi_agent.training.stereo.recording import Recording, open_recordings
+from moshi_agent.training.stereo.references import ReferenceStream, references_path
 
 # Of audio for a crop of its own: a decoder may give a little less than a header says (mp3: 1152 samples).
 _LEAST_FRAMES = 0.61
@@ -42,6 +43,7 @@ class StereoConfig:
     text_padding: int = 3
     text_end_of_padding: int = 0
     text_begin: int = 1  # what asks the model to greet, in the first frame
+    text_initial: int | None = None  # what a new reference begins with; None reads no references
 
     def __post_init__(self) -> None:
         if not 0 < self.duration_s < math.inf:
@@ -64,6 +66,7 @@ class Crop:
     text_conditions: dict[str, str] | None
     path: Path
     start_s: float
+    references: Tensor | None = field(default=None, repr=False)  # [frames] int64, where they are read
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,14 @@ class Batch:
     codes: Tensor = field(repr=False)  # [B, 1 + 2 codebooks, frames] int64
     valid_frames: Tensor  # [B] int64
     text_conditions: list[dict[str, str] | None]
+    references: Tensor | None = field(default=None, repr=False)  # [B, frames] int64, where they are read
 
     @classmethod
     def of(cls, crops: list[Crop]) -> Batch:
         """Stacks crops."""
+        references = [crop.references for crop in crops if crop.references is not None]
         return cls(
+            references=torch.stack(references) if references else None,
             codes=torch.stack([crop.codes for crop in crops]),
             valid_frames=torch.tensor([crop.valid_frames for crop in crops]),
             text_conditions=[crop.text_conditions for crop in crops],
@@ -112,6 +118,7 @@ class StereoDataset:
             (which, start) for which, one in enumerate(self._recordings) for start in self._starts(one)
         ]
         self._check_usable()
+        self._references = self._open_references(tokenizer, mimi.frame_rate)
         self._order = DrawOrder(len(self._crops), config.seed)
         self._store = CodeStore(mimi, encoding=config.encoding, folder=config.cache)
         self._interleaver = Interleaver(
@@ -120,6 +127,22 @@ class StereoDataset:
             padding=config.text_padding,
             end_of_padding=config.text_end_of_padding,
             crowded=config.crowded,
+        )
+
+    def _open_references(self, tokenizer: Tokenizer, frame_rate_hz: float) -> ReferenceStream | None:
+        """Raises DataError where references are wanted and not one recording has any."""
+        if self.config.text_initial is None:
+            return None
+        if not any(one.references() for one in self._recordings):
+            example = references_path(self._recordings[0].path)
+            raise DataError(
+                f"{self._manifest}: not one recording has references; they are read from {example.name}"
+            )
+        return ReferenceStream(
+            tokenizer=tokenizer,
+            frame_rate_hz=frame_rate_hz,
+            initial=self.config.text_initial,
+            padding=self.config.text_padding,
         )
 
     def __len__(self) -> int:
@@ -222,4 +245,8 @@ class StereoDataset:
         if sidecar.greets and start == 0:
             codes[0, 0] = self.config.text_begin
         codes[1:, :valid] = sides.flatten(0, 1)
-        return Crop(codes, valid, sidecar.text_conditions, recording.path, start_s)
+        references = None
+        if self._references is not None:
+            found = recording.references()
+            references = torch.tensor(self._references.tokens(found, start, self.frames))
+        return Crop(codes, valid, sidecar.text_conditions, recording.path, start_s, references)

@@ -11,6 +11,7 @@ from moshi_agent.errors import AudioError, DataError
 from moshi_agent.training.stereo.alignments import Sidecar, read_sidecar, sidecar_path
 from moshi_agent.training.stereo.manifest import ManifestEntry
 from moshi_agent.training.stereo.problems import Problems
+from moshi_agent.training.stereo.references import Reference, read_references, references_path
 
 DURATION_TOLERANCE_S = 0.1
 
@@ -26,6 +27,10 @@ class Recording:
         """Reads the words. Raises DataError as `read_sidecar` does."""
         return read_sidecar(sidecar_path(self.path), self.duration_s)
 
+    def references(self) -> tuple[Reference, ...]:
+        """Reads what the model was given. Raises DataError as `read_references` does."""
+        return read_references(references_path(self.path), self.duration_s)
+
 
 def open_recordings(entries: Iterable[ManifestEntry], problems: Problems) -> list[Recording]:
     """Looks at each file's header and words. Files that are no good, or not as they say, go to `problems`."""
@@ -34,6 +39,7 @@ def open_recordings(entries: Iterable[ManifestEntry], problems: Problems) -> lis
         try:
             recording = _open(entry)
             sidecar = recording.words()
+            recording.references()
         except (AudioError, DataError) as error:
             problems.skip(entry.path, error)
             continue
