@@ -54,10 +54,9 @@ class Checkpoint(Usage):
         MoshiRAG's configuration names it. Where Kyutai's package is to take the configuration, which would
         refuse that key, the tokenizer says it: by a control symbol `<reference>`.
         """
-        if self.lm is None or self.lm.takes_references is None:
-            return None
-        if self.lm.config.reference_token_id is not None or self.tokenizer is None:
-            return self.lm.config.reference_token_id
+        said = None if self.lm is None else self.lm.config.reference_token_id
+        if self.lm is None or said is not None or self.tokenizer is None:
+            return said
         token = self.tokenizer.PieceToId(REFERENCE_SYMBOL)
         is_symbol = self.tokenizer.IsControl(token) and self.tokenizer.IdToPiece(token) == REFERENCE_SYMBOL
         return token if is_symbol else None

@@ -19,7 +19,7 @@ from moshi_agent.errors import CheckpointError, ConfigError, InputError
 from moshi_agent.models import loaders
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.lm_gen import LMGen
-from tests.small_models import small_lm, small_mimi
+from tests.small_models import small_lm, small_lm_config, small_mimi
 
 PADDING = 3
 REFERENCES = "references.safetensors"
@@ -150,12 +150,13 @@ def test_references_of_the_wrong_kind_are_refused() -> None:
 
 
 def test_what_asks_for_a_reference_is_said_by_the_tokenizer(folder: Path) -> None:
-    """By a control symbol; a model without a table does not ask."""
+    """By a control symbol; what the configuration says goes before."""
     loaded = load_checkpoint(folder)
     assert loaded.reference_token_id is None
     asking = replace(loaded, tokenizer=_tokenizer_with("<reference>"))
     assert asking.reference_token_id == 4
-    assert replace(asking, lm=small_lm()).reference_token_id is None
+    model = LMModel(replace(small_lm_config(), reference_token_id=7))
+    assert replace(asking, lm=model).reference_token_id == 7
 
 
 def _tokenizer_with(symbol: str) -> SentencePieceProcessor:
