@@ -5,6 +5,7 @@ A mark is an HTML comment on its own line directly before a block; there may be 
     <!-- not run: REASON -->   needs what a test has not: a GPU, the hub, an account
     <!-- slow -->              runs with the tests that take long
     <!-- prints: TEXT -->      has to print this
+    <!-- with a server -->     runs beside `moshi-agent serve`, which is at localhost:8998 in the documents
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ DOCUMENTS = [
     *(CHECKOUT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((CHECKOUT / "docs").rglob("*.md")),
 ]
-PROGRAMS = ("python", "sh")
+PROGRAMS = ("python", "sh", "js")
 PICTURES = ("mermaid", "text")  # to look at, not to run
 
 _MARKS = r"(?P<marks>(?:^<!-- .*? -->\n)*)"
 _BLOCK = re.compile(_MARKS + r"^(?P<fence>```+)(?P<language>\S*).*\n(?P<code>(?:.*\n)*?)(?P=fence)$", re.M)
-_MARK = re.compile(r"<!-- (not run|prints|slow)(?:: (.+))? -->")
+_MARK = re.compile(r"<!-- (not run|prints|slow|with a server)(?:: (.+))? -->")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Block:
     not_run: str | None  # the reason
     prints: str | None
     is_slow: bool
+    needs_server: bool
 
     def __str__(self) -> str:
         return f"{self.document}:{self.line}"
@@ -57,6 +59,7 @@ def blocks_of(document: Path) -> list[Block]:
                 not_run=marks.get("not run"),
                 prints=marks.get("prints"),
                 is_slow="slow" in marks,
+                needs_server="with a server" in marks,
             )
         )
     return found
