@@ -32,7 +32,8 @@ def converse(question: Path, out: Path, model: str, live: bool) -> None:
     """One conversation: the question in, the answer out."""
     samples = read_audio(question)  # [N] float32 mono, resampled
     chunk = round(CHUNK_S * RATE_HZ)
-    with Engine.load(model, capacity=1) as engine, AudioWriter(out) as answer:
+    # The engine ends before the file does: it may call until then.
+    with AudioWriter(out) as answer, Engine.load(model, capacity=1) as engine:
         session = engine.open_session(
             SessionConfig(live=live, seed=0),
             on_audio=lambda audio: answer.write(audio.pcm),
@@ -56,6 +57,8 @@ def main() -> None:
     options = parser.parse_args()
     try:
         converse(options.question, options.answer, options.model, options.live)
+    except KeyboardInterrupt:
+        parser.exit(130, "\ninterrupted\n")
     except MoshiAgentError as error:
         parser.exit(1, f"error: {error}\n")
 

@@ -69,10 +69,13 @@ def teach(exchanges: Path, folder: Path, steps: int, threads: int) -> None:
     """All of it, from the text file to the table."""
     started = time.monotonic()
     new = read_exchanges(exchanges)
+    print(f"1 of 3: speech for {len(new)} new exchanges and the old ones, and calls of it", flush=True)
     manifest = write_lesson(folder, new, load_tokenizer())
     made = time.monotonic()
+    print(f"2 of 3: training; first the calls are encoded, then come {steps} steps", flush=True)
     model = train(folder, manifest, steps, threads)
     trained = time.monotonic()
+    print("3 of 3: the new model is asked everything in voices that it has not heard", flush=True)
     calls = measure(load_checkpoint(model, pack="auto"), folder, new)
     print(score_table(group_scores(calls, new)))
     times = [("calls", made - started), ("training", trained - made), ("asking", time.monotonic() - trained)]
@@ -92,6 +95,8 @@ def main() -> None:
         teach(options.exchanges, options.folder, options.steps, options.threads)
     except MoshiAgentError as error:
         parser.exit(1, f"error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, f"interrupted; the same command goes on in {options.folder}\n")
     except subprocess.CalledProcessError as error:
         parser.exit(error.returncode, "error: the training has failed; what it says is above\n")
 

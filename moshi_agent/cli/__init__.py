@@ -11,6 +11,7 @@ from moshi_agent.cli.command_line import CommandLine
 from moshi_agent.cli.convert import convert
 from moshi_agent.cli.download import download
 from moshi_agent.cli.evaluate import evaluate
+from moshi_agent.cli.questions import questions
 from moshi_agent.cli.run import run
 from moshi_agent.cli.serve import serve
 from moshi_agent.cli.talk import talk
@@ -24,5 +25,5 @@ def main() -> None:
     """Moshi, the full-duplex speech model: talk to it, serve it, fetch its weights, measure it, train it."""
 
 
-for command in (run, transcribe, serve, talk, download, convert, bench, evaluate, annotate, train):
+for command in (run, questions, transcribe, serve, talk, download, convert, bench, evaluate, annotate, train):
     main.add_command(command)

@@ -21,8 +21,7 @@ def questions(folder: Path | None) -> None:
     are replaced.
     """
     if folder is None:
-        for number, sample in enumerate(sample_questions(), 1):
-            click.echo(f"{number:3}  {sample.text}")
+        list_samples()
         return
 
     from moshi_agent.audio.files import read_audio, write_audio
@@ -36,3 +35,9 @@ def questions(folder: Path | None) -> None:
         path = folder / f"{sample.path.stem}.wav"
         write_audio(path, read_audio(sample.path), SAMPLE_RATE_HZ)
     click.echo(f"Written: {counted(len(samples), 'question')} to {folder}")
+
+
+def list_samples() -> None:
+    """Prints the sample questions with their numbers."""
+    for number, sample in enumerate(sample_questions(), 1):
+        click.echo(f"{number:3}  {sample.text}")

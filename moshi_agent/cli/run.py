@@ -9,6 +9,7 @@ from typing import TypedDict, Unpack
 import click
 
 from moshi_agent.cli.options import Seconds, UpTo, device_option, lora_option, model_option, threads_option
+from moshi_agent.cli.questions import list_samples
 from moshi_agent.questions import find_question, sample_questions
 
 _PATH = click.Path(path_type=Path)
@@ -87,8 +88,7 @@ def run(file: Path | None, question: str | None, list_questions: bool, **options
     Any audio file will do: wav, flac, ogg or mp3, at any rate. Without one, a sample question is asked.
     """
     if list_questions:
-        for number, sample in enumerate(sample_questions(), 1):
-            click.echo(f"{number:3}  {sample.text}")
+        list_samples()
         return
     if file is not None and question is not None:
         raise click.UsageError("a file and --question were given: one question at a time is accepted")

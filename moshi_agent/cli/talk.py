@@ -21,11 +21,18 @@ class _Options(TypedDict):
     voice: str | None
     role: str | None
     headphones: bool
+    trusted: Path | None
 
 
 @click.command()
 @click.option("--url", default="http://localhost:8998", show_default=True, help="Of the server.")
 @click.option("--token", envvar="MOSHI_AGENT_TOKEN", help="The server's, if it wants one.")
+@click.option(
+    "--trust-cert",
+    "trusted",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A certificate to trust: that of the server, or of who has signed it.",
+)
 @click.option("--in", "source", type=_PATH, help="An audio file instead of the microphone.")
 @click.option("--out", "target", type=_PATH, help="A wav file instead of the speakers; with --in.")
 @click.option(
@@ -37,7 +44,9 @@ class _Options(TypedDict):
 def talk(source: Path | None, target: Path | None, tail: float, **options: Unpack[_Options]) -> None:
     """Talk to a server: `moshi-agent serve`, or another one that speaks Kyutai's protocol.
 
-    Shows what the bot says as it comes. A lost connection is taken up again.
+    Shows what the bot says as it comes. A lost connection is taken up again. Ctrl-C ends the conversation.
+    On a terminal one line shows levels and delays; "skipped" is silence that was left out to stay close to
+    real time.
     """
     if target is not None and source is None:
         raise click.UsageError("--out goes with --in: the answer to a file")

@@ -49,6 +49,7 @@ def transcribe_all(asked: Transcribe) -> None:
     Raises:
         MoshiAgentError: the model or the output is no good, or a file was.
     """
+    _look_at(asked.files)
     places = _places(asked)
     check_device(asked.device)
     torch.set_num_threads(asked.threads)
@@ -65,6 +66,18 @@ def transcribe_all(asked: Transcribe) -> None:
             failures.append(error)
     if failures:
         raise AudioError(f"{len(failures)} of {len(asked.files)} files could not be transcribed")
+
+
+def _look_at(files: tuple[Path, ...]) -> None:
+    """Raises AudioError where none of the files can be read: before a model is fetched for them."""
+    errors: list[AudioError] = []
+    for file in files:
+        try:
+            read_header(file)
+            return
+        except AudioError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _places(asked: Transcribe) -> list[Path | None]:

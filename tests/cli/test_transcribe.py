@@ -31,6 +31,17 @@ def run(*args: object) -> Result:
     return CliRunner().invoke(main, [str(arg) for arg in args])
 
 
+def test_files_are_looked_at_before_a_model_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # where fetching one fails, with another message
+    missing, empty = tmp_path / "none.wav", tmp_path / "empty.wav"
+    empty.touch()
+    for files in ((missing,), (empty,), (missing, empty)):
+        result = run("transcribe", *files)
+        assert result.exit_code == 1 and str(files[0]) in result.stderr
+
+
 def test_text_goes_to_the_screen_and_figures_beside_it(model: Path, recording: Path) -> None:
     result = run("transcribe", recording, "--model", model)
     assert result.exit_code == 0, result.output

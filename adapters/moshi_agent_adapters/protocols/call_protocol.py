@@ -134,6 +134,10 @@ class CallProtocol(Protocol):
         """Returns the messages for a conversation that has its row."""
         ...
 
+    def left_out(self, reason: str) -> Iterable[Message]:
+        """Tells the client, once the conversation has begun, which of its wishes has no effect."""
+        ...
+
     def receive(self, message: Message) -> Iterable[Order]:
         """Takes a message of the client. Raises ProtocolError."""
         ...

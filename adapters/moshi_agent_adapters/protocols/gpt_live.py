@@ -99,6 +99,10 @@ class LiveProtocol:
         self._has_begun = True
         yield self._event("session.started", self._start_id, session=self._session)
 
+    def left_out(self, reason: str) -> Iterator[Message]:
+        """Returns an `info` event."""
+        yield self._event("info", self._start_id, code="setting_not_used", message=reason)
+
     def receive(self, message: Message) -> Iterator[Order]:
         """Takes an event of the client. Raises ProtocolError."""
         event = parse_event(message)

@@ -6,7 +6,7 @@ A message is one byte that says its kind, and a payload:
     1 audio         a piece of one continuous Ogg/Opus stream, each way
     2 text          a piece of the inner monologue, UTF-8
     3 control       start, end of turn, pause, restart: taken and ignored, as the peers do
-    4 metadata      JSON, ignored
+    4 metadata      JSON, ignored from a client; {"note": "..."} from the server says what has no effect
     5 error         UTF-8
     6 ping          answered with a ping
     7 coloured text a colour's byte before the text, ignored
@@ -16,6 +16,7 @@ Kinds that are none of these are ignored from a client, and never sent: Kyutai's
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
@@ -84,6 +85,10 @@ class KyutaiProtocol:
         """Returns the handshake, and the head of the audio stream."""
         yield Kind.HANDSHAKE.message()
         yield Kind.AUDIO.message(self._writer.header())
+
+    def left_out(self, reason: str) -> Iterator[Message]:
+        """Returns it as metadata, which the peers' clients do not show."""
+        yield Kind.METADATA.message(json.dumps({"note": reason}).encode())
 
     def receive(self, message: Message) -> Iterator[Order]:
         """Takes a message of the client. Raises ProtocolError."""

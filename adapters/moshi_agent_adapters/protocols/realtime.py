@@ -105,6 +105,10 @@ class RealtimeProtocol:
         """Returns nothing: the protocol has no event for it."""
         yield from ()
 
+    def left_out(self, reason: str) -> Iterator[Message]:
+        """Returns nothing: the protocol has no event for it but an error, and it is none."""
+        yield from ()
+
     def receive(self, message: Message) -> Iterator[Order]:
         """Takes an event of the client. Raises ProtocolError."""
         event = parse_event(message)

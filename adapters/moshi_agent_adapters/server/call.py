@@ -101,11 +101,14 @@ class _Call:
         """Turns whatever goes wrong into the end of the call."""
         try:
             await self._send(self._protocol.connected())
-            config = self._server.session_config(await self._hear_wishes())
-            session = await self._open(config)
+            wanted = await self._hear_wishes()
+            left_out = self._server.left_out(wanted)
+            session = await self._open(self._server.session_config(wanted))
             self.log.session = session.key
             try:
                 await self._send(self._protocol.began())
+                if left_out is not None:
+                    await self._send(self._protocol.left_out(left_out))
                 return await self._talk(session)
             finally:
                 session.close()

@@ -27,6 +27,7 @@ from moshi_agent_adapters.server.tls import tls_context
 from moshi_agent_adapters.webrtc.config import ConnectionConfig, IceServer
 
 _log = logging.getLogger("moshi_agent.server")
+_ALL_ADDRESSES = ("0.0.0.0", "::", "")
 _GRACE_S = 5  # for connections, once everything has ended
 
 
@@ -84,7 +85,7 @@ def serve(asked: Serve) -> None:
         admit_by_time=not asked.overcommit,
     )
     app = create_app(engine, server)
-    with _tls(asked) as tls, _recordings(asked, engine):
+    with _tls(asked) as (tls, certificate), _recordings(asked, engine):
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -96,7 +97,7 @@ def serve(asked: Serve) -> None:
             proxy_headers=asked.proxies is not None,
             forwarded_allow_ips=asked.proxies,
         )
-        _announce(asked, port, secure=tls is not None)
+        _announce(asked, port, certificate)
         DrainingServer(config, app.state.server).run(sockets)
 
 
@@ -116,30 +117,35 @@ def _recordings(asked: Serve, engine: Engine) -> Generator[None]:
 
 
 @contextmanager
-def _tls(asked: Serve) -> Generator[ssl.SSLContext | None]:
-    """TLS with the certificate and its key, if there is to be any. Raises ConfigError."""
+def _tls(asked: Serve) -> Generator[tuple[ssl.SSLContext | None, Path | None]]:
+    """TLS with the certificate and its key, if there is to be any, and the certificate. Raises ConfigError."""
     if asked.ssl_cert is not None and asked.ssl_key is not None:
         try:
             tls = tls_context(asked.ssl_cert, asked.ssl_key)
         except OSError as error:  # one of TLS is one, too
             raise ConfigError(f"{asked.ssl_cert} and {asked.ssl_key} cannot be used: {error}") from error
-        yield tls
+        yield tls, asked.ssl_cert
     elif asked.ssl_self_signed:
         from moshi_agent_adapters.server.certificate import self_signed
 
         with self_signed(asked.server.host) as files:
-            yield tls_context(*files)
+            yield tls_context(*files), files[0]
     else:
-        yield None
+        yield None, None
 
 
-def _announce(asked: Serve, port: int, secure: bool) -> None:
-    server = asked.server
-    host = f"[{server.host.strip('[]')}]" if ":" in server.host else server.host
+def _announce(asked: Serve, port: int, certificate: Path | None) -> None:
+    server, secure = asked.server, certificate is not None
+    host, elsewhere = server.host.strip("[]"), ""
+    if host in _ALL_ADDRESSES:  # which is none that could be opened
+        host, elsewhere = "localhost", " and at this machine's other addresses,"
+    host = f"[{host}]" if ":" in host else host
     click.echo(
-        f"{server.model_name} is at {'https' if secure else 'http'}://{host}:{port}, "
+        f"{server.model_name} is at {'https' if secure else 'http'}://{host}:{port},{elsewhere} "
         f"for {counted(asked.capacity, 'call')} at once."
     )
+    if asked.ssl_self_signed and certificate is not None:
+        click.echo(f"Clients that are to trust it need its certificate: {certificate}")
     if not (secure or is_loopback(server.host)):
         _log.warning(
             "browsers refuse the microphone to pages that come from another machine without TLS: "

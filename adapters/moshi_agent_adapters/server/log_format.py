@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import re
@@ -24,6 +25,8 @@ def set_up_log(level: str, form: LogFormat) -> None:
     handler.addFilter(without_secrets)
     logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.captureWarnings(True)
+    importlib.import_module("huggingface_hub.utils.logging")
+    logging.getLogger("huggingface_hub").handlers.clear()  # its own, which writes each line once more
 
 
 def without_secrets(record: logging.LogRecord) -> bool:

@@ -18,6 +18,7 @@ from moshi_agent_adapters.origins import is_let_in, place
 from moshi_agent_adapters.server.config import ServerConfig, is_loopback
 from moshi_agent_adapters.server.limits import Allowance
 from moshi_agent_adapters.server.sign_in import (
+    OPEN_PATHS,
     QUERY_NAMES,
     Cookies,
     back_with_cookie,
@@ -75,7 +76,7 @@ class Guard:
         """What to answer instead of the endpoint; None lets the request pass."""
         if not self._knows_origin(request):
             return _refusal(403, "forbidden", "this server is not for pages of that origin")
-        if not self._digests:
+        if not self._digests or request.scope["path"] in OPEN_PATHS:
             return None
         in_query = next((request.query_params[n] for n in QUERY_NAMES if n in request.query_params), None)
         if is_form(request):

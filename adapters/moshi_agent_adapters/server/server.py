@@ -39,6 +39,10 @@ class Server:
         self.is_draining = True
         self.engine.drain(seconds)
 
+    def left_out(self, wanted: Wanted) -> str | None:
+        """Says which of a client's wishes this model cannot follow, None where it can follow all."""
+        return choose_persona(self.engine.model, wanted.role, wanted.voice).left_out
+
     def session_config(self, wanted: Wanted) -> SessionConfig:
         """Sets up the conversation that a client wants; leaves out, with a warning, what cannot be.
 

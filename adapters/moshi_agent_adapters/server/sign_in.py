@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from functools import cache
 from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
@@ -17,12 +19,11 @@ _LONGEST_FORM = 4096  # bytes
 _FORM = "application/x-www-form-urlencoded"
 # Where a token may stand in a URL, for clients that can send no header: ours, and that of Kyutai's page.
 QUERY_NAMES = ("token", "worker_auth_id")
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Token needed</title>
-<meta name="viewport" content="width=device-width"><h1>A token is needed</h1>
-<form method="post"><p><label>Token
-<input name="token" type="password" autocomplete="current-password" required></label>
-<button>Go on</button></form></html>"""
-_WRONG_PAGE = _PAGE.replace("<form ", "<p>That token was wrong.</p><form ")
+# What the page of its own is made of, and nobody's secret.
+OPEN_PATHS = ("/page/style.css", "/page/icon.svg")
+_WRONG = (
+    '<p id="wrong" class="error" role="alert">That token was wrong. Look at it again, and try once more.</p>'
+)
 
 
 class Cookies:
@@ -73,8 +74,16 @@ async def token_of_form(request: Request) -> str | None:
 
 def sign_in_page(wrong: bool) -> Response:
     """The page that asks for the token, at the address that was wanted."""
+    page = _page()
+    if wrong:
+        page = page.replace("<!-- what was wrong -->", _WRONG)
     # Without any referrer a browser would say of the form that it comes from nowhere ("Origin: null").
-    return HTMLResponse(_WRONG_PAGE if wrong else _PAGE, 401, {"Referrer-Policy": "same-origin"})
+    return HTMLResponse(page, 401, {"Referrer-Policy": "same-origin"})
+
+
+@cache
+def _page() -> str:
+    return (Path(__file__).parent / "page" / "sign-in.html").read_text(encoding="utf-8")
 
 
 def cookie_of(request: HTTPConnection) -> str | None:

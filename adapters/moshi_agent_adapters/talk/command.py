@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from moshi_agent_adapters.protocols.opus import DECODED_RATE_HZ
-from moshi_agent_adapters.talk.connection import ConnectionLost, Ears, converse, with_wishes
+from moshi_agent_adapters.talk.connection import ConnectionLost, Ears, ServerAddress, converse, with_wishes
 from moshi_agent_adapters.talk.echo import Canceller, Headphones, echo_canceller
 from moshi_agent_adapters.talk.player import Player
 from moshi_agent_adapters.talk.screen import Screen
@@ -35,10 +35,13 @@ class Talk:
     voice: str | None = None  # by name
     role: str | None = None
     headphones: bool = False
+    trusted: Path | None = None  # a certificate
 
 
 def talk(asked: Talk) -> None:
     """Talks until the file, or the user, or the server ends it.
+
+    With a microphone Ctrl-C is the end that is meant, and no interruption.
 
     Raises:
         MoshiAgentError: no server, no devices, no file.
@@ -46,13 +49,24 @@ def talk(asked: Talk) -> None:
     canceller = Headphones() if asked.headphones or asked.source else echo_canceller()
     if canceller is None:
         click.confirm(_HEADPHONES, abort=True)
-    asyncio.run(_talk(asked, canceller or Headphones()))
+    try:
+        asyncio.run(_talk(asked, canceller or Headphones()))
+    except KeyboardInterrupt:
+        if asked.source is not None:
+            raise
 
 
 async def _talk(asked: Talk, canceller: Canceller) -> None:
     player = Player(DECODED_RATE_HZ)
     screen = Screen(player)
-    ears = Ears(on_audio=player.push, on_text=screen.text, on_round_trip=screen.round_trip)
+    how_to_end = "" if asked.source else "; Ctrl-C ends the conversation"
+    ears = Ears(
+        on_begun=lambda: screen.note(f"connected to {asked.url}{how_to_end}"),
+        on_audio=player.push,
+        on_text=screen.text,
+        on_note=screen.note,
+        on_round_trip=screen.round_trip,
+    )
     try:
         async with _sound(asked, player, screen, canceller) as microphone:
             await _keep_conversing(asked, microphone, ears, player, screen)
@@ -72,11 +86,12 @@ async def _keep_conversing(
     asked: Talk, microphone: Microphone, ears: Ears, player: Player, screen: Screen
 ) -> None:
     """Begins anew after a lost connection: as another conversation, for the server keeps none."""
-    waits, url = list(_WAITS_S), with_wishes(asked.url, asked.role, asked.voice)
+    waits = list(_WAITS_S)
+    server = ServerAddress(with_wishes(asked.url, asked.role, asked.voice), asked.token, asked.trusted)
     while True:
         began_at = asyncio.get_running_loop().time()
         try:
-            await converse(url, asked.token, microphone, ears)
+            await converse(server, microphone, ears)
             return
         except ConnectionLost as error:
             if asyncio.get_running_loop().time() - began_at > sum(_WAITS_S):

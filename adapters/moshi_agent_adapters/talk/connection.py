@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import numpy as np
@@ -34,9 +38,20 @@ class CallRefused(MoshiAgentError):
 class Ears:
     """What is called with what comes from the server."""
 
+    on_begun: Callable[[], object] = lambda: None  # the conversation has begun
     on_audio: Callable[[Samples], object]  # [N] at 48 kHz
     on_text: Callable[[str], object]
+    on_note: Callable[[str], object] = lambda text: None  # what the server says that is none of the bot's
     on_round_trip: Callable[[float], object] = lambda seconds: None
+
+
+@dataclass(frozen=True)
+class ServerAddress:
+    """Says where a server is, and how it and its caller trust each other."""
+
+    url: str
+    token: str | None = field(default=None, repr=False)
+    trusted: Path | None = None  # a certificate beside those that the system trusts
 
 
 def websocket_url(url: str) -> str:
@@ -63,9 +78,7 @@ def with_wishes(url: str, role: str | None, voice: str | None) -> str:
     return urlunsplit(parts._replace(query=f"{parts.query}&{query}".lstrip("&")))
 
 
-async def converse(
-    url: str, token: str | None, microphone: asyncio.Queue[Samples | None], ears: Ears
-) -> None:
+async def converse(server: ServerAddress, microphone: asyncio.Queue[Samples | None], ears: Ears) -> None:
     """Holds one conversation, until the microphone gives None or the server ends it.
 
     Args:
@@ -74,17 +87,33 @@ async def converse(
     Raises:
         ConnectionLost, CallRefused
     """
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    headers = {} if server.token is None else {"Authorization": f"Bearer {server.token}"}
+    url = websocket_url(server.url)
+    options: dict[str, Any] = {"ssl": _tls(server.trusted)} if url.startswith("wss") else {}
     try:
         async with connect(
-            websocket_url(url), additional_headers=headers, compression=None, max_size=1 << 20
+            url, additional_headers=headers, compression=None, max_size=1 << 20, **options
         ) as websocket:
             await _await_handshake(websocket)
+            ears.on_begun()
             await _Talk(websocket, ears).run(microphone)
     except InvalidStatus as error:
-        raise CallRefused(f"{url} does not take the call: {error}") from error
+        raise CallRefused(f"{server.url} does not take the call: {error}") from error
+    except ssl.SSLCertVerificationError as error:
+        message = f"the certificate of {server.url} is not trusted: {error.verify_message}"
+        raise CallRefused(f"{message}; accepted: one that --trust-cert names") from error
     except (OSError, ConnectionClosed, InvalidHandshake, InvalidURI, TimeoutError) as error:
-        raise ConnectionLost(f"{url} cannot be reached: {error or type(error).__name__}") from error
+        raise ConnectionLost(f"{server.url} cannot be reached: {error or type(error).__name__}") from error
+
+
+def _tls(trusted: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if trusted is not None:
+        try:
+            context.load_verify_locations(trusted)
+        except OSError as error:  # ssl's own errors are among them
+            raise CallRefused(f"{trusted} holds no certificate: {error}") from error
+    return context
 
 
 async def _await_handshake(websocket: ClientConnection) -> None:
@@ -134,6 +163,8 @@ class _Talk:
                 self._hear(reader, payload)
             elif kind == Kind.TEXT:
                 self._ears.on_text(payload.decode(errors="replace"))
+            elif kind == Kind.METADATA:
+                self._note(payload)
             elif kind == Kind.ERROR:
                 raise CallRefused(payload.decode(errors="replace"))
             elif kind == Kind.PING and self._pinged_at is not None:
@@ -147,6 +178,15 @@ class _Talk:
                 self._ears.on_audio(pcm.astype(np.float32) / np.float32(32768))
         except AudioError as error:
             raise CallRefused(f"the server sends what is no audio: {error}") from error
+
+    def _note(self, payload: bytes) -> None:
+        """What our own server says beside the protocol. Others' metadata is for nobody."""
+        try:
+            metadata = json.loads(payload)
+        except (ValueError, RecursionError):
+            return
+        if isinstance(metadata, dict) and isinstance(metadata.get("note"), str):
+            self._ears.on_note(metadata["note"])
 
     async def _ping(self) -> None:
         while True:

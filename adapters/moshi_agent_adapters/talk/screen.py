@@ -28,6 +28,7 @@ class Screen:
     def text(self, piece: str) -> None:
         """A piece of what the bot says."""
         self._clear()
+        piece = printable(piece)
         print(piece if self._column else piece.lstrip(), end="", flush=True)
         self._column += len(piece)
         if self._has_line and piece.rstrip().endswith((".", "?", "!")):
@@ -41,10 +42,14 @@ class Screen:
 
     def lost(self, notice: str) -> None:
         """The connection is gone, in mid-sentence perhaps; what comes next is of another one."""
+        self._round_trip_ms = None
+        self.note(notice)
+
+    def note(self, text: str) -> None:
+        """A line that is none of the bot's, on standard error."""
         self._clear()
         self.end_line()
-        self._round_trip_ms = None
-        print(notice, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
     def round_trip(self, seconds: float) -> None:
         """How long a message and its answer took."""
@@ -68,6 +73,11 @@ class Screen:
         if self._has_line and not self._column:
             sys.stderr.write("\r\x1b[2K")
             sys.stderr.flush()
+
+
+def printable(text: str) -> str:
+    """Returns the text with a sign in place of each character that would command the terminal."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def level_bar(samples: Samples) -> str:

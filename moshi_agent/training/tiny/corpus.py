@@ -19,6 +19,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from moshi_agent.errors import ConfigError
 from moshi_agent.training.tiny.held_out_sentences import HELD_OUT_SENTENCES
@@ -152,12 +153,14 @@ def build_corpus(folder: Path, items: list[Item], *, processes: int = MAX_PROCES
     groups = [items[i : i + SHARD_ITEMS] for i in range(0, len(items), SHARD_ITEMS)]
     missing = [n for n, group in enumerate(groups) if not _is_built(folder, n, group)]
     build = partial(_build_shard, folder)
+    progress = partial(tqdm[Any], total=len(missing), desc="speech", unit="shard", disable=None)
     if processes <= 1 or len(missing) <= 1:
-        for number in missing:
+        for number in progress(missing):
             build(number, groups[number])
         return
     with ProcessPoolExecutor(min(processes, MAX_PROCESSES)) as pool:
-        list(pool.map(build, missing, [groups[n] for n in missing]))
+        for _ in progress(pool.map(build, missing, [groups[n] for n in missing])):
+            pass
 
 
 def question_items(

@@ -226,6 +226,34 @@ def test_talk_says_who_refuses_it(server: Running, tmp_path: Path) -> None:
     assert "there is no file" in missing.output
 
 
+def test_talk_trusts_a_certificate_that_is_named_and_says_what_has_no_effect() -> None:
+    with serving("--ssl-self-signed", "--no-process", "--capacity", "1") as server:
+        assert server.process.stdout is not None
+        certificate = server.process.stdout.readline().rpartition(" ")[2].strip()
+        talk = ("talk", "--url", f"https://localhost:{server.port}", "--in", QUESTION, "--tail", "0")
+        stranger = _invoke(*talk)
+        assert stranger.exit_code == 1 and stranger.output.count("\n") == 1
+        assert "is not trusted" in stranger.output and "--trust-cert" in stranger.output
+        trusting = _invoke(*talk, "--trust-cert", certificate, "--role", "A cat.")
+        assert trusting.exit_code == 0, trusting.output
+        connected, note, *_ = trusting.stderr.splitlines()
+        assert connected == f"connected to https://localhost:{server.port}"
+        assert note == "tiny was not trained to take a role or a voice: they have no effect"
+        wrong = _invoke(*talk, "--trust-cert", QUESTION)
+        assert wrong.exit_code == 1 and "holds no certificate" in wrong.output
+
+
+def test_an_address_that_is_told_can_be_opened() -> None:
+    options = ("--host", "0.0.0.0", "--insecure-no-auth", "--log-level", "error")
+    with serving(*options, "--no-process", "--capacity", "1") as server:
+        assert server.url == f"http://localhost:{server.port}"
+        connection = http.client.HTTPConnection("localhost", server.port, timeout=20)
+        connection.request("GET", "/health")
+        status = connection.getresponse().status
+        connection.close()
+        assert status == 200
+
+
 @pytest.mark.parametrize("url", ["ftp://localhost", "http://", "http://localhost:1"])
 def test_talk_gives_up_on_a_server_that_is_not_there(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moshi_agent_adapters.talk.command._WAITS_S", (0.01, 0.01))

@@ -33,8 +33,9 @@ async function request(path, options = {}) {
   let response;
   try {
     response = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
-  } catch {
-    throw new ApiError(0, "unreachable", "The server cannot be reached.");
+  } catch (error) {
+    const code = error.name === "TimeoutError" ? "timeout" : "unreachable";
+    throw new ApiError(0, code, "The server cannot be reached.");
   }
   if (!response.ok) throw await failure(response);
   return response;
@@ -50,8 +51,8 @@ async function failure(response) {
   }
 }
 
-export async function getJson(path) {
-  return (await request(path)).json();
+export async function getJson(path, options = {}) {
+  return (await request(path, options)).json();
 }
 
 export async function getBytes(path) {

@@ -1,25 +1,31 @@
 // One WebRTC call: offer and answer, the data channel, and coming back after the network was away.
 
-import { sendJson } from "./api.js";
+import { ApiError, getJson, sendJson } from "./api.js";
 
 const GATHERING_MS = 1500; // for the browser's addresses; those found later are not missed
 const RESTART_AFTER_MS = 1000; // without a connection
 const GIVE_UP_AFTER_MS = 10000;
-const LOST = "The connection was lost, and the call is over. Call again to begin a new one.";
+const WATCH_MS = 250; // between two looks at whether anything comes from the server
+const SILENT_MS = 1200; // without a packet, of which there are fifty a second: the server or the path is gone
+const PROBE_MS = 3000; // for the server to answer a request
 
 /**
- * Fires: "connected", "reconnecting", "message" (detail: the event), "track" (detail: the stream),
- * "ended" (detail: {reason, error}).
+ * Fires: "begun" (the conversation has its place), "reconnecting", "connected" (again), "message" (detail: the
+ * event), "track" (detail: the stream), "ended" (detail: {reason, error}; an error is a refusal).
  */
 export class Call extends EventTarget {
   #peer;
   #channel;
   #sender;
   #id = null;
+  #hasBegun = false;
   #hasEnded = false;
+  #isReconnecting = false;
+  #received = { packets: 0, at: 0 };
+  #watch = 0;
   #timers = new Set();
 
-  /** Calls the server, sending `track`. Throws ApiError. */
+  /** Calls the server, sending `track`. */
   async start(track, iceServers, options) {
     this.#peer = new RTCPeerConnection({ iceServers, bundlePolicy: "max-bundle" });
     this.#channel = this.#peer.createDataChannel("events");
@@ -34,8 +40,7 @@ export class Call extends EventTarget {
       if (this.#hasEnded) return this.#hangUpServer();
       await this.#peer.setRemoteDescription({ type: "answer", sdp: answer.sdp });
     } catch (error) {
-      this.#end("failed", error);
-      throw error;
+      this.#end("refused", error);
     }
   }
 
@@ -74,8 +79,8 @@ export class Call extends EventTarget {
       const answer = await sendJson("PATCH", `/api/webrtc/${this.#id}`, { sdp });
       await this.#peer.setRemoteDescription({ type: "answer", sdp: answer.sdp });
     } catch (error) {
-      if (error.status === 404) this.#end("failed", new Error(LOST));
-      else this.#later(RESTART_AFTER_MS, () => this.#isAway() && this.restart());
+      if (error.status === 404) this.#end("lost");
+      else this.#later(RESTART_AFTER_MS, () => this.#isReconnecting && this.restart());
     }
   }
 
@@ -91,20 +96,57 @@ export class Call extends EventTarget {
   }
 
   #receive(event) {
+    if (event.type === "error" && !this.#hasBegun) return this.#end("refused", new ApiError(0, event.code, event.message));
+    if (!this.#hasBegun) this.#begin();
     this.#fire("message", event);
-    if (event.type === "error" && event.code.startsWith("engine")) this.#end("failed", new Error(event.message));
-    if (event.type === "ended") this.#end(event.reason, event.error ? new Error(event.error) : null);
+    if (event.type === "error" && event.code.startsWith("engine")) this.#end("error");
+    if (event.type === "ended") this.#end(event.reason);
+  }
+
+  #begin() {
+    this.#hasBegun = true;
+    this.#received = { packets: 0, at: performance.now() };
+    this.#watch = setInterval(() => this.#look(), WATCH_MS);
+    this.#fire("begun");
+  }
+
+  /** Notices that nothing comes any more, which the browser itself takes many seconds for. */
+  async #look() {
+    const { received } = await this.figures();
+    const now = performance.now();
+    if (this.#hasEnded) return;
+    if (received !== this.#received.packets) {
+      this.#received = { packets: received, at: now };
+      if (this.#isReconnecting && !this.#isAway()) this.#comeBack();
+    } else if (now - this.#received.at > SILENT_MS && !this.#isReconnecting) {
+      this.#goAway();
+    }
+  }
+
+  #comeBack() {
+    this.#isReconnecting = false;
+    this.#clearTimers();
+    this.#fire("connected");
+  }
+
+  /** Nothing comes: asks the server whether it is there, and comes back to it where it is. */
+  async #goAway() {
+    this.#isReconnecting = true;
+    this.#fire("reconnecting");
+    this.#later(GIVE_UP_AFTER_MS, () => this.#isReconnecting && this.#end("lost"));
+    try {
+      await getJson("/api/webrtc", { signal: AbortSignal.timeout(PROBE_MS) });
+    } catch (error) {
+      const isRefused = error.status >= 500 || (error.code === "unreachable" && navigator.onLine);
+      if (isRefused && this.#isReconnecting) return this.#end("gone");
+    }
+    if (this.#isReconnecting) this.restart();
   }
 
   #follow(state) {
-    if (state === "connected") {
-      this.#clearTimers();
-      this.#fire("connected");
-    } else if (state === "disconnected" || state === "failed") {
-      this.#fire("reconnecting");
-      this.#later(state === "failed" ? 0 : RESTART_AFTER_MS, () => this.#isAway() && this.restart());
-      this.#later(GIVE_UP_AFTER_MS, () => this.#isAway() && this.#end("failed", new Error(LOST)));
-    }
+    if (state === "connected" && this.#isReconnecting) this.#received.at = performance.now();
+    if ((state === "disconnected" || state === "failed") && this.#hasBegun && !this.#isReconnecting) this.#goAway();
+    if (state === "failed" && !this.#hasBegun) this.#end("lost");
   }
 
   #isAway() {
@@ -121,6 +163,7 @@ export class Call extends EventTarget {
     if (this.#hasEnded) return;
     this.#hasEnded = true;
     this.#clearTimers();
+    clearInterval(this.#watch);
     this.#peer.close();
     this.#fire("ended", { reason, error });
   }

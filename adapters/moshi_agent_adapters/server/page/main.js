@@ -8,9 +8,10 @@ import { Recorder } from "./recorder.js";
 import { Sound } from "./sound.js";
 import { Timeline } from "./timeline.js";
 import { Transcript } from "./transcript.js";
+import { end, refusal } from "./words.js";
 import {
-  $, chosenOptions, download, hideNotice, isConnected, notify, showLevel, showMicrophones, showOptions,
-  showQuestions, showSpeaking, showStatus,
+  $, chosenOptions, download, hideLost, hideNotice, isConnected, notify, showLevel, showLost, showMicrophones,
+  showOptions, showQuestions, showSpeaking, showStatus,
 } from "./view.js";
 
 const PICTURE_MS = 50; // between two pictures of levels and timeline
@@ -35,10 +36,10 @@ const state = {
 async function load() {
   try {
     state.info = await getJson("/api/webrtc");
-    showQuestions(await getJson("/questions/index.json"), ask);
+    showQuestions(await getJson("/questions/index.json"), state.info.model, ask);
   } catch (error) {
     if (error.status === 401) return askForToken();
-    return notify([`The server does not answer as it should: ${error.message}`]);
+    return notify([refusal(error)]);
   }
   $("token-form").hidden = true;
   $("model").textContent = state.info.model;
@@ -65,34 +66,44 @@ $("call").addEventListener("click", () => (state.call ? state.call.hangUp() : be
 
 async function begin({ withMicrophone }) {
   hideNotice();
+  hideLost();
   showStatus("connecting", "Connecting…");
   const call = new Call();
   state.call = call;
   showCall();
   try {
     state.sound ??= new Sound();
-    const context = await state.sound.start();
+    await state.sound.start();
     if (withMicrophone) await useMicrophone();
     if (state.call !== call) return;
-    startAnew();
-    await recorder.start(context, state.sound.user, state.sound.bot);
     listen(call);
     await call.start(state.microphone ?? state.sound.deskTrack, state.info?.ice_servers ?? [], chosenOptions());
   } catch (error) {
-    over(call, { reason: "failed", error });
+    over(call, { reason: "refused", error });
   }
 }
 
-function startAnew() {
+/** The conversation has begun: what is shown of the one before goes, which a refusal would have kept. */
+async function startAnew() {
   transcript.clear();
   timeline.clear();
   figures.clear();
   $("empty").hidden = true;
+  showStatus("connected", "Connected");
+  await recorder.start(await state.sound.start(), state.sound.user, state.sound.bot);
 }
 
 function listen(call) {
-  call.addEventListener("connected", () => showStatus("connected", "Connected"));
-  call.addEventListener("reconnecting", () => showStatus("connecting", "Reconnecting…"));
+  call.addEventListener("begun", startAnew);
+  call.addEventListener("connected", () => {
+    hideLost();
+    showStatus("connected", "Connected");
+  });
+  call.addEventListener("reconnecting", () => {
+    silence();
+    showStatus("connecting", "Reconnecting…");
+    showLost(end("lost"), "Trying to get back to the call…");
+  });
   call.addEventListener("message", ({ detail }) => reactions[detail.type]?.(detail));
   call.addEventListener("ended", ({ detail }) => over(call, detail));
   call.addEventListener("track", ({ detail }) => {
@@ -102,6 +113,13 @@ function listen(call) {
   });
 }
 
+/** Nobody is heard any more. */
+function silence() {
+  setSpeaking("user", false);
+  setSpeaking("bot", false);
+  transcript.finish();
+}
+
 function over(call, { reason, error }) {
   if (state.call !== call) return;
   state.call = null;
@@ -109,19 +127,26 @@ function over(call, { reason, error }) {
   closeMicrophone();
   state.sound?.setRemote(null);
   $("speaker").srcObject = null;
-  setSpeaking("user", false);
-  setSpeaking("bot", false);
-  transcript.finish();
+  silence();
+  hideLost();
   if (error) {
     showStatus("failed", "Not connected");
     if (error.status === 401) askForToken();
-    else notify([error.message]);
-  } else {
+    else notify([refusal(error)]);
+  } else if (reason === "hung up") {
     showStatus("idle", "Call ended");
-    if (reason !== "hung up") transcript.addNote(`The call is over: ${reason}`);
+  } else {
+    showStatus("failed", "Call ended");
+    showLost(end(reason), "The call is over. What was said stays here until you call again.");
+    transcript.addNote(end(reason));
   }
   showCall();
 }
+
+$("call-again").addEventListener("click", () => {
+  state.call?.hangUp();
+  begin({ withMicrophone: true });
+});
 
 addEventListener("pagehide", () => state.call?.hangUp());
 addEventListener("online", () => state.call?.restart()); // another network: another path
@@ -253,7 +278,7 @@ async function play(call, question) {
 function untilConnected(call) {
   if (isConnected()) return true;
   return new Promise((resolve) => {
-    call.addEventListener("connected", () => resolve(true), { once: true });
+    for (const name of ["begun", "connected"]) call.addEventListener(name, () => resolve(true), { once: true });
     call.addEventListener("ended", () => resolve(false), { once: true });
   });
 }

@@ -152,7 +152,8 @@ export class Transcript {
   }
 
   #scroll() {
-    this.#list.scrollTop = this.#list.scrollHeight;
+    const log = this.#list.parentElement;
+    log.scrollTop = log.scrollHeight;
   }
 }
 

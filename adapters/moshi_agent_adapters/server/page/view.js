@@ -48,6 +48,17 @@ export function hideNotice() {
   $("notice").hidden = true;
 }
 
+/** Tells in large letters that there is nobody at the other end. */
+export function showLost(title, text) {
+  $("lost-title").textContent = title;
+  $("lost-text").textContent = text;
+  $("lost").hidden = false;
+}
+
+export function hideLost() {
+  $("lost").hidden = true;
+}
+
 /** What can be chosen for the next call, as far as the model knows it. */
 export function showOptions({ greet, role, voices }) {
   $("greet-field").hidden = !greet;
@@ -65,8 +76,10 @@ export function chosenOptions() {
   return options;
 }
 
-/** A button for each question; `ask` is called with the question and its button. */
-export function showQuestions(questions, ask) {
+/** A button for each question; `ask` is called with the question and its button. The built-in model knows no other. */
+export function showQuestions(questions, model, ask) {
+  $("questions-title").textContent = `${questions.length} sample questions`;
+  $("questions-limit").hidden = model !== "tiny";
   $("questions").replaceChildren(...questions.map((question) => {
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: question.text });
     button.addEventListener("click", () => ask(question, button));
@@ -81,6 +94,7 @@ export function showMicrophones(found) {
   const options = found.filter(({ id }) => id !== "default").map(({ id, label }) => new Option(label, id));
   $("devices").replaceChildren(new Option("Default microphone", ""), ...options);
   if (found.some(({ id }) => id === chosen)) $("devices").value = chosen;
+  $("devices-field").hidden = options.length === 0; // nothing to choose from
 }
 
 /** Saves a file under the time of day. */
