@@ -118,7 +118,7 @@ def _recordings(asked: Serve, engine: Engine) -> Generator[None]:
 
 @contextmanager
 def _tls(asked: Serve) -> Generator[tuple[ssl.SSLContext | None, Path | None]]:
-    """TLS with the certificate and its key, if there is to be any, and the certificate. Raises ConfigError."""
+    """TLS, if there is to be any, and the certificate. Raises ConfigError."""
     if asked.ssl_cert is not None and asked.ssl_key is not None:
         try:
             tls = tls_context(asked.ssl_cert, asked.ssl_key)

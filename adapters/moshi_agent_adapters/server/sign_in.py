@@ -76,7 +76,7 @@ def sign_in_page(wrong: bool) -> Response:
     """The page that asks for the token, at the address that was wanted."""
     page = _page()
     if wrong:
-        page = page.replace("<!-- what was wrong -->", _WRONG)
+        page = page.replace("<!-- error -->", _WRONG)
     # Without any referrer a browser would say of the form that it comes from nowhere ("Origin: null").
     return HTMLResponse(page, 401, {"Referrer-Policy": "same-origin"})
 
