@@ -79,7 +79,7 @@ class LiveProtocol:
         self._audio: LiveAudio = PCM_24K
         self._session: Json = {}
         self._is_muted = False
-        self._has_begun = False
+        self._has_begun = self._has_spoken = False
         self._heard_s = 0.0
         self._media_ms = 0
         self._numbers = itertools.count(1)
@@ -194,7 +194,9 @@ class LiveProtocol:
             # As the reference: audio has neither an id nor a time.
             yield json.dumps({"type": "session.output_audio.delta", "delta": delta})
         elif isinstance(event, TextToken):
-            yield self._transcript("output", event.text, event.aligned_frame * _FRAME_MS)
+            text = event.text if self._has_spoken else event.text.lstrip()  # a transcript begins with a word
+            self._has_spoken = self._has_spoken or bool(text)
+            yield self._transcript("output", text, event.aligned_frame * _FRAME_MS)
         elif isinstance(event, UserText):
             yield self._transcript("input", event.text, round(1000 * event.start))
 

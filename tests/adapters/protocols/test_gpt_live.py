@@ -130,11 +130,21 @@ def test_audio_is_heard_and_said_in_the_format_of_the_session(kind: str, rate: i
     assert base64.b64decode(_checked(message)["delta"]) == data
 
 
+def test_a_wish_without_effect_is_told() -> None:
+    (message,) = _started().left_out("tiny takes no role")
+    event = _checked(message)
+    assert (event["type"], event["message"]) == ("info", "tiny takes no role")
+
+
 def test_what_is_said_comes_with_its_time() -> None:
     protocol = _started()
-    (message,) = protocol.tell(TextToken(**_AT, text=" hello", token=5, aligned_frame=5))
-    event = _checked(message)
-    assert (event["delta"], event["start_ms"], event["end_ms"]) == (" hello", 400, 480)
+    first, second = (
+        _checked(message)
+        for text in (" hello", " you")
+        for message in protocol.tell(TextToken(**_AT, text=text, token=5, aligned_frame=5))
+    )
+    assert (first["delta"], first["start_ms"], first["end_ms"]) == ("hello", 400, 480)
+    assert second["delta"] == " you"
     assert list(protocol.tell(BotStarted(**_AT))) == []
 
 

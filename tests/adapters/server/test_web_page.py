@@ -30,11 +30,16 @@ from tests.adapters.server.browser import (
     find_chromium,
     serving,
 )
+from tests.adapters.server.server_process import serving as serving_process
 
 pytestmark = [pytest.mark.real_time, pytest.mark.slow, pytest.mark.timeout(600)]
 ANSWER = "My name is Moshi, and I am a tiny talking model."
 PATIENCE_MS = 90_000
 CHECKOUT = Path(__file__).parents[3]
+# Controls and words whose text is wider than they are.
+CUT_OFF = """() => [...document.querySelectorAll("button, select, h1, h2, p, dt, dd")]
+  .filter((e) => e.offsetParent && e.className !== "hidden" && e.scrollWidth > e.clientWidth + 1)
+  .map((e) => e.outerHTML)"""
 RESTART_ICE = """async (id) => {
   const peer = window.peers.at(-1);
   const path = () => peer.sctp.transport.iceTransport.getSelectedCandidatePair().local.usernameFragment;
@@ -83,6 +88,14 @@ def open_page(browser: Any, url: str, **context: Any) -> tuple[Any, list[str]]:
     return page, faults
 
 
+def faults_by_axe(page: Any) -> list[str]:
+    """What axe-core finds, as its rule and the element."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [f"{one['id']}: {node['target']}" for one in found for node in one["nodes"]]
+
+
 def keep_picture(page: Any, name: str) -> None:
     folder = Path(os.environ.get("MOSHI_TEST_ARTIFACTS", CHECKOUT / "build" / "screenshots"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,10 +133,10 @@ def test_a_spoken_question_is_answered_on_the_page(
     page.get_by_role("button", name="Hang up").click()
     wait_until_free(engine)
     with page.expect_download() as text:
-        page.get_by_role("button", name="as text").click()
+        page.get_by_role("button", name="Download text").click()
     assert ANSWER in text.value.path().read_text()
     with page.expect_download() as audio:
-        page.get_by_role("button", name="as stereo wav").click()
+        page.get_by_role("button", name="Download audio").click()
     audio.value.save_as(tmp_path / "call.wav")
     user, bot = sf.read(tmp_path / "call.wav", always_2d=True)[0].T
     assert np.abs(user).max() > 0.02 and np.abs(bot).max() > 0.02
@@ -172,8 +185,70 @@ def test_a_full_engine_is_said_so(browser: Any, url: str, engine: Engine) -> Non
     with engine.session(), engine.session():
         page, _ = open_page(browser, url)
         page.get_by_role("button", name="Call", exact=True).click()
-        page.locator("#notice", has_text="no row is free").wait_for()
+        page.locator("#notice", has_text="All lines are busy. Try again in a moment.").wait_for()
         assert page.get_by_role("button", name="Call", exact=True).is_enabled()
+        assert page.locator("#empty").is_visible(), "what the page says of a conversation stays"
+        assert page.get_by_role("button", name="Download audio").is_disabled()
+        page.context.close()
+
+
+def test_a_refused_call_keeps_the_conversation_before_it(browser: Any, url: str, engine: Engine) -> None:
+    page, _ = open_page(browser, url)
+    page.get_by_role("button", name="Hello there.").click()
+    page.locator("#turns .bot").first.wait_for()
+    page.get_by_role("button", name="Hang up").click()
+    wait_until_free(engine)
+    with engine.session(), engine.session():
+        page.get_by_role("button", name="Call", exact=True).click()
+        page.locator("#notice", has_text="All lines are busy").wait_for()
+        assert "Hello there." in page.locator("#turns").inner_text()
+        assert page.get_by_role("button", name="Download audio").is_enabled()
+    page.context.close()
+
+
+def test_a_server_that_is_gone_is_told_within_two_seconds(browser: Any) -> None:
+    with serving_process("--no-process", "--capacity", "1") as server:
+        page, _ = open_page(browser, server.url, **PHONE)
+        connect(page)
+        server.process.kill()
+        lost = page.locator("#lost")
+        lost.wait_for(timeout=2000)
+        assert "Call again" in lost.inner_text()
+        assert page.locator(".voice[data-speaking=true], .turn.live").count() == 0
+        page.locator("#lost", has_text="The call is over").wait_for()
+        keep_picture(page, "page-lost")
+        page.context.close()
+
+
+@pytest.mark.parametrize("context", [{"viewport": {"width": 1280, "height": 900}}, PHONE])
+def test_axe_finds_nothing_to_mend(browser: Any, url: str, engine: Engine, context: dict[str, Any]) -> None:
+    """Before a call, in one, and after it; and nothing moves or is cut off when it connects."""
+    page, _ = open_page(browser, url, **context)
+    page.locator("#questions button").first.wait_for()
+    assert faults_by_axe(page) == []
+    stage = page.locator(".stage").bounding_box()
+    page.get_by_role("button", name="What is your name?").click()
+    page.locator("#turns .bot").first.wait_for()
+    page.evaluate("scrollTo(0, 0)")
+    assert page.locator(".stage").bounding_box() == stage
+    assert page.evaluate(CUT_OFF) == []
+    assert faults_by_axe(page) == []
+    page.context.close()
+    wait_until_free(engine)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_to_mend_where_a_token_is_asked_for(browser: Any, scheme: Any) -> None:
+    engine = Engine.load("tiny", capacity=1, shared=False)
+    with serving(create_app(engine, ServerConfig(tokens=("open sesame",)))) as url:
+        page = browser.new_context(color_scheme=scheme, **PHONE).new_page()
+        page.goto(url)
+        assert faults_by_axe(page) == []
+        page.get_by_label("This server asks for a token").fill("wrong sesame")
+        page.keyboard.press("Enter")
+        page.get_by_text("That token was wrong").wait_for()
+        assert faults_by_axe(page) == []
+        keep_picture(page, f"page-token-{scheme}")
         page.context.close()
 
 

@@ -37,6 +37,6 @@ def test_what_the_user_says_is_shown_in_place_of_how_long_it_took(url: str, tmp_
         keep_picture(page, "page-words")
         page.get_by_role("button", name="Hang up").click()
         with page.expect_download() as text:
-            page.get_by_role("button", name="as text").click()
+            page.get_by_role("button", name="Download text").click()
         assert "You: the" in text.value.path().read_text()
         assert not faults

@@ -50,6 +50,7 @@ def test_a_call_is_begun_renewed_and_ended_over_http(url: str) -> None:
         offer = {"sdp": await caller.offer(), "options": {"seed": 1}}
         status, answer = await asyncio.to_thread(request, "POST", f"{url}/api/webrtc", offer)
         assert status == 201
+        assert answer["type"] == "answer", "a browser's `setRemoteDescription` takes it as it is"
         await caller.accept(answer["sdp"])
         await caller.wait_for(lambda: caller.has("stats"))
         late = Caller()
@@ -60,7 +61,7 @@ def test_a_call_is_begun_renewed_and_ended_over_http(url: str) -> None:
 
         call = f"{url}/api/webrtc/{answer['id']}"
         status, renewed = await asyncio.to_thread(request, "PATCH", call, {"sdp": await caller.offer()})
-        assert status == 200 and renewed["id"] == answer["id"]
+        assert status == 200 and renewed["id"] == answer["id"] and renewed["type"] == "answer"
         await caller.accept(renewed["sdp"])
         question = read_audio(find_question("count to five", sample_questions()).path, 48_000)
         caller.microphone.play(np.concatenate([np.zeros(48_000, np.float32), question]))
