@@ -1,11 +1,11 @@
 """Memory that stays of WebRTC calls: of aiortc alone, two peers in one process, without anything of ours.
 
-    python tests/benchmarks/webrtc_memory.py [--calls 300]
+    PYTHONPATH=.:adapters python tests/benchmarks/webrtc_memory.py [--calls 240] [--at-once 4] [--one-heap]
 
 A call has audio both ways and a data channel, and ends. Prints by how much these grow, in KB, as calls pass:
 the process's own pages; what the C library's allocator holds of the system; and what of it is in use. Where
 the first two grow and the last does not, nothing is leaked: the allocator keeps free pieces between those in
-use. At the end it is told to give them back (`malloc_trim`). Linux with glibc.
+use. At the end it is told to give them back (`malloc_trim`). `--one-heap` is what `serve` does. Linux, glibc.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from pathlib import Path
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import AudioStreamTrack, MediaStreamError, MediaStreamTrack
 
-_WARM_UP = 10  # calls
+from moshi_agent_adapters.server.heap import share_one_heap
+
+_WARM_UP = 40  # calls
 _LINES = 6
 _FRAMES = 3  # of audio that are heard of a call
 _PATIENCE_S = 60.0
@@ -83,14 +85,16 @@ async def _hear(peer: RTCPeerConnection) -> None:
         pass
 
 
-async def measure(libc: ctypes.CDLL, calls: int) -> None:
-    for _ in range(_WARM_UP):
-        await call()
+async def measure(libc: ctypes.CDLL, calls: int, at_once: int) -> None:
+    async def some(count: int) -> None:
+        for _ in range(count // at_once):
+            await asyncio.gather(*[call() for _ in range(at_once)])
+
+    await some(_WARM_UP)
     first = memory(libc)
     print(f"{'calls':8}{'resident':>10}{'held':>10}{'in use':>10}   KB more than after {_WARM_UP}")
     for line in range(1, _LINES + 1):
-        for _ in range(calls // _LINES):
-            await call()
+        await some(calls // _LINES)
         _print(str(line * (calls // _LINES)), memory(libc), first)
     libc.malloc_trim(0)
     _print("trimmed", memory(libc), first)
@@ -105,10 +109,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--calls", type=int, default=300)
+    parser.add_argument("--calls", type=int, default=240)
+    parser.add_argument("--at-once", type=int, default=4)
+    parser.add_argument("--one-heap", action="store_true")
+    asked = parser.parse_args()
+    if asked.one_heap:
+        assert share_one_heap()
     libc = ctypes.CDLL("libc.so.6")
     libc.mallinfo2.restype = _Heap
-    asyncio.run(measure(libc, parser.parse_args().calls))
+    asyncio.run(measure(libc, asked.calls, asked.at_once))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@
     web_calls.py         the page, and what it calls over WebRTC
     health.py            /health, /ready, /metrics, /v1/models
     drain.py             the end of a server
+    heap.py              memory that calls leave behind
     command.py           `moshi-agent serve`
 
 Needs the extra `server`.

@@ -20,6 +20,7 @@ from moshi_agent_adapters.server.app import create_app
 from moshi_agent_adapters.server.config import ServerConfig, is_loopback
 from moshi_agent_adapters.server.descriptors import connections_that_fit, raise_descriptor_limit
 from moshi_agent_adapters.server.drain import DrainingServer
+from moshi_agent_adapters.server.heap import share_one_heap
 from moshi_agent_adapters.server.http_protocol import uvicorn_options
 from moshi_agent_adapters.server.listening import listen
 from moshi_agent_adapters.server.log_format import LogFormat, set_up_log
@@ -63,10 +64,17 @@ def serve(asked: Serve) -> None:
         ConfigError: the settings do not go together, or the port is taken.
         CheckpointError: the model is missing or damaged.
     """
-    server = asked.server
     if (asked.ssl_cert is None) != (asked.ssl_key is None):
         raise ConfigError("a certificate and its key go together; accepted: both, or neither")
+    with _tls(asked) as (tls, certificate):  # before all that takes time
+        _serve(asked, tls, certificate)
+
+
+def _serve(asked: Serve, tls: ssl.SSLContext | None, certificate: Path | None) -> None:
+    server = asked.server
     set_up_log(asked.log_level, asked.log_format)
+    if asked.process:  # else tensors are computed here, by threads that do not wait for one another
+        share_one_heap()
     most = connections_that_fit(server.most_connections, asked.capacity, raise_descriptor_limit())
     server = replace(server, most_connections=most)
     sockets = listen(server.host, server.port)
@@ -85,7 +93,7 @@ def serve(asked: Serve) -> None:
         admit_by_time=not asked.overcommit,
     )
     app = create_app(engine, server)
-    with _tls(asked) as (tls, certificate), _recordings(asked, engine):
+    with _recordings(asked, engine):
         config = uvicorn.Config(
             app,
             log_config=None,

@@ -1,0 +1,45 @@
+"""One heap of the C library for all threads of a server."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import re, sys, threading
+from moshi_agent_adapters.server.heap import share_one_heap
+
+def mapped_mb():
+    return int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+
+if sys.argv[1] == "one":
+    assert share_one_heap()
+before, barrier, kept = mapped_mb(), threading.Barrier(9), []
+
+def work():
+    kept.append([bytes(2000) for _ in range(100)])
+    barrier.wait()  # all have a heap by now
+    barrier.wait()
+
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads:
+    thread.start()
+barrier.wait()
+print(mapped_mb() - before)
+barrier.wait()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_threads_have_no_heaps_of_their_own() -> None:
+    """A heap of glibc takes 64 MB of addresses at the least, a thread's stack 8."""
+    mapped = {}
+    for heaps in ("one", "many"):
+        command = [sys.executable, "-c", PROGRAM, heaps]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr
+        mapped[heaps] = float(done.stdout)
+    assert mapped["many"] - mapped["one"] > 2 * 64
