@@ -49,7 +49,7 @@ LAYERS = {
         callbacks config
         commands model_facts tap
         call microphone personas reference_desk references
-        intake
+        intake user_transcriber
         session shared snapshot
         inbox rows
         admission conversations

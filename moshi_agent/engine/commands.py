@@ -9,6 +9,7 @@ from moshi_agent.engine.config import SessionConfig
 from moshi_agent.engine.step.frame_step import Frame
 from moshi_agent.engine.step.step_tensors import Reference
 from moshi_agent.events import AskedBy
+from moshi_agent.text.word_tracker import TimedWord
 
 Key = int  # of a conversation, unique in its engine
 
@@ -96,6 +97,14 @@ class GiveReference:
 
 
 @dataclass(frozen=True, slots=True)
+class HeardUtterance:
+    """What the user has said until now, as a recogniser of the application's own has written it down."""
+
+    key: Key
+    words: tuple[TimedWord, ...]  # at their times in the conversation
+
+
+@dataclass(frozen=True, slots=True)
 class SetSampling:
     """Samples otherwise from the next frame on."""
 
@@ -157,6 +166,7 @@ Command = (
     | Ask
     | Refer
     | GiveReference
+    | HeardUtterance
     | SetSampling
     | TakeSnapshot
     | TakeMetrics

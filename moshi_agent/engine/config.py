@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
@@ -115,7 +115,8 @@ class EngineConfig:
     admit_by_time: bool = True  # refuses who would make the measured step exceed its budget
     kv_cache: KVCache = "auto"  # of the temporal transformer; auto is int8 on CUDA where floats do not fit
     cuda_graphs: bool = True  # on CUDA; without, every step is launched kernel by kernel
-    transcriber: str | None = None  # a recogniser's checkpoint, to write down what users say; as `source`
+    # Writes down what users say: a recogniser's checkpoint, as `source`, or a function as `Transcribe`.
+    transcriber: str | Callable[[NDArray[np.float32]], Iterable[tuple[str, float, float]]] | None = None
     reference_encoder: Callable[[str], Any] | None = None  # text -> [n, row_dim], for a model that takes rows
     recogniser: bool = False  # the checkpoint is a recogniser alone: sessions give words, and no audio
     process: bool = False  # runs in a process of its own: this one may then be as busy as it likes
@@ -160,7 +161,7 @@ class EngineOptions(TypedDict, total=False):
     admit_by_time: bool
     kv_cache: KVCache
     cuda_graphs: bool
-    transcriber: str | None
+    transcriber: str | Callable[[NDArray[np.float32]], Iterable[tuple[str, float, float]]] | None
     reference_encoder: Callable[[str], Any] | None
     recogniser: bool
     process: bool

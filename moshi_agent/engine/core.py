@@ -17,6 +17,7 @@ from moshi_agent.engine.commands import (
     Drain,
     Finish,
     GiveReference,
+    HeardUtterance,
     Hold,
     InputFrame,
     Key,
@@ -193,6 +194,9 @@ class Core:
                 raise AssertionError("the text of a reference is read before it comes here")
             case GiveReference():
                 return conversations[command.key].refer(command, time.time())
+            case HeardUtterance():
+                if command.key in conversations:
+                    conversations[command.key].hear_utterance(command.words, time.time())
             case SetSampling():
                 conversations.set_sampling(command.key, command.sampling)
             case TakeSnapshot():

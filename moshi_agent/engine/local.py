@@ -28,6 +28,7 @@ from moshi_agent.engine.references import References
 from moshi_agent.engine.step.frame_step import FrameStep
 from moshi_agent.engine.step.memory import free_bytes
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
+from moshi_agent.engine.user_transcriber import UserTranscriber
 from moshi_agent.errors import ConfigError, EngineUnhealthy
 
 _WARM_UP_STEPS = 6
@@ -41,6 +42,7 @@ class _Served:
     checkpoint: Checkpoint
     step: FrameStep
     recogniser: RecogniserStep | None
+    transcriber: UserTranscriber | None
     core: Core
     openings: PersonaOpenings
     references: References
@@ -48,6 +50,8 @@ class _Served:
 
     def close(self) -> None:
         self.references.stop()
+        if self.transcriber is not None:
+            self.transcriber.abandon()
         self.step.close()
         if self.recogniser is not None:
             self.recogniser.close()
@@ -88,15 +92,21 @@ class LocalBackend:
         personas = Personas(checkpoint, config.voices, config.personas)
         model = replace(
             facts_of(checkpoint),
-            transcriber=config.transcriber,
+            transcriber=_name_of(config.transcriber),
             voices=tuple(personas.voices),
             takes_roles=personas.are_taken,
         )
         inbox = self._inbox
+        transcriber = None
+        if callable(config.transcriber):
+            transcriber = UserTranscriber(config.transcriber, inbox.send)
+            facts = replace(facts, write_down=transcriber.take)
+        if recogniser is not None:
+            facts = replace(facts, hearing=recogniser.hearing)
         core = Core(
             inbox,
             step,
-            facts if recogniser is None else model_of(checkpoint, recogniser.hearing),
+            facts,
             model.sampling,
             config,
             self._times,
@@ -105,7 +115,7 @@ class LocalBackend:
         )
         openings = PersonaOpenings(personas, config, inbox.request, lambda key: inbox.send(Close(key)))
         references = References(checkpoint, config.reference_encoder)
-        return _Served(checkpoint, step, recogniser, core, openings, references, model)
+        return _Served(checkpoint, step, recogniser, transcriber, core, openings, references, model)
 
     @property
     def _live(self) -> _Served:
@@ -230,9 +240,14 @@ class LocalBackend:
                     torch.cuda.empty_cache()
 
 
+def _name_of(transcriber: object) -> str | None:
+    is_name = isinstance(transcriber, str | None)
+    return transcriber if is_name else getattr(transcriber, "__name__", type(transcriber).__name__)
+
+
 def _recogniser(config: EngineConfig) -> RecogniserStep | None:
     """The recogniser that is asked for. Raises ConfigError for a checkpoint of another kind."""
-    if config.transcriber is None:
+    if not isinstance(config.transcriber, str):
         return None
     # The revision and the low-rank updates are the model's own.
     checkpoint = _load(replace(config, revision=None, lora=None), config.transcriber)

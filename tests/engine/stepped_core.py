@@ -20,6 +20,7 @@ from moshi_agent.engine.references import References
 from moshi_agent.engine.session import Session
 from moshi_agent.engine.step.frame_step import FrameStep
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
+from moshi_agent.engine.user_transcriber import UserTranscriber
 from moshi_agent.events import AudioChunk, Event
 
 FRAME_S = 0.08
@@ -43,14 +44,17 @@ class SteppedCore:
         self.tick_s = 0.0  # that pass with every look at the clock
         self.step = FrameStep(checkpoint, self.config.capacity)
         self.recogniser = None if recogniser is None else RecogniserStep(recogniser, self.config.capacity)
-        model = replace(model_of(checkpoint, self.recogniser and self.recogniser.hearing), delay_s=0.0)
+        self.inbox = Inbox()
+        own = self.config.transcriber
+        self.transcriber = UserTranscriber(own, self.inbox.send) if callable(own) else None
+        write_down = self.transcriber and self.transcriber.take
+        model = model_of(checkpoint, self.recogniser and self.recogniser.hearing, write_down)
         self.references = References(checkpoint, self.config.reference_encoder)
         advised = checkpoint.advised_sampling
-        self.inbox = Inbox()
         self.core = Core(
             self.inbox,
             self.step,
-            model,
+            replace(model, delay_s=0.0),
             advised,
             self.config,
             times or StepTimes(),

@@ -27,6 +27,7 @@ from moshi_agent.engine.call.tail import Tail, TailFrame
 from moshi_agent.engine.call.text_guide import TextGuide
 from moshi_agent.engine.call.turns import Turns
 from moshi_agent.engine.call.user_words import UserWords
+from moshi_agent.engine.call.utterances import Utterances
 from moshi_agent.engine.commands import GiveReference, InputFrame, Key
 from moshi_agent.engine.config import SessionConfig
 from moshi_agent.engine.event_queue import Delivery, Outlet
@@ -51,12 +52,14 @@ from moshi_agent.events import (
     ReferenceWanted,
     TextToken,
     UserSaid,
+    UserText,
     UserWord,
 )
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
 from moshi_agent.saved import saved_value
 from moshi_agent.text.pieces import ends_sentence
 from moshi_agent.text.transcript import Transcript
+from moshi_agent.text.word_tracker import TimedWord
 
 _log = logging.getLogger("moshi_agent.engine")
 _SILENCE = np.zeros(FRAME_SAMPLES, np.float32)
@@ -65,6 +68,7 @@ _LATEST_S = 8.0  # where older input is left out
 _MOST_FILE_S = 24 * 3600.0  # input that is not live may all be there at once
 _MUTUAL_SILENCE_FRAMES = 6
 _REMEMBERED_CHARACTERS = 32
+_SLOWEST_WORDS_FRAMES = math.ceil(2.0 / FRAME_S)  # that a request waits for a recogniser's last words
 _MOST_TURNS_TOLD = 100  # with a request for a reference
 
 CallFrame = InputFrame | OpeningFrame | TailFrame
@@ -90,8 +94,9 @@ class CallState:
         is_written_down = config.transcribe or model.hears_only
         self._user_words = UserWords(model.hearing) if model.hearing and is_written_down else None
         self._guide = TextGuide(model.tokenizer, model.text_padding, model.max_delay)
-        self._lookups = Lookups(key, config.asking, model.takes_references, _words_delay(model, config))
+        self._lookups = Lookups(key, config.asking, model.takes_references)
         self._transcript = Transcript()
+        self._utterances = Utterances() if model.write_down and config.transcribe else None
         self._said = ""  # the end of what the bot has written
         self._resampler = StreamResampler(SAMPLE_RATE_HZ, config.output_sample_rate)
         self._playout = (
@@ -192,6 +197,7 @@ class CallState:
         spoken = self._speech.follow(output, self.frame)
         self._user_speaking = isinstance(ready.frame, InputFrame) and ready.frame.speaking
         self._bot_speaking = spoken.is_audible
+        self._follow_user(ready.frame)
         events = [
             *self._input_events(ready, stamp),
             *self._speech_events(output.next_text, spoken, stamp),
@@ -227,6 +233,39 @@ class CallState:
         self._hand_out(events)
         told = self._lookups.hear_words(words, has_stopped) if words or has_stopped else []
         self._tell_lookups(told, Stamp(self.frame - 1, wall_s))
+
+    def hear_utterance(self, words: Sequence[TimedWord], wall_s: float) -> None:
+        """Takes what a recogniser of the application's own has made of what the user has said."""
+        if self._utterances is None:
+            return
+        self._utterances.read()
+        stamp, events = Stamp(max(0, self.frame - 1), wall_s), list[Event]()
+        for word in words:
+            events.append(stamp.event(UserText, text=f" {word.word}", start=word.start))
+            events.append(stamp.event(UserWord, text=word.word, start=word.start, end=word.end))
+        if words:
+            text = " ".join(word.word for word in words)
+            events.append(stamp.event(UserSaid, text=text, start=words[0].start, end=words[-1].end))
+        self._hand_out(events)
+        self._tell_lookups(self._lookups.hear_words(len(words), has_stopped=True), stamp)
+
+    def _follow_user(self, frame: CallFrame | None) -> None:
+        """Lets the recogniser of the application's own have what the user has said."""
+        if self._utterances is None or self._model.write_down is None:
+            self._lookups.delay_frames = self._words_delay
+            return
+        pcm = frame.pcm if isinstance(frame, InputFrame) else _SILENCE
+        utterance = self._utterances.follow(pcm, self._user_speaking, self.frame)
+        if utterance is not None:
+            self._model.write_down(self.key, utterance)
+        self._lookups.delay_frames = _SLOWEST_WORDS_FRAMES if self._utterances.is_behind else 0
+
+    @property
+    def _words_delay(self) -> int:
+        """Frames until the model's recogniser has written what the user says now."""
+        if self._user_words is None or self._model.hearing is None:
+            return 0
+        return math.ceil(self._model.hearing.delay_s / FRAME_S) + 1
 
     def note_context(self, steps: int, wall_s: float) -> None:
         """Says so, once, when the model has taken as many steps as its context holds."""
@@ -372,6 +411,7 @@ class CallState:
             **self._guide.save(),
             "lookups": self._lookups.save(),
             "transcript": self._transcript.save(),
+            "utterances": self._utterances and self._utterances.save(),
             "said": self._said,
             "user_words": self._user_words and self._user_words.save(),
         }
@@ -388,14 +428,9 @@ class CallState:
         self._said = saved_value(saved["said"], str, "said")[-_REMEMBERED_CHARACTERS:]
         if self._user_words is not None and saved.get("user_words"):
             self._user_words.load(saved["user_words"])
+        if self._utterances is not None and saved.get("utterances"):
+            self._utterances.load(saved["utterances"])
         self._outlet(Delivery([], turns=self._transcript.turns))
-
-
-def _words_delay(model: Model, config: SessionConfig) -> int:
-    """Frames until the recogniser has written what the user says now."""
-    if model.hearing is None or not config.transcribe:
-        return 0
-    return math.ceil(model.hearing.delay_s / FRAME_S) + 1
 
 
 def _longest_backlog_s(config: SessionConfig) -> float:

@@ -53,17 +53,14 @@ class Lookups:
         session: the number of the conversation, for the log.
         config: as asked for; None looks nothing up unless the application asks.
         kind: how the model takes references.
-        delay_frames: by which what the user says is written down later than it is said.
     """
 
-    def __init__(
-        self, session: int, config: AskConfig | None, kind: ReferenceKind | None, delay_frames: int = 0
-    ) -> None:
+    def __init__(self, session: int, config: AskConfig | None, kind: ReferenceKind | None) -> None:
         self._session = session
         self._asks = config is not None
         self._config = config or AskConfig()
         self._kind = kind
-        self._delay_frames = delay_frames
+        self.delay_frames = 0  # until what the user has said up to now is written down, at most
         self._open: _Request | None = None
         self._past: dict[int, ReferenceReason] = {}
         self._state = _State()
@@ -98,7 +95,7 @@ class Lookups:
         over = self._end("superseded")
         self._state.asked += 1
         # What the user has said last is not written yet when the model asks.
-        tell_in = self._delay_frames if by == "model" else 0
+        tell_in = self.delay_frames if by == "model" else 0
         self._open = _Request(self._state.asked, by, tell_in=tell_in)
         return self._state.asked, [*over, *self._tell()]
 

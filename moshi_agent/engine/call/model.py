@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from moshi_agent.audio.framing import FRAME_S
@@ -10,6 +11,8 @@ from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.checkpoint.recogniser import Recogniser
 from moshi_agent.checkpoint.translation import Ends
 from moshi_agent.config import ReferenceKind
+from moshi_agent.engine.call.utterances import Utterance
+from moshi_agent.engine.commands import Key
 from moshi_agent.models.prefill import MOST_POSITIONS
 from moshi_agent.text.pieces import Tokenizer
 from moshi_agent.text.timed_reader import Hearing
@@ -33,6 +36,7 @@ class Model:
     delay_s: float  # by which the text is later than what it is about
     ends: Ends | None = None  # of a translation
     hearing: Hearing | None = None  # of the recogniser that hears the user
+    write_down: Callable[[Key, Utterance], None] | None = None  # gives it to one of the application's own
     most_positions: int = MOST_POSITIONS  # of a prompt that are read at once
     hears_only: bool = False  # it is itself the recogniser
     silent_frames: int = 0  # that it wants to hear before anything else
@@ -56,7 +60,11 @@ def recogniser_model_of(checkpoint: Checkpoint) -> Model:
     )
 
 
-def model_of(checkpoint: Checkpoint, hearing: Hearing | None = None) -> Model:
+def model_of(
+    checkpoint: Checkpoint,
+    hearing: Hearing | None = None,
+    write_down: Callable[[Key, Utterance], None] | None = None,
+) -> Model:
     """Reads the facts of a checkpoint. Raises ConfigError for one that holds no conversation."""
     lm = checkpoint.conversation_lm()
     return Model(
@@ -72,5 +80,6 @@ def model_of(checkpoint: Checkpoint, hearing: Hearing | None = None) -> Model:
         delay_s=checkpoint.text_delay_s,
         ends=checkpoint.ends,
         hearing=hearing,
+        write_down=write_down,
         most_positions=_POSITIONS_ON_CPU if lm.device.type == "cpu" else MOST_POSITIONS,
     )
