@@ -127,6 +127,8 @@ class FineTuneConfig:
     sample_freq: int = 0  # 0 is never: replies to the evaluation conversations, as audio
     sample_sec: float = 10.0
     num_samples: int = 2
+    turns_freq: int = 0  # 0 is never: how the model takes turns, see `TurnTaking`. Not in moshi-finetune
+    turns_data: Path | None = None  # samples in the layout of `moshi-agent evaluate`; None: the small suite
 
     def __post_init__(self) -> None:
         if self.full_finetuning == self.lora.enable:
@@ -136,7 +138,15 @@ class FineTuneConfig:
             )
         for name in ("batch_size", "num_microbatches", "max_steps", "log_freq", "eval_batches"):
             require_range(name, getattr(self, name), 1)
-        for name in ("seed", "ckpt_freq", "num_ckpt_keep", "eval_freq", "sample_freq", "num_samples"):
+        for name in (
+            "seed",
+            "ckpt_freq",
+            "num_ckpt_keep",
+            "eval_freq",
+            "sample_freq",
+            "num_samples",
+            "turns_freq",
+        ):
             require_range(name, getattr(self, name), 0)
         require_range("text_padding_weight", self.text_padding_weight, 0)
         for name in (

@@ -14,6 +14,7 @@ _FREE = (
     *("run_dir", "gradient_checkpointing", "param_dtype", "num_microbatches"),
     *("log_freq", "do_ckpt", "ckpt_freq", "num_ckpt_keep", "save_adapters"),
     *("do_eval", "eval_freq", "eval_batches", "sample_freq", "sample_sec", "num_samples"),
+    *("turns_freq", "turns_data"),
     *("data.cache", "data.eval_data"),
 )
 

@@ -22,6 +22,7 @@ from moshi_agent.training.finetune.finetuner import FineTuner
 from moshi_agent.training.finetune.losses import Objective, ObjectiveConfig
 from moshi_agent.training.finetune.resume import lasting_settings
 from moshi_agent.training.finetune.samples import sample_reply
+from moshi_agent.training.finetune.turn_taking import TurnTaking
 from moshi_agent.training.runs.distributed import process_count, process_group, rank, wait_for_all
 from moshi_agent.training.runs.run_checkpoints import RunCheckpoints
 from moshi_agent.training.runs.run_metrics import RunMetrics
@@ -85,6 +86,7 @@ class _Training:
         self.base.checkpoint.mimi.to(device)
         train = train or self._open(config.data.train_data, "data.train_data")
         self.evaluation = self._evaluation(evaluation)
+        self.turns = self._turn_taking()
         objective = Objective(self.base.lm, _objective_config(config, self.dtype))
         sharding.shard(objective, device, self.dtype)
         self.tuner = FineTuner(objective, config, train)
@@ -99,6 +101,7 @@ class _Training:
         wanted = [
             (config.do_eval, Periodic(config.eval_freq, self._evaluate)),
             (config.sample_freq > 0, Periodic(config.sample_freq, self._sample)),
+            (config.turns_freq > 0, Periodic(config.turns_freq, self._measure_turns)),
             (config.do_ckpt, Periodic(config.ckpt_freq, self._save)),
         ]
         due = [periodic for is_wanted, periodic in wanted if is_wanted]
@@ -118,6 +121,16 @@ class _Training:
             if self.run.metrics is not None:
                 for number in range(min(self.config.num_samples, _rows(self.evaluation))):
                     self._write_sample(lm, number, self.run.metrics)
+
+    def _measure_turns(self) -> None:
+        """Has the first process answer the samples with the model as it is now."""
+        lm = self.base.lm.eval()
+        with sharding.whole_weights(self.tuner.objective):
+            if self.turns is not None:
+                measured = self.turns.measure(
+                    self.base.checkpoint, lm, self.tuner.step, dtype=self.dtype, seed=self.config.seed
+                )
+                self.run.add_metrics("turns", measured)
 
     def _write_sample(self, lm: LMModel, number: int, metrics: RunMetrics) -> None:
         config, step = self.config, self.tuner.step
@@ -171,6 +184,11 @@ class _Training:
         if dataset.problems and rank() == 0:
             _log.warning("%s", dataset.problems.report())
         return dataset
+
+    def _turn_taking(self) -> TurnTaking | None:
+        """The samples, on the first process, where they are asked for."""
+        config = self.config
+        return TurnTaking(config.run_dir, config.turns_data) if config.turns_freq and rank() == 0 else None
 
     def _evaluation(self, given: CropSource | None) -> list[Batch]:
         """The evaluation set, the same in all processes; empty where nothing asks for it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,11 +42,9 @@ def sample_reply(
     """
     frames = min(frames, int(batch.valid_frames[row]))
     user = batch.codes[row : row + 1, 1 + lm.dep_q :, :frames].to(lm.device)
-    conditions = _conditions(lm, batch.text_conditions[row])
-    lower = dtype != torch.float32
-    with torch.autocast(lm.device.type, dtype if lower else torch.bfloat16, enabled=lower):
-        given = None if batch.references is None else batch.references[row, :frames].to(lm.device)
-        tokens = _generate(lm, user, given, conditions, checkpoint.lm_gen_config, seed)
+    conditions = [batch.text_conditions[row]]
+    given = None if batch.references is None else batch.references[row : row + 1, :frames].to(lm.device)
+    tokens = converse(lm, user, conditions, checkpoint.lm_gen_config, given, dtype=dtype, seed=seed)
     mimi = checkpoint.mimi
     sides = torch.cat([tokens[:, 1 : 1 + mimi.num_codebooks], user[..., : tokens.shape[-1]]])
     sound = mimi.decode(sides.clamp(0, mimi.cardinality - 1))[:, 0].float().cpu().numpy()
@@ -54,26 +52,38 @@ def sample_reply(
     return Reply(np.ascontiguousarray(sound.T), int(mimi.sample_rate), text)
 
 
-def _generate(
+@torch.no_grad()
+def converse(
     lm: LMModel,
     user: Tensor,
-    references: Tensor | None,
-    conditions: ConditionTensors | None,
+    conditions: Sequence[Mapping[str, str] | None],
     advice: Mapping[str, Any],
+    references: Tensor | None = None,
+    *,
+    dtype: torch.dtype,
     seed: int,
 ) -> Tensor:
-    """user: [1, K, frames], references: [frames] -> [1, 1 + dep_q, frames - delay]."""
-    generator = LMGen(lm, condition_tensors=conditions, seed=seed, **advice)
-    heard = user.split(1, dim=2)
-    given = [None] * len(heard) if references is None else references.split(1)
-    with generator.streaming(1):
-        steps = [generator.step(frame, references=one) for frame, one in zip(heard, given, strict=True)]
+    """Lets the model hear codes, [B, K, frames], and returns its tokens, [B, 1 + dep_q, frames - delay].
+
+    Args:
+        conditions: of each row.
+        advice: on sampling.
+        references: [B, frames], for a model that has a stream of them.
+        dtype: of the products.
+    """
+    lower = dtype != torch.float32
+    with torch.autocast(lm.device.type, dtype if lower else torch.bfloat16, enabled=lower):
+        heard = user.split(1, dim=2)
+        given = [None] * len(heard) if references is None else references.unbind(1)
+        generator = LMGen(lm, condition_tensors=_conditions(lm, conditions), seed=seed, **advice)
+        with generator.streaming(len(user)):
+            steps = [generator.step(frame, references=one) for frame, one in zip(heard, given, strict=True)]
     return torch.cat([tokens for tokens in steps if tokens is not None], dim=-1)
 
 
-def _conditions(lm: LMModel, given: Mapping[str, str] | None) -> ConditionTensors | None:
+def _conditions(lm: LMModel, given: Sequence[Mapping[str, str] | None]) -> ConditionTensors | None:
     if lm.condition_provider is None:
         return None
     names = lm.condition_provider.whole
-    text = {name: (given or {}).get(name) for name in names}
-    return lm.condition_provider.prepare_and_provide([ConditionAttributes(text=text)])
+    texts = [{name: (row or {}).get(name) for name in names} for row in given]
+    return lm.condition_provider.prepare_and_provide([ConditionAttributes(text=text) for text in texts])
