@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from moshi_agent.audio.framing import Frame
-from moshi_agent.config import SamplingConfig
+from moshi_agent.config import KVCache, SamplingConfig
 from moshi_agent.engine.call.bot_speech import BotSpeech
 from moshi_agent.engine.call.model import model_of
 from moshi_agent.engine.call.opening import PrefillFrame, opening_frames
@@ -55,12 +55,14 @@ class Conversation:
         cfg_coef: classifier-free guidance, 1 being none; None is as the checkpoint advises. 3 brings the
             voice of a translation closer to the speaker's.
         conditions: of models that take some, by name. Translation models know theirs.
+        kv_cache, cuda_graphs: as in `EngineConfig`.
 
     Raises:
         ConfigError: a checkpoint that holds no conversation; a role or a voice that it does not take.
         InputError: conditions that are missing, or do not fit; guidance of a model without any; a role or a
             voice that is no good.
         AudioError: a voice that is silent or too short.
+        DeviceFull: the device has no room for a conversation.
     """
 
     def __init__(
@@ -74,6 +76,8 @@ class Conversation:
         role: str | None = None,
         cfg_coef: float | None = None,
         conditions: Mapping[str, Condition] | None = None,
+        kv_cache: KVCache = "auto",
+        cuda_graphs: bool = True,
     ) -> None:
         self._model = model_of(checkpoint)
         config = SessionConfig(
@@ -81,7 +85,14 @@ class Conversation:
         )
         drawn_seed = int(torch.randint(2**62, ()))
         self._sampling = config.sampling_or(checkpoint.advised_sampling, drawn_seed)
-        self._step = FrameStep(checkpoint, rows=1, conditions=conditions, cfg_coef=cfg_coef)
+        self._step = FrameStep(
+            checkpoint,
+            rows=1,
+            conditions=conditions,
+            cfg_coef=cfg_coef,
+            kv_cache=kv_cache,
+            graphs=cuda_graphs,
+        )
         self._speech = BotSpeech(self._model)
         self._frame = 0
         self._unsaid = deque([""] * self._model.max_delay)  # text of the frames to come

@@ -36,7 +36,7 @@ LAYERS = {
         sources tensors tokenizer
         format reference_encoder
         kyutai transformers
-        lora
+        lora quantised room
         checkpoint formats models
         codec load
         check convert

@@ -20,6 +20,7 @@ from moshi_agent.checkpoint.voices import Voices, find_voices
 from moshi_agent.config import MimiConfig, MoshiConfig
 from moshi_agent.errors import CheckpointError, ConfigError
 from moshi_agent.models.lm import LMModel
+from moshi_agent.nn.device_errors import memory_for
 from moshi_agent.nn.own_precision import own_precision
 from moshi_agent.nn.packing import PACK_FORMATS, PackFormat
 
@@ -33,6 +34,7 @@ class Options:
     fuse_lora: bool
     pack: PackFormat | None
     progress: bool = False
+    int8: bool = False  # weights are rounded to int8 while they are loaded
 
 
 @own_precision()
@@ -40,7 +42,7 @@ def load_checkpoint(
     source: str | os.PathLike[str] = BUILT_IN,
     *,
     device: str = "cpu",
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     revision: str | None = None,
     token: str | None = None,
     lora: Reference | None = None,
@@ -56,8 +58,9 @@ def load_checkpoint(
             in Kyutai's format or in that of Transformers. `./tiny` is always a folder, and
             `hf://owner/name` always a repository.
         device: as PyTorch names it; `auto` is the first CUDA device, or the CPU without one.
-        dtype: of the language model; by default float32 on a CPU and bfloat16 elsewhere. The codec
-            is always float32.
+        dtype: of the language model; by default float32 on a CPU, float16 on GPUs that have no bfloat16
+            (Volta, Turing), and bfloat16 elsewhere. "int8" computes in that type as well, and rounds the
+            weights to int8 one layer after the other: half the memory. The codec is always float32.
         revision, token: of the repository. Set `HF_HUB_OFFLINE=1` to use only what was fetched before.
         lora: a file of low-rank updates to use with the model: a path, or `hf://owner/name/file`.
         fuse_lora: adds low-rank updates to the weights; else they are kept apart.
@@ -71,11 +74,13 @@ def load_checkpoint(
     Raises:
         CheckpointError: a file that is missing, cannot be fetched, is damaged, or does not fit.
         ConfigError: a configuration that no model can be built from, or arguments that do not go together.
+        DeviceFull: the weights have no room on the device.
     """
     options = _options(device, dtype, fuse_lora, pack, progress)
     place = open_source(source, revision, token)
     files = locate(place, token, lora, formats)
-    checkpoint = build(place.name, files, options)
+    with memory_for(f"the weights of {place.name}", "dtype='int8', another device"):
+        checkpoint = build(place.name, files, options)
     if options.pack is not None:
         if checkpoint.lm is not None:
             checkpoint.lm.pack(options.pack)
@@ -95,24 +100,49 @@ def prepare_for_cuda(checkpoint: Checkpoint) -> None:
 
 def _options(
     device: str,
-    dtype: torch.dtype | None,
+    dtype: torch.dtype | str | None,
     fuse_lora: bool,
     pack: PackFormat | Literal["auto"] | None,
     progress: bool = False,
 ) -> Options:
+    int8 = dtype == "int8"
+    dtype = _dtype_of(None if int8 else dtype)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     on_cpu = torch.device(device).type in ("cpu", "meta")
     if pack == "auto":
-        pack = "float32" if on_cpu else None
+        pack = ("int8" if int8 else "float32") if on_cpu else None
+    if int8 and pack not in (None, "int8"):
+        raise ConfigError(f"pack={pack!r} with dtype='int8'; accepted: pack='int8', 'auto' or None")
     if pack is not None and pack not in PACK_FORMATS:
         raise ConfigError(f"pack={pack!r}; accepted: auto, {', '.join(PACK_FORMATS)}")
     if pack is not None and not on_cpu:
         raise ConfigError(f"pack={pack!r} on {device}; weights are packed for the CPU only")
     if pack is not None and dtype not in (None, torch.float32):
         raise ConfigError(f"pack={pack!r} with dtype={dtype}; a packed model computes in float32")
-    dtype = dtype or (torch.float32 if on_cpu else torch.bfloat16)
-    return Options(device, dtype, fuse_lora, pack, progress)
+    dtype = dtype or _own_dtype(device)
+    # Packing rounds them itself.
+    return Options(device, dtype, fuse_lora, pack, progress, int8=int8 and pack is None)
+
+
+def _dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """The type, or the one of that name. Raises ConfigError for another."""
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    types = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in types:
+        raise ConfigError(f"dtype={dtype!r}; accepted: {', '.join(types)}, int8")
+    return types[dtype]
+
+
+def _own_dtype(device: str) -> torch.dtype:
+    """What the device computes in by itself: before Ampere a GPU has no bfloat16 and only emulates it."""
+    kind = torch.device(device).type
+    if kind in ("cpu", "meta"):
+        return torch.float32
+    if kind == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
 
 
 def build(name: str, files: CheckpointFiles, options: Options) -> Checkpoint:
@@ -152,6 +182,7 @@ def _build_lm(config: MoshiConfig, files: CheckpointFiles, options: Options) -> 
         fuse_lora=options.fuse_lora and options.pack is None,
         to_be_packed=options.pack is not None,
         progress=options.progress,
+        int8=options.int8,
     )
     if files.references is not None:
         add_references(lm, files.references)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from moshi_agent.checkpoint.lora import LoraUpdates, read_lora
+from moshi_agent.checkpoint.quantised import QuantisedLayers
+from moshi_agent.checkpoint.room import check_room
 from moshi_agent.checkpoint.tensors import Stored, assign_tensors, read_tensors, reading_device
 from moshi_agent.config import MimiConfig, MoshiConfig
 from moshi_agent.errors import CheckpointError, ConfigError
@@ -20,6 +22,8 @@ from moshi_agent.models.lm import REFERENCES_TABLE, LMModel
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.embedding import TokenEmbedding
 from moshi_agent.nn.linear import Int8Linear, Linear, LoraLinear
+
+_LEAST_INT8_WIDTH = 128  # a narrower layer has little to save, and few numbers to a scale
 
 
 def new_mimi(config: MimiConfig, device: str = "cpu") -> MimiModel:
@@ -52,6 +56,7 @@ def build_lm(
     fuse_lora: bool = True,
     to_be_packed: bool = False,
     progress: bool = False,
+    int8: bool = False,
 ) -> LMModel:
     """Builds the language model of these tensors, which are used up.
 
@@ -62,9 +67,11 @@ def build_lm(
         fuse_lora: adds the updates to the weights; else they are kept apart.
         to_be_packed: leaves weights that packing reads only once as the file has them.
         progress: shows a bar where there is a terminal.
+        int8: rounds the weights of layers to int8, whatever type they have in the file.
 
     Raises:
         CheckpointError: tensors or updates that are damaged or do not fit the configuration.
+        DeviceFull: the weights have no room on the device.
         ConfigError: low-rank updates on int8 weights, a file of them without a configuration for
             it, or the other way round.
     """
@@ -81,11 +88,12 @@ def build_lm(
         )
     with torch.device("meta"):
         model = LMModel(config)
-        _make_int8(model, config, stored)
+        layers = _make_int8(model, config, stored, set(kept.pairs) if kept is not None else set(), int8)
         if kept is not None:
             _make_lora(model, kept)
             stored.tensors.update(kept.tensors())
-    return fill_lm(model, stored, device, dtype, fused, to_be_packed, progress)
+    quantised = QuantisedLayers(layers, stored)
+    return fill_lm(model, stored, device, dtype, fused, to_be_packed, progress, quantised)
 
 
 def add_references(model: LMModel, path: Path) -> None:
@@ -112,6 +120,7 @@ def fill_lm(
     lora: LoraUpdates | None = None,
     to_be_packed: bool = False,
     progress: bool = False,
+    quantised: QuantisedLayers | None = None,
 ) -> LMModel:
     """Puts tensors, by our names, into a model on the meta device.
 
@@ -119,14 +128,21 @@ def fill_lm(
         lora: updates to be added to the weights.
         to_be_packed: see `build_lm`.
         progress: shows a bar where there is a terminal.
+        quantised: layers whose weights become int8.
     """
+    advice = "another device" if quantised else "dtype='int8', another device"
+    own_types = ((tensor, _own_type(name, tensor, dtype)) for name, tensor in model.state_dict().items())
+    check_room(stored.source.parent, own_types, device, advice)
     packed = set(_packed_weights(model)) if to_be_packed else set[str]()
 
     def finish(name: str, tensor: Tensor) -> Tensor:
         count()
-        tensor = tensor.to(device)
+        tensor = tensor if tensor.is_meta else tensor.to(device)
         if lora is not None:
             tensor = lora.fused(name, tensor)
+        rounded = None if quantised is None else quantised.finish(name, tensor)
+        if rounded is not None:
+            return rounded
         if name in packed:
             return tensor
         # What stays after packing is small, and must not hold on to the mapping of what is packed.
@@ -188,16 +204,36 @@ def _replace(model: nn.Module, name: str, layer: Linear) -> None:
     setattr(model.get_submodule(owner_name), field, layer)
 
 
-def _make_int8(model: LMModel, config: MoshiConfig, stored: Stored) -> None:
-    """Replaces the layers that are int8 in the file, or all where the configuration says so."""
+def _make_int8(
+    model: LMModel, config: MoshiConfig, stored: Stored, apart: set[str], all_that_can: bool
+) -> list[str]:
+    """Replaces the layers that are int8 in the file, or all where the configuration says so.
+
+    Args:
+        apart: layers whose low-rank updates are kept apart, and whose weights stay floats.
+        all_that_can: also those that the file has as floats.
+
+    Returns:
+        The names of those that the file has as floats.
+    """
+    floats: list[str] = []
     for name, layer in _linears(model):
         if not config.quantize and f"{name}.weight_scb" not in stored.tensors:
+            if all_that_can and _can_be_int8(name, layer) and name not in apart:
+                _replace(model, name, Int8Linear(layer.in_features, layer.out_features))
+                floats.append(name)
             continue
         if layer.bias is not None or ".cross_attention." in name:
             raise ConfigError(
                 f"{stored.source}: {name} cannot be int8; it has a bias, or attends to conditions"
             )
         _replace(model, name, Int8Linear(layer.in_features, layer.out_features))
+    return floats
+
+
+def _can_be_int8(name: str, layer: Linear) -> bool:
+    """Whether nothing needs the layer's plain weight, and it is large enough for the rounding to pay."""
+    return layer.bias is None and not _is_special(name) and layer.in_features >= _LEAST_INT8_WIDTH
 
 
 def _make_lora(model: LMModel, lora: LoraUpdates) -> None:

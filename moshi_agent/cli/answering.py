@@ -18,6 +18,7 @@ from tqdm import tqdm
 from moshi_agent.audio.files import AudioWriter, read_audio
 from moshi_agent.audio.framing import FRAME_S, FRAME_SAMPLES, SAMPLE_RATE_HZ, Samples, frames_of
 from moshi_agent.cli.recognisers import is_recogniser
+from moshi_agent.config import KVCache
 from moshi_agent.outputs import naming, whole_file
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class Run:
     lora: str | None
     device: str
     threads: int
+    dtype: str | None
+    kv_cache: KVCache
+    cuda_graphs: bool
     greedy: bool
     seed: int | None
     voice: str | None  # a name, or a file
@@ -118,7 +122,7 @@ def transcribe(run: Run) -> None:
 
 def open_conversation(run: Run) -> Conversation:
     """Loads the model and starts a conversation with it."""
-    from moshi_agent.cli.model import How, start_conversation  # loads torch
+    from moshi_agent.cli.model import How, On, start_conversation  # loads torch
 
     how = How(
         greedy=run.greedy,
@@ -128,7 +132,14 @@ def open_conversation(run: Run) -> Conversation:
         cfg_coef=run.cfg_coef,
         conditions=run.conditions,
     )
-    return start_conversation(run.model, run.device, run.threads, how, run.lora)
+    on = On(
+        device=run.device,
+        threads=run.threads,
+        dtype=run.dtype,
+        kv_cache=run.kv_cache,
+        cuda_graphs=run.cuda_graphs,
+    )
+    return start_conversation(run.model, on, how, run.lora)
 
 
 def _voice(given: str | None) -> str | Path | None:

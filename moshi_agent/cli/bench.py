@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
-from moshi_agent.cli.options import Seconds, device_option, model_option, threads_option
+from moshi_agent.cli.options import (
+    Seconds,
+    cuda_graphs_option,
+    device_option,
+    dtype_option,
+    kv_cache_option,
+    model_option,
+    threads_option,
+)
 
 if TYPE_CHECKING:
     from moshi_agent.config import KVCache
@@ -26,7 +34,9 @@ class _CallerOptions(TypedDict):
     rate: int
     jitter: float
     process: bool
+    dtype: str | None
     kv_cache: KVCache
+    cuda_graphs: bool
     full_context: bool
     json: Path | None
 
@@ -69,13 +79,9 @@ _NUMBER = click.IntRange(1, 4096)
 @click.option(
     "--process/--no-process", default=True, help="The engine in a process of its own (default), or not."
 )
-@click.option(
-    "--kv-cache",
-    type=click.Choice(["auto", "float", "int8"]),
-    default="auto",
-    show_default=True,
-    help="How the temporal transformer's cache is stored.",
-)
+@dtype_option
+@kv_cache_option
+@cuda_graphs_option
 @click.option(
     "--full-context", is_flag=True, help="Callers whose conversations have filled the model's context."
 )
@@ -94,6 +100,14 @@ def bench(frames: int, **options: Unpack[_CallerOptions]) -> None:
         return
     if options["json"] is not None or options["full_context"]:
         raise click.UsageError("--json and --full-context go with --sessions or --find-most")
+    from moshi_agent.cli.model import On
     from moshi_agent.cli.step_times import print_step_times
 
-    print_step_times(options["model"], options["device"], frames, options["threads"])
+    on = On(
+        device=options["device"],
+        threads=options["threads"],
+        dtype=options["dtype"],
+        kv_cache=options["kv_cache"],
+        cuda_graphs=options["cuda_graphs"],
+    )
+    print_step_times(options["model"], on, frames)

@@ -45,6 +45,12 @@ class SingleCommand(click.Command):
             _fail(str(error), _EXIT_ERROR)
         except click.Abort:
             sys.exit(_EXIT_INTERRUPTED)
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which is not imported for this
+                raise
+            _fail(
+                "the device has no memory left for this; accepted: less at once, another device", _EXIT_ERROR
+            )
         except OSError as error:
             if not _is_from_output():
                 raise

@@ -37,7 +37,9 @@ class Benchmark:
     rate: int  # Hz, of the callers' audio
     jitter: float  # ms
     process: bool
+    dtype: str | None
     kv_cache: KVCache
+    cuda_graphs: bool
     full_context: bool
     json: Path | None
 
@@ -125,7 +127,9 @@ def _load(benchmark: Benchmark) -> Engine:
         device=benchmark.device,
         threads=benchmark.threads,
         capacity=benchmark.capacity,
+        dtype=benchmark.dtype,
         kv_cache=benchmark.kv_cache,
+        cuda_graphs=benchmark.cuda_graphs,
         process=benchmark.process,
         admit_by_time=False,  # what is too many is to be measured, not refused
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import torch
 
 from moshi_agent import Conversation, load_checkpoint
+from moshi_agent.config import KVCache
 from moshi_agent.errors import InputError
 
 
@@ -23,19 +25,29 @@ class How(TypedDict):
     conditions: NotRequired[Mapping[str, str]]
 
 
-def start_conversation(
-    model: str, device: str, threads: int, how: How, lora: str | None = None
-) -> Conversation:
-    """Loads the model, with its low-rank updates, and starts a conversation, on so many threads of the CPU.
+@dataclass(frozen=True, kw_only=True)
+class On:
+    """Where a model runs and what it takes there."""
+
+    device: str
+    threads: int = 1  # of the CPU
+    dtype: str | None = None  # of the language model; None is as the device is good at
+    kv_cache: KVCache = "auto"
+    cuda_graphs: bool = True
+
+
+def start_conversation(model: str, on: On, how: How, lora: str | None = None) -> Conversation:
+    """Loads the model, with its low-rank updates, and starts a conversation.
 
     Raises:
         InputError: this machine has no such device, or the model takes no such conditions.
         CheckpointError: the model is missing or damaged.
+        DeviceFull: the device has no room for it.
     """
-    check_device(device)
-    torch.set_num_threads(threads)
-    checkpoint = load_checkpoint(model, device=device, pack="auto", lora=lora)
-    return Conversation(checkpoint, **how)
+    check_device(on.device)
+    torch.set_num_threads(on.threads)
+    checkpoint = load_checkpoint(model, device=on.device, dtype=on.dtype, pack="auto", lora=lora)
+    return Conversation(checkpoint, kv_cache=on.kv_cache, cuda_graphs=on.cuda_graphs, **how)
 
 
 def check_device(device: str) -> None:

@@ -40,6 +40,29 @@ threads_option = click.option(
 )
 
 
+_DTYPES = ("float32", "bfloat16", "float16", "int8")
+
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(_DTYPES),
+    help="Of the language model; by default what the device is good at. int8 takes half the memory.",
+)
+kv_cache_option = click.option(
+    "--kv-cache",
+    type=click.Choice(["auto", "float", "int8"]),
+    default="auto",
+    show_default=True,
+    help="How the temporal transformer's cache is stored.",
+)
+cuda_graphs_option = click.option(
+    "--no-cuda-graphs",
+    "cuda_graphs",
+    flag_value=False,
+    default=True,
+    help="On CUDA, launch every kernel by itself: slower, and needs less memory.",
+)
+
+
 class UpTo(click.FloatRange):
     """A number from 0 on. Click's own range takes "nan" for being within any."""
 

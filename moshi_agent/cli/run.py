@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
-from moshi_agent.cli.options import Seconds, UpTo, device_option, lora_option, model_option, threads_option
+from moshi_agent.cli.options import (
+    Seconds,
+    UpTo,
+    cuda_graphs_option,
+    device_option,
+    dtype_option,
+    kv_cache_option,
+    lora_option,
+    model_option,
+    threads_option,
+)
 from moshi_agent.cli.questions import list_samples
 from moshi_agent.questions import find_question, sample_questions
+
+if TYPE_CHECKING:
+    from moshi_agent.config import KVCache
 
 _PATH = click.Path(path_type=Path)
 
@@ -24,6 +37,9 @@ class _Options(TypedDict):
     lora: str | None
     device: str
     threads: int
+    dtype: str | None
+    kv_cache: KVCache
+    cuda_graphs: bool
     greedy: bool
     seed: int | None
     voice: str | None
@@ -55,6 +71,9 @@ def _conditions(
 @lora_option
 @device_option
 @threads_option
+@dtype_option
+@kv_cache_option
+@cuda_graphs_option
 @click.option(
     "--question", metavar="N|TEXT", help="A sample question, by its number or words, instead of a file."
 )

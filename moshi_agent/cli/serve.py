@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from moshi_agent.cli.adapters import load_adapter
-from moshi_agent.cli.options import lora_option, model_option, threads_option
+from moshi_agent.cli.options import (
+    cuda_graphs_option,
+    dtype_option,
+    kv_cache_option,
+    lora_option,
+    model_option,
+    threads_option,
+)
 from moshi_agent.cli.serve_limits import LIMITS, WEBRTC_LIMITS, limit_options
 from moshi_agent.cli.whole_text import WholeText
 
@@ -26,6 +33,9 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @threads_option
+@dtype_option
+@kv_cache_option
+@cuda_graphs_option
 @click.option("--capacity", type=click.IntRange(1, 4096), default=8, show_default=True, help="Calls at once.")
 @click.option(
     "--overcommit", is_flag=True, help="Take so many calls even if a measured step is too slow for them."

@@ -20,11 +20,11 @@ from moshi_agent.engine.metrics.metrics import Metrics
 from moshi_agent.engine.rows import Rows
 from moshi_agent.engine.schedule.scheduler import Ready, Scheduler
 from moshi_agent.engine.snapshot import Snapshot
-from moshi_agent.engine.step.device_errors import is_of_one
 from moshi_agent.engine.step.frame_step import FrameStep, RowInput, RowOutput
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
 from moshi_agent.errors import SessionClosed
 from moshi_agent.events import EndReason
+from moshi_agent.nn.device_errors import is_of_one
 
 _log = logging.getLogger("moshi_agent.engine")
 

@@ -37,12 +37,12 @@ from moshi_agent.engine.conversations import Batch, Conversations
 from moshi_agent.engine.inbox import CLOSED, Inbox, Request
 from moshi_agent.engine.metrics.metrics import Metrics
 from moshi_agent.engine.snapshot import Snapshot, pack_snapshot
-from moshi_agent.engine.step.device_errors import is_final, is_out_of_memory
 from moshi_agent.engine.step.frame_step import FrameStep
 from moshi_agent.engine.step.host_copies import HostCopies
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
 from moshi_agent.errors import DeviceFull, EngineUnhealthy, MoshiAgentError
 from moshi_agent.events import EndReason
+from moshi_agent.nn.device_errors import is_final, is_out_of_memory
 from moshi_agent.plural import counted
 
 _log = logging.getLogger("moshi_agent.engine")

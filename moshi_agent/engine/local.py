@@ -29,7 +29,10 @@ from moshi_agent.engine.step.frame_step import FrameStep
 from moshi_agent.engine.step.memory import free_bytes
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
 from moshi_agent.engine.user_transcriber import UserTranscriber
-from moshi_agent.errors import ConfigError, EngineUnhealthy
+from moshi_agent.errors import EngineUnhealthy
+from moshi_agent.nn.device_errors import memory_for
+from moshi_agent.nn.fast_paths import check_fast_paths
+from moshi_agent.plural import counted
 
 _WARM_UP_STEPS = 6
 _EXIT_S = 10.0  # that a program which exits without `close` waits for the step that is being taken
@@ -79,6 +82,8 @@ class LocalBackend:
         checkpoint = _load(config, config.source)
         # Refused before anything is made room for.
         facts = recogniser_model_of(checkpoint) if config.recogniser else model_of(checkpoint)
+        if checkpoint.lm is not None:
+            check_fast_paths(checkpoint.lm.config.temporal, checkpoint.lm.device, checkpoint.lm.dtype)
         # Before the step, which sees what memory is left and may make its cache smaller.
         recogniser = _recogniser(config)
         step = FrameStep(
@@ -154,8 +159,9 @@ class LocalBackend:
     def _measure(self, served: _Served) -> None:
         sizes = [size for size in (1, 2, 4, 8, 16, 32, 64, 128, 256) if size < self.config.capacity]
         sizes.append(self.config.capacity)
-        steps_ms = served.step.measure(sizes, _WARM_UP_STEPS)
         recogniser = served.recogniser
+        with memory_for(counted(self.config.capacity, "conversation"), "fewer of them (capacity)"):
+            steps_ms = served.step.measure(sizes, _WARM_UP_STEPS)
         listening_ms = recogniser.measure(sizes, _WARM_UP_STEPS) if recogniser is not None else {}
         for rows, times in steps_ms.items():
             for step_ms, listened_ms in zip(times, listening_ms.get(rows, [0.0] * len(times)), strict=True):
@@ -255,15 +261,10 @@ def _recogniser(config: EngineConfig) -> RecogniserStep | None:
 
 
 def _load(config: EngineConfig, source: str) -> Checkpoint:
-    dtype = None
-    if config.dtype is not None:
-        dtype = getattr(torch, config.dtype, None)
-        if not isinstance(dtype, torch.dtype):
-            raise ConfigError(f"dtype={config.dtype!r}; accepted: float32, bfloat16, float16")
     return load_checkpoint(
         source,
         device=config.device,
-        dtype=dtype,
+        dtype=config.dtype,
         revision=config.revision,
         token=config.token,
         lora=config.lora,

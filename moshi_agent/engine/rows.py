@@ -16,11 +16,11 @@ from moshi_agent.engine.call.opening import OpeningFrame, PrefillFrame, check_op
 from moshi_agent.engine.commands import Key
 from moshi_agent.engine.schedule.slots import Slots
 from moshi_agent.engine.snapshot import Snapshot
-from moshi_agent.engine.step.device_errors import memory_for
 from moshi_agent.engine.step.frame_step import FrameStep, RowInput
 from moshi_agent.engine.step.memory import PROMPT_BYTES
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
 from moshi_agent.errors import DeviceFull, InputError
+from moshi_agent.nn.device_errors import memory_for
 
 _log = logging.getLogger("moshi_agent.engine")
 _MOST_PROMPTS = 16  # kept, on the device: who has one begins with a copy that holds nobody up

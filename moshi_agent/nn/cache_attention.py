@@ -13,16 +13,19 @@ from torch import Tensor
 
 from moshi_agent.config import TransformerConfig
 from moshi_agent.nn import fused
+from moshi_agent.nn.fast_path_switch import is_on
 from moshi_agent.nn.kv_cache import LayerCache
 
 _MOST_PROGRAMS = 4096  # several times what a large device runs at once, so that all of it ends together
 _LEAST_CHUNK = 128  # positions that are worth a program
-_HEAD_DIMS = (16, 32, 64, 128, 256)
+HEAD_DIMS = (16, 32, 64, 128, 256)
 
 
 def serves(config: TransformerConfig, device: torch.device) -> bool:
     """Tells whether the kernel takes the single steps of such a transformer: it needs CUDA and Triton."""
-    return device.type == "cuda" and config.head_dim in _HEAD_DIMS and fused.has_triton()
+    if device.type != "cuda" or config.head_dim not in HEAD_DIMS:
+        return False
+    return is_on("attention") and fused.has_triton()
 
 
 def choose_chunk(programs: int, length: int) -> tuple[int, int]:

@@ -18,28 +18,43 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from moshi_agent.nn.fast_path_switch import is_on
+
 _log = logging.getLogger("moshi_agent.nn")
 
 
 @cache
 def has_triton() -> bool:
-    """Tells whether there are any kernels: Triton, and the compiler with which it launches them."""
+    """Tells whether there are any kernels; where something is missing, a warning says what to install."""
+    missing = missing_for_triton()
+    if missing is not None:
+        _log.warning("steps will be slower without Triton's kernels: %s", missing)
+    return missing is None
+
+
+def missing_for_triton() -> str | None:
+    """Tells what Triton needs and this machine has not: itself, a C compiler with headers, a folder."""
     if importlib.util.find_spec("triton") is None:
-        return False
+        package = "triton-windows" if os.name == "nt" else "triton"
+        return f"there is no Triton (pip install {package})"
     if os.name != "posix":
-        return True
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+        return None
+    # What launches a kernel is compiled in C, the first time on each machine.
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "there is no C compiler (apt install gcc)"
     # Debian's own scheme, `posix_local`, has no headers.
-    headers = Path(sysconfig.get_path("include", "posix_prefix"), "Python.h").is_file()
-    if not (compiler and headers):
-        _log.warning("steps will be slower: Triton needs a C compiler and Python's headers (python3-dev)")
-        return False
-    return True
+    if not Path(sysconfig.get_path("include", "posix_prefix"), "Python.h").is_file():
+        return "there are no headers of Python (apt install python3-dev)"
+    folder = Path(os.environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache")
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not os.access(there, os.W_OK):
+        return f"{folder} cannot be written (set TRITON_CACHE_DIR to a folder that can)"
+    return None
 
 
 def serves(x: Tensor) -> bool:
     """Tells whether the kernels take this tensor: on CUDA, outside training."""
-    return x.is_cuda and not torch.is_grad_enabled() and has_triton()
+    return x.is_cuda and not torch.is_grad_enabled() and is_on("fused") and has_triton()
 
 
 def silu_times(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from moshi_agent.nn import int8_product
 from moshi_agent.nn.packing import PackFormat, Product, pack_product
 from moshi_agent.nn.packing_on_use import PacksOnUse
 
@@ -81,6 +82,14 @@ class JoinedLinears(nn.Module):
         return self.product(x).chunk(self.count, dim=-1)
 
 
+def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Rounds a weight [out, in] to int8, and gives the largest magnitude of each row, [out] float32."""
+    weight = weight.float()
+    largest = weight.abs().amax(dim=1)
+    steps = weight * (127 / largest.clamp(min=torch.finfo(torch.float32).tiny))[:, None]
+    return steps.round().clamp(-127, 127).to(torch.int8), largest
+
+
 class Int8Linear(Linear):
     """Holds a layer as int8 rows and one float32 scale per output: W = weight * weight_scb / 127."""
 
@@ -98,8 +107,8 @@ class Int8Linear(Linear):
     def forward(self, input: Tensor) -> Tensor:  # [*, in] -> [*, out]
         if self.product is not None:
             return self.product(input)
-        # Scaling the short output costs less than scaling the weight.
-        return F.linear(input, self.weight.to(input.dtype)) * (self.weight_scb / 127).to(input.dtype)
+        product = int8_product.product if int8_product.serves(input) else int8_product.expanded_product
+        return product(input, self.weight, self.weight_scb)
 
     def dense_weight(self) -> Tensor:
         return self.weight.float().mul_((self.weight_scb / 127)[:, None])

@@ -27,8 +27,8 @@ from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.engine import local
 from moshi_agent.engine.commands import Close, InputFrame, Open
 from moshi_agent.engine.event_queue import Delivery, Outlet
-from moshi_agent.engine.step import device_errors
 from moshi_agent.engine.step.frame_step import FrameStep
+from moshi_agent.nn import device_errors
 from tests.engine.stepped_core import FRAME_S, SILENCE, SteppedCore, audio_of, kinds_of, taken
 from tests.small_models import small_lm
 

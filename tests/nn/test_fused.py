@@ -70,7 +70,7 @@ def test_the_compiled_kernels_are_the_operators(check: Callable[[str], None]) ->
 def test_without_a_compiler_the_operators_serve(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Said once, with what is missing: Triton would fail at the first step."""
+    """Said once, with the package that is missing: Triton would fail at the first step."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.delenv("CC", raising=False)
@@ -80,4 +80,4 @@ def test_without_a_compiler_the_operators_serve(
     finally:
         fused.has_triton.cache_clear()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "C compiler" in caplog.text
+    assert "apt install gcc" in caplog.text

@@ -14,6 +14,7 @@ import click
 import uvicorn
 
 from moshi_agent import ConfigError, Engine
+from moshi_agent.config import KVCache
 from moshi_agent.plural import counted
 from moshi_agent_adapters.recordings import Recordings
 from moshi_agent_adapters.server.app import create_app
@@ -43,6 +44,9 @@ class Serve:
     voices: Path | None = None  # a folder of voices that callers may choose
     personas: bool | None = None  # the model takes roles and voices; None asks the checkpoint
     device: str = "auto"
+    dtype: str | None = None  # of the language model, by PyTorch's name
+    kv_cache: KVCache = "auto"
+    cuda_graphs: bool = True
     capacity: int = 8
     threads: int = 1
     overcommit: bool = False  # calls are taken by the number of rows alone
@@ -86,6 +90,9 @@ def _serve(asked: Serve, tls: ssl.SSLContext | None, certificate: Path | None) -
         voices=asked.voices,
         personas=asked.personas,
         device=asked.device,
+        dtype=asked.dtype,
+        kv_cache=asked.kv_cache,
+        cuda_graphs=asked.cuda_graphs,
         capacity=asked.capacity,
         threads=asked.threads,
         process=asked.process,

@@ -20,7 +20,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from moshi_agent.audio.framing import Frame
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.config import KVCache, MoshiConfig, ReferenceKind, SamplingConfig
-from moshi_agent.engine.step.device_errors import memory_for
 from moshi_agent.engine.step.host_copies import HostCopies
 from moshi_agent.engine.step.memory import choose_kv_int8, row_bytes
 from moshi_agent.engine.step.row_invariance import rows_are_invariant
@@ -47,10 +46,12 @@ from moshi_agent.models.generator import LMGenState, StepInput
 from moshi_agent.models.mimi import MimiModel, MimiState
 from moshi_agent.models.prefill import prefill
 from moshi_agent.nn import cache_attention
+from moshi_agent.nn.device_errors import memory_for
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN, ZERO_TOKEN
 from moshi_agent.nn.own_precision import own_precision
 from moshi_agent.nn.sampling import RowSampling
 from moshi_agent.nn.state import State
+from moshi_agent.plural import counted
 
 _MOST_STEPS = 2**40  # of one row: two thousand years
 _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -80,6 +81,7 @@ class FrameStep:
     Raises:
         ConfigError: the checkpoint has no language model.
         InputError: conditions that are missing or do not fit; guidance of a model without any.
+        DeviceFull: so many conversations have no room on the device.
     """
 
     @own_precision()
@@ -106,10 +108,7 @@ class FrameStep:
         self.context = checkpoint.lm.config.temporal.context
         self.takes_references: ReferenceKind | None = checkpoint.lm.takes_references
         self.device = checkpoint.lm.device
-        mimi_state = self.mimi.init_state(rows)  # first, so that the choice knows what it leaves free
-        copies = 1 if self.generator.guidance is None else 2
-        self.kv_int8 = choose_kv_int8(kv_cache, checkpoint.lm, copies * rows)
-        self.state = EngineState(mimi_state, self.generator.init_state(rows, self.kv_int8))
+        self.state, self.kv_int8 = self._new_state(rows, kv_cache)
         self.generator.begin(self.state.lm)
         self._views: dict[int, EngineState] = {}  # of the state, which never moves
         if graphs is True:
@@ -122,6 +121,15 @@ class FrameStep:
         self._positions = self.generator.conditions.positions  # of the cache, before a row's first step
         # Where the number of rows can be felt in a row's last bits, it is always the same.
         self._least_rows = 1 if rows_are_invariant([self.mimi, checkpoint.lm], rows) else rows
+
+    def _new_state(self, rows: int, kv_cache: KVCache) -> tuple[EngineState, bool]:
+        """The state, and whether its cache is int8. Raises DeviceFull where there is no room for it."""
+        lm, copies = self.generator.lm_model, 1 if self.generator.guidance is None else 2
+        with memory_for(counted(rows, "conversation"), "fewer of them (capacity)"):
+            mimi = self.mimi.init_state(rows)  # first, so that the choice knows what it leaves free
+            has_kernel = cache_attention.serves(lm.config.temporal, self.device)
+            int8 = choose_kv_int8(kv_cache, lm, rows, has_kernel, copies)
+            return EngineState(mimi, self.generator.init_state(rows, int8)), int8
 
     def _new_runner(self, graphs: GraphDevice | bool) -> StepRunner:
         context = self.state.lm.temporal.capacity

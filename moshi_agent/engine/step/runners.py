@@ -16,10 +16,10 @@ from typing import Protocol
 
 import torch
 
-from moshi_agent.engine.step.device_errors import is_final, is_out_of_memory
 from moshi_agent.engine.step.memory import RESERVED_BYTES
 from moshi_agent.engine.step.step_tensors import InputBuffers, ResultTensors, RowInput, StepShape, StepTensors
 from moshi_agent.errors import ConfigError, DeviceFull
+from moshi_agent.nn.device_errors import is_final, is_out_of_memory
 
 _log = logging.getLogger("moshi_agent.engine")
 _SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 448, 512)

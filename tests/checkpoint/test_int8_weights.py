@@ -1,0 +1,69 @@
+"""`dtype="int8"`: any checkpoint's weights, rounded one layer after the other while they are loaded."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moshi_agent import Conversation, DeviceFull, load_checkpoint
+from moshi_agent.audio.files import read_audio
+from moshi_agent.audio.framing import frames_of
+from moshi_agent.checkpoint import room
+from moshi_agent.errors import ConfigError
+from moshi_agent.nn.linear import Int8Linear, Linear, quantize_rows
+from moshi_agent.questions import find_question, sample_questions
+
+
+def test_every_layer_that_can_be_is_the_rounded_one() -> None:
+    """And nothing else: embeddings, norms and the codec are as they were."""
+    floats, ints = load_checkpoint("tiny").lm, load_checkpoint("tiny", dtype="int8").lm
+    assert floats is not None and ints is not None
+    plain, rounded = dict(floats.named_modules()), dict(ints.named_modules())
+    count = 0
+    for name, layer in rounded.items():
+        if isinstance(layer, Int8Linear):
+            weight, scale = quantize_rows(plain[name].weight)
+            assert torch.equal(layer.weight, weight) and torch.equal(layer.weight_scb, scale)
+            assert (layer.dense_weight() - plain[name].weight).abs().max() <= scale.max() / 127 / 2 + 1e-6
+            count += 1
+        elif isinstance(layer, Linear):
+            assert layer.bias is not None or layer.in_features < 128
+    assert count > 20
+    assert torch.equal(ints.text_emb.weight, floats.text_emb.weight)
+    assert sum(one.nbytes for one in ints.parameters()) < 0.7 * sum(one.nbytes for one in floats.parameters())
+
+
+def test_a_row_of_zeros_stays_one_and_extremes_are_kept() -> None:
+    weight = torch.tensor([[0.0, 0.0, 0.0], [1e-30, -2e-30, 0.0], [3.0, -4.0, 1.0]])
+    rounded, largest = quantize_rows(weight)
+    assert largest.tolist() == [0.0, pytest.approx(2e-30), 4.0]
+    assert rounded[0].tolist() == [0, 0, 0] and rounded[2].tolist() == [95, -127, 32]
+    assert rounded[1].tolist() == [64, -127, 0]
+
+
+def test_the_answer_is_right_before_and_after() -> None:
+    """Words of the built-in model, by greedy choice, with float and with int8 weights."""
+    question = read_audio(find_question("Hello there.", sample_questions()).path)
+    texts: list[str] = []
+    for dtype in (None, "int8"):
+        conversation = Conversation(load_checkpoint("tiny", dtype=dtype), greedy=True)
+        for _ in conversation.stream(frames_of(question, tail_s=2.0)):
+            pass
+        texts.append(conversation.text)
+    assert texts[0] and texts[1] == texts[0]
+
+
+def test_what_does_not_go_together_is_refused() -> None:
+    with pytest.raises(ConfigError, match="accepted: float32, bfloat16, float16, int8"):
+        load_checkpoint("tiny", dtype="int5")
+    with pytest.raises(ConfigError, match="pack='float32' with dtype='int8'"):
+        load_checkpoint("tiny", dtype="int8", pack="float32")
+
+
+def test_weights_without_room_are_refused_before_they_are_brought(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4_100_000_000, 8_000_000_000))
+    weights = [(torch.empty(7_700_000_000, device="meta"), torch.bfloat16)]
+    with pytest.raises(DeviceFull, match=r"x need 15.4 GB, 4.1 GB are free on cuda:0; accepted: dtype="):
+        room.check_room("x", weights, "cuda:0", "dtype='int8'")
+    room.check_room("x", weights, "cpu", "")
+    room.check_room("x", [(weights[0][0][:4_000_000_000], torch.int8)], "cuda", "")
