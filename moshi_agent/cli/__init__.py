@@ -9,6 +9,7 @@ from moshi_agent.cli.annotate import annotate
 from moshi_agent.cli.bench import bench
 from moshi_agent.cli.command_line import CommandLine
 from moshi_agent.cli.convert import convert
+from moshi_agent.cli.doctor import doctor
 from moshi_agent.cli.download import download
 from moshi_agent.cli.evaluate import evaluate
 from moshi_agent.cli.questions import questions
@@ -25,5 +26,19 @@ def main() -> None:
     """Moshi, the full-duplex speech model: talk to it, serve it, fetch its weights, measure it, train it."""
 
 
-for command in (run, questions, transcribe, serve, talk, download, convert, bench, evaluate, annotate, train):
+_COMMANDS = (
+    run,
+    questions,
+    transcribe,
+    serve,
+    talk,
+    download,
+    convert,
+    bench,
+    doctor,
+    evaluate,
+    annotate,
+    train,
+)
+for command in _COMMANDS:
     main.add_command(command)

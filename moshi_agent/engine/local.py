@@ -28,6 +28,7 @@ from moshi_agent.engine.references import References
 from moshi_agent.engine.step.frame_step import FrameStep
 from moshi_agent.engine.step.memory import free_bytes
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
+from moshi_agent.engine.step.step_check import check_graphs
 from moshi_agent.engine.user_transcriber import UserTranscriber
 from moshi_agent.errors import EngineUnhealthy
 from moshi_agent.nn.device_errors import memory_for
@@ -161,6 +162,7 @@ class LocalBackend:
         sizes.append(self.config.capacity)
         recogniser = served.recogniser
         with memory_for(counted(self.config.capacity, "conversation"), "fewer of them (capacity)"):
+            check_graphs(served.step)
             steps_ms = served.step.measure(sizes, _WARM_UP_STEPS)
         listening_ms = recogniser.measure(sizes, _WARM_UP_STEPS) if recogniser is not None else {}
         for rows, times in steps_ms.items():

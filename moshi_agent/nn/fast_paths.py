@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class FastPath:
 class Comparison:
     """What came of comparing them."""
 
-    name: FastPathName
+    name: str
     what: str
     agrees: bool
     difference: float | None  # the largest, as a share of the largest number; None where the kernel failed
@@ -90,7 +90,7 @@ def check_fast_paths(config: TransformerConfig, device: torch.device, dtype: tor
         return []
     refused = [result for path in fast_paths(config, device, dtype) if not (result := compare(path)).agrees]
     for result in refused:
-        switch_off(result.name)
+        switch_off(cast(FastPathName, result.name))
         _log.warning(
             "the kernel for %s is switched off, and steps are slower: on %s it %s",
             *(result.what, torch.cuda.get_device_name(device), result.told),

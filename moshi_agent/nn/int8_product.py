@@ -4,10 +4,10 @@ On CUDA this is a kernel of its own. By PyTorch's operators a weight is read as 
 and read again: five bytes for each number instead of one, more than bfloat16 weights take.
 
 Libraries that were looked at: PyTorch's `aten::_weight_int8pack_mm` computes on CUDA (since 2.9) one output
-in each thread, in float32 alone, with reads that do not coalesce. torchao expands int8 weights as above unless
-`torch.compile` fuses it, and here steps are captured by hand. bitsandbytes' LLM.int8 rounds the input as well,
-in launches of its own. Marlin-type kernels are built for 4 bits, and permute the weights. None reads the rows
-and scales of a checkpoint as they are.
+in each thread, in float32 alone, with reads that do not coalesce. torchao expands int8 weights as above but
+for what `torch.compile` fuses, and here steps are captured by hand. bitsandbytes' LLM.int8 rounds the input
+as well, in launches of its own. Marlin-type kernels are built for 4 bits, and permute the weights. None reads
+the rows and scales of a checkpoint as they are.
 """
 
 from __future__ import annotations

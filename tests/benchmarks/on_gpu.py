@@ -14,6 +14,7 @@ The parts, in the order in which they run:
     tests         pytest -m gpu
     one           one conversation: the step, the share of each part of the model, the slowest kernels
     int8, float   the step with so many conversations whose caches are full, with either cache
+    weights       the same with int8 weights and caches
     codec         the codes and the answers of the built-in model beside those of a CPU
     attend        the attention kernel alone, cut and launched in several ways
     callers       `moshi-agent bench`: callers in real time, all of whose caches are full
@@ -22,6 +23,7 @@ The parts, in the order in which they run:
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import signal
@@ -36,10 +38,22 @@ from typing import Any, TextIO
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+# Modules that a machine with PyTorch alone has not, and what brings them: soundfile needs cffi's.
+_WHEELS = {
+    "soundfile": "soundfile",
+    "_cffi_backend": "cffi",
+    "soxr": "soxr",
+    "webrtcvad": "webrtcvad-wheels",
+    "numpy": "numpy",
+    "torch": "torch",
+}
 _GPU_TESTS = (
     "tests/engine/step/test_runners.py",
     "tests/nn/test_cache_attention.py",
     "tests/nn/test_fused.py",
+    "tests/nn/test_int8_product.py",
+    "tests/nn/test_fast_paths.py",
+    "tests/engine/step/test_host_copies.py",
 )
 
 
@@ -54,6 +68,7 @@ PARTS = (
     Part("one", 120),
     Part("int8", 150),
     Part("float", 120),
+    Part("weights", 120),
     Part("codec", 90),
     Part("attend", 90),
     Part("callers", 270),
@@ -62,6 +77,10 @@ PARTS = (
 
 def main() -> int:
     options = _options()
+    missing = [wheel for module, wheel in _WHEELS.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        print(f"Bring the wheels of {', '.join(missing)}, for this Python: nothing runs without them.")
+        return 2
     options.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"arguments": sys.argv[1:]}
     ends = time.monotonic() + 60 * options.minutes
@@ -126,6 +145,8 @@ def _command(name: str, figures: Path, options: argparse.Namespace) -> list[str]
     if name == "tests":
         # Without the plug-ins that this Python may happen to have.
         plain = ["-p", "no:cacheprovider", "-p", "no:xdist", "-m", "gpu", "-v", "--durations", "5"]
+        # A warning that a library has on this machine alone is to be read, and fails no test.
+        plain += ["-W", "default::UserWarning"]
         return [sys.executable, "-m", "pytest", *plain, *_existing(_GPU_TESTS)]
     size = ["--device", options.device, "--scale", str(options.scale), "--context", str(options.context)]
     size += [

@@ -23,6 +23,7 @@ from moshi_agent.checkpoint.load import prepare_for_cuda
 from moshi_agent.checkpoint.tokenizer import read_tokenizer
 from moshi_agent.config import MimiConfig, MoshiConfig
 from moshi_agent.models import LMModel, MimiModel
+from moshi_agent.nn.linear import Int8Linear, Linear, quantize_rows
 
 SCALES = (1, 2, 4, 8)
 CONTEXT = 3000  # frames
@@ -60,8 +61,12 @@ def generate(folder: Path, scale: int, context: int = CONTEXT) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def draw(device: str, scale: int, context: int = CONTEXT) -> Checkpoint:
-    """A checkpoint as an engine would load it, its weights drawn on the device in seconds."""
+def draw(device: str, scale: int, context: int = CONTEXT, int8: bool = False) -> Checkpoint:
+    """A checkpoint as an engine would load it, its weights drawn on the device in seconds.
+
+    Args:
+        int8: rounds the weights of the layers, as `dtype="int8"` does.
+    """
     lm_config, mimi_config = _configs(scale, context)
     torch.manual_seed(0)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
@@ -73,6 +78,8 @@ def draw(device: str, scale: int, context: int = CONTEXT) -> Checkpoint:
             lm = LMModel(read_moshi_config(lm_config)).eval().requires_grad_(False)
         finally:
             torch.set_default_dtype(default)
+    if int8:
+        _round_layers(lm)
     mimi.set_num_codebooks(8)
     checkpoint = Checkpoint(
         name="random",
@@ -85,6 +92,18 @@ def draw(device: str, scale: int, context: int = CONTEXT) -> Checkpoint:
     if device != "cpu":
         prepare_for_cuda(checkpoint)
     return checkpoint
+
+
+def _round_layers(lm: LMModel) -> None:
+    """One after the other, so that the floats of one layer at most are there as well."""
+    for name, layer in list(lm.named_modules()):
+        if not isinstance(layer, Linear) or layer.bias is not None:
+            continue
+        owner, _, field = name.rpartition(".")
+        with torch.device(layer.weight.device):
+            rounded = Int8Linear(layer.in_features, layer.out_features)
+        rounded.weight.data, rounded.weight_scb.data = quantize_rows(layer.weight)
+        setattr(lm.get_submodule(owner), field, rounded)
 
 
 def _write_random(path: Path, config: MoshiConfig) -> None:

@@ -18,7 +18,7 @@ from moshi_agent.cli import main
 from moshi_agent.cli.command_line import CommandLine
 from moshi_agent.errors import CheckpointError
 
-SUB_COMMANDS = ["run", "serve", "talk", "download", "convert", "bench", "train"]
+SUB_COMMANDS = ["run", "serve", "talk", "download", "convert", "bench", "doctor", "train"]
 
 
 def _invoke(*args: str):

@@ -7,8 +7,8 @@ that holds as many conversations as there is room for.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,6 +155,24 @@ class FrameStep:
         """Does beforehand what a first step would wait for: on CUDA, captures the graphs."""
         self._runner.warm_up()
         self.host_copies.prepare()
+
+    @property
+    def is_captured(self) -> bool:
+        """Tells whether steps run as graphs."""
+        return isinstance(self._runner, GraphRunner)
+
+    @contextmanager
+    def without_graphs(self) -> Generator[None]:
+        """Has the steps inside launched kernel by kernel."""
+        before, self._runner = self._runner, self._new_runner(False)
+        try:
+            yield
+        finally:
+            self._runner = before
+
+    def give_up_graphs(self) -> None:
+        """Has every step from now on launched kernel by kernel."""
+        self._runner = self._new_runner(False)
 
     def close(self) -> None:
         """Lets go of the graphs and their memory; the step then takes no more steps.

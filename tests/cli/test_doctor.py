@@ -1,0 +1,59 @@
+"""`moshi-agent doctor`, on the machine of the tests."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from moshi_agent.cli import main
+from moshi_agent.cli.diagnosis import verdict
+
+
+def test_it_says_what_this_machine_is_good_for() -> None:
+    """For people; and as JSON, from which the last line follows."""
+    done = CliRunner().invoke(main, ["doctor", "--device", "cpu", "--most", "4"])
+    assert done.exit_code == 0, done.output
+    for part in ("torch", "triton", "compiler", "conversations that fit on cpu", "codes of the packed codec"):
+        assert part in done.output
+    last = done.output.strip().splitlines()[-1]
+    assert last.startswith(("Ready for about", "This machine is too slow"))
+
+
+def test_its_json_is_one_object() -> None:
+    done = CliRunner().invoke(main, ["doctor", "--device", "cpu", "--most", "1", "--json"])
+    found = json.loads(done.output)
+    assert list(found["step_ms"]) == ["1"] and found["step_ms"]["1"] > 0
+    assert found["fast_paths"][0]["agrees"] and found["machine"]["torch"] == torch.__version__
+    assert found["fits"]["int8"]["weights_bytes"] < found["fits"]["float32"]["weights_bytes"]
+    assert found["verdict"]
+
+
+def _found(**changes: object) -> dict[str, object]:
+    found: dict[str, object] = {
+        "fast_paths": [{"what": "gates", "agrees": True}],
+        "step_ms": {1: 10.0, 4: 20.0},
+        "fits": {"int8": {"int8_rows": 3}},
+    }
+    return found | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, "Ready for about 3 callers at once: moshi-agent serve --capacity 3."),
+        ({"fits": {"int8": {"int8_rows": 100}}}, "Ready for about 19 callers"),
+        ({"step_ms": {1: 130.0}}, "one step takes 130 of 80 ms"),
+        ({"fast_paths": [{"what": "gates", "agrees": False}]}, "here gates give other numbers"),
+        ({"not_tried": "the weights need 15 GB"}, "does not run here as it is: the weights need 15 GB"),
+    ],
+)
+def test_the_last_line_is_what_to_do(changes: dict[str, object], line: str) -> None:
+    assert line in verdict(_found(**changes), "cpu")
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    done = CliRunner().invoke(main, ["doctor", "--device", "cuda:7"], standalone_mode=False)
+    assert "there is no device cuda:7" in str(done.exception or done.output)
