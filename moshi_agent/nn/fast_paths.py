@@ -53,13 +53,14 @@ class Comparison:
     fast_ms: float | None = None
     plain_ms: float | None = None
     error: str | None = None
+    of: str = "the largest number"  # what the difference is a share of
 
     @property
     def told(self) -> str:
         """Says it in words."""
         if self.error is not None:
             return f"failed: {self.error}"
-        return f"differs by {self.difference:.2g} of the largest number, {self.tolerance:.2g} being allowed"
+        return f"differs by {self.difference:.2g} of {self.of}, {self.tolerance:.2g} being allowed"
 
 
 @torch.inference_mode()

@@ -53,6 +53,7 @@ def compare_graphs(step: FrameStep, repeats: int = 0) -> Comparison:
     return Comparison(
         name="graphs",
         what="captured steps",
+        of="the loudest sample",
         agrees=difference <= _TOLERANCE,
         difference=difference,
         tolerance=_TOLERANCE,
@@ -98,6 +99,7 @@ def compare_codecs(packed: MimiModel, plain: MimiModel, repeats: int = 0) -> Com
     return Comparison(
         name="packed codec",
         what="codes of the packed codec",
+        of="all codes",
         agrees=differing <= _CODES_THAT_MAY_DIFFER,
         difference=differing,
         tolerance=_CODES_THAT_MAY_DIFFER,
