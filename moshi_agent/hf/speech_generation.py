@@ -69,7 +69,7 @@ def generate_speech(lm: LMModel, history: History, steps: int, settings: Generat
     delays = lm.config.delays[1 : 1 + lm.dep_q]
     known = _delayed(history.moshi, delays, lm.card)  # [B, K, T + longest delay]
     generator = _HistoryGenerator(lm)
-    state = generator.begin(history, known, steps)
+    state = generator.begin_after(history, known, steps)
     sampling = row_sampling(lm, rows, settings)
     taken: list[Tensor] = []
     logits: list[Tensor] = []
@@ -115,7 +115,7 @@ class _HistoryGenerator(Generator):
     _is_whole = False  # whether those are the first step's as well
     _positions = 0  # that will be read in all
 
-    def begin(self, history: History, known: Tensor, steps: int) -> LMGenState:
+    def begin_after(self, history: History, known: Tensor, steps: int) -> LMGenState:
         """The state with the history's tokens in its ring, and nothing read of them yet."""
         self._positions = history.steps + steps + 1
         ring = self.ring.init_state(len(history.moshi))

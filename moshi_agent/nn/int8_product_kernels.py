@@ -82,10 +82,14 @@ def _combine_kernel(
 
 def choose_splits(outputs: int, rows: int, inputs: int) -> tuple[int, int]:
     """Chooses into how many parts the inputs are split, and how many each has, to keep a device busy."""
-    programs = triton.cdiv(outputs, OUTPUTS) * triton.cdiv(rows, _block_rows(rows))
+    programs = _parts(outputs, OUTPUTS) * _parts(rows, _block_rows(rows))
     splits = max(1, min(_WANTED_PROGRAMS // programs, inputs // _LEAST_SPLIT))
-    of_split = triton.cdiv(triton.cdiv(inputs, splits), INPUTS) * INPUTS
-    return triton.cdiv(inputs, of_split), of_split
+    of_split = _parts(_parts(inputs, splits), INPUTS) * INPUTS
+    return _parts(inputs, of_split), of_split
+
+
+def _parts(size: int, of: int) -> int:
+    return -(-size // of)
 
 
 def _block_rows(rows: int) -> int:
@@ -122,6 +126,13 @@ def product(x: Tensor, weight: Tensor, largest: Tensor) -> Tensor:
     if splits > 1:
         block = min(1024, triton.next_power_of_2(outputs))
         _combine_kernel[(rows, triton.cdiv(outputs, block))](
-            sums, largest, output, rows, outputs, splits, block, **_OPTIONS
+            sums,
+            largest,
+            output,
+            rows,
+            outputs,
+            splits,
+            block,
+            **_OPTIONS,  # pyright: ignore[reportArgumentType]
         )
     return output
