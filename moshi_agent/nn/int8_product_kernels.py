@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -125,14 +127,7 @@ def product(x: Tensor, weight: Tensor, largest: Tensor) -> Tensor:
     )
     if splits > 1:
         block = min(1024, triton.next_power_of_2(outputs))
-        _combine_kernel[(rows, triton.cdiv(outputs, block))](
-            sums,
-            largest,
-            output,
-            rows,
-            outputs,
-            splits,
-            block,
-            **_OPTIONS,  # pyright: ignore[reportArgumentType]
-        )
+        grid = (rows, triton.cdiv(outputs, block))
+        arguments: tuple[Any, ...] = (sums, largest, output, rows, outputs, splits, block)
+        _combine_kernel[grid](*arguments, **_OPTIONS)
     return output
