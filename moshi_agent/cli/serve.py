@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from moshi_agent.cli.adapters import load_adapter
+from moshi_agent.cli.delegation_options import DELEGATION, delegation_options
 from moshi_agent.cli.options import (
     cuda_graphs_option,
     dtype_option,
@@ -95,6 +96,7 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     type=click.Path(path_type=Path, file_okay=False),
     help="Write every call into this folder: sound, words, events. Callers' consent is up to you.",
 )
+@delegation_options
 @click.option("--gradio-tunnel", "--tunnel", is_flag=True, hidden=True)
 @click.option("--gradio-tunnel-token", "tunnel_token", hidden=True)
 @click.option(
@@ -128,7 +130,8 @@ def serve(
         raise click.ClickException(_no_tunnel(options["port"]))
     command = load_adapter("server.command", "server")
     tokens = options.pop("tokens") + (command.read_tokens(token_file) if token_file else ())
-    names = ("host", "port", "origins", "voice", "role", "greet", "say_commentary")
+    names = ("host", "port", "origins", "voice", "role", "greet", "say_commentary", *DELEGATION)
+    backend = command.backend(*(options.pop(f"backend_{name}") for name in ("url", "model", "key")))
     options["personas"] = options.pop("roles") or None
     config = command.ServerConfig(
         model_name=Path(model).name if Path(model).is_dir() else model,
@@ -136,6 +139,7 @@ def serve(
         no_auth=options.pop("insecure_no_auth"),
         ice_servers=command.ice_servers(options.pop("ice_servers")),
         webrtc=_webrtc(command, options),
+        backend=backend,
         **{limit.field: options.pop(limit.field) for limit in LIMITS},
         **{name: options.pop(name) for name in names},
     )

@@ -46,6 +46,7 @@ LIMITS = (
     ),
     Limit("--ping-seconds", "ping_s", _ABOVE_0, 10.0, "For a websocket to answer a ping."),
     Limit("--longest-call", "longest_call_s", _ABOVE_0, 3600.0, "In seconds."),
+    Limit("--delegation-seconds", "delegation_s", _ABOVE_0, 30.0, "For what is looked up to be found."),
     Limit("--drain-seconds", "drain_s", _SECONDS, 30.0, "For calls to end by themselves, after SIGTERM."),
 )
 

@@ -300,7 +300,9 @@ class Session:
         """
         return self._backend.request(Ask(self.key, "application"))
 
-    def refer(self, text: str | None, for_id: int | None = None) -> Future[Referral]:
+    def refer(
+        self, text: str | None, for_id: int | None = None, as_sentence: bool | None = None
+    ) -> Future[Referral]:
         """Gives the bot something to speak about, in the way for which its checkpoint was trained.
 
         The result tells what has become of it: `taken`; `superseded` by a newer request; `late`, where the
@@ -310,14 +312,16 @@ class Session:
         Args:
             text: to speak about; None is for nothing found, and releases the bot.
             for_id: the request that it answers; None: the open one, or none at all.
+            as_sentence: says the text as it is, whatever the checkpoint; None is as
+                `SessionConfig.references` has it.
 
         Raises:
             InputError: no text. The result raises it for a number that no request has had.
         """
         if not isinstance(text, str | None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(f"a reference of type {type(text).__name__}; accepted: text, or None")
-        command = refer_command(self.key, text, for_id, self._asking, self._says_references)
-        return self._backend.request(command)
+        is_said = self._says_references if as_sentence is None else as_sentence
+        return self._backend.request(refer_command(self.key, text, for_id, self._asking, is_said))
 
     def set_sampling(self, sampling: SamplingConfig) -> Future[None]:
         """Changes the sampling from the next frame on; the seed stays."""

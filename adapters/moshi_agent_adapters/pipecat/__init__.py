@@ -2,6 +2,7 @@
 
     service.py       MoshiLLMService, the pipeline component
     conversation.py  its way out: events of the engine as frames of the pipeline
+    delegation.py    answers of a worker of Pipecat's, with its tools
     context.py       what it takes from a context
     settings.py      what of it can be changed while it runs
     stt.py           MoshiSTTService, speech recognition for a cascade
@@ -14,6 +15,7 @@
 Tested with pipecat-ai 1.14.0.
 """
 
+from moshi_agent_adapters.pipecat.delegation import ClientDelegation
 from moshi_agent_adapters.pipecat.jitter import use_short_jitter_buffers
 from moshi_agent_adapters.pipecat.metrics import MoshiMetricsData
 from moshi_agent_adapters.pipecat.service import MoshiLLMService
@@ -22,6 +24,7 @@ from moshi_agent_adapters.pipecat.stt import MoshiSTTService
 from moshi_agent_adapters.pipecat.transcript import TranscriptFile
 
 __all__ = [
+    "ClientDelegation",
     "MoshiLLMService",
     "MoshiLLMSettings",
     "MoshiMetricsData",

@@ -31,8 +31,12 @@ from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
 
 from moshi_agent import (
     BacklogFull,
+    ConfigError,
     Engine,
+    Event,
     MoshiAgentError,
+    ReferenceEnded,
+    ReferenceWanted,
     Session,
     SessionClosed,
     SessionConfig,
@@ -43,6 +47,7 @@ from moshi_agent.text.transcript import Transcript
 from moshi_agent_adapters.call_log import CallLog
 from moshi_agent_adapters.pipecat.context import ignored_in, role_in
 from moshi_agent_adapters.pipecat.conversation import ConversationFrames
+from moshi_agent_adapters.pipecat.delegation import ClientDelegation, Delegations
 from moshi_agent_adapters.pipecat.settings import (
     SAMPLING_FIELDS,
     UNSUPPORTED_FIELDS,
@@ -77,10 +82,15 @@ class MoshiLLMService(ConversationFrames):
         session: Everything else about the conversation, such as `greet=True`. Rates and pace are set here.
         on_reference: An async function that looks up what the conversation asks for
             (`SessionConfig.asking`), as for `Engine.session`.
+        delegation: A worker of Pipecat's that answers what the user says, with its tools, in Moshi's voice:
+            `MoshiLLMService.ClientDelegation`. The engine has to have a `transcriber`.
         **kwargs: Arguments of LLMService.
+
+    The event handler `on_delegation_created` is called with each `ReferenceWanted` that is delegated.
     """
 
     Settings = MoshiLLMSettings
+    ClientDelegation = ClientDelegation
     _settings: MoshiLLMSettings  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
@@ -90,11 +100,13 @@ class MoshiLLMService(ConversationFrames):
         settings: MoshiLLMSettings | None = None,
         session: SessionConfig | None = None,
         on_reference: OnReference | None = None,
+        delegation: ClientDelegation | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(engine=engine, settings=complete(settings, model=engine.config.source), **kwargs)
         self._config = session or SessionConfig()
         self._on_reference = on_reference
+        self._delegations = None if delegation is None else self._delegate(delegation)
         self._transcript = Transcript()
         self._conversation: asyncio.Task[None] | None = None
         self._is_over = False  # the pipeline has ended
@@ -123,8 +135,25 @@ class MoshiLLMService(ConversationFrames):
         """Declines both roles of an LLMWithBackend."""
         return (
             f"{type(self).__name__} cannot be an LLMWithBackend {role}: Moshi hears and speaks, but reads no "
-            "requests and calls no functions"
+            "requests and calls no functions. Give it a delegation instead: MoshiLLMService.ClientDelegation"
         )
+
+    def _delegate(self, delegation: ClientDelegation) -> Delegations:
+        """Prepares for answers of a worker. Raises ConfigError where none can be asked for."""
+        if self._on_reference is not None or self._config.asking is not None:
+            raise ConfigError("delegation goes without on_reference and SessionConfig.asking: it sets both")
+        if self._engine.model.transcriber is None:
+            raise ConfigError(
+                "delegation is about what the user says, and nothing writes it down; accepted: "
+                "Engine.load(..., transcriber=...)"
+            )
+        takes_references = self._engine.model.references is not None
+        references = self._config.references if takes_references else "say"
+        self._config = replace(self._config, asking=delegation.asking, references=references)
+        self._register_event_handler("on_delegation_created")
+        delegations = Delegations(self, delegation)
+        self._on_reference = delegations.answer
+        return delegations
 
     # Beginning and end
 
@@ -132,6 +161,8 @@ class MoshiLLMService(ConversationFrames):
         """Takes the transport's rate. The engine starts here if nobody has started it."""
         await super().setup(setup)
         self._sample_rate_hz = setup.audio_out_sample_rate
+        if self._delegations is not None:
+            await self._delegations.setup()
         await self._engine.start_async()
 
     async def stop(self, frame: EndFrame) -> None:
@@ -172,6 +203,8 @@ class MoshiLLMService(ConversationFrames):
 
     async def _converse(self) -> None:
         log = CallLog(over=self.name)
+        if self._delegations is not None:
+            self._delegations.attach()
         try:
             async with self._engine.session(
                 self._session_config(), on_reference=self._on_reference
@@ -185,6 +218,8 @@ class MoshiLLMService(ConversationFrames):
             line, facts = log.ended(self._why_ended or "cancelled")
             logger.bind(**facts).info(line)
             self._session = None
+            if self._delegations is not None:
+                await self._delegations.detach()
             await self._user_stopped()
             await self.stop_all_metrics()
 
@@ -210,6 +245,15 @@ class MoshiLLMService(ConversationFrames):
             sampling=settings.sampling(config.sampling or self._engine.model.sampling),
             seed=config.seed if settings.seed is None else settings.seed,
         )
+
+    async def _handle(self, event: Event) -> None:
+        await super()._handle(event)
+        if self._delegations is None:
+            return
+        if isinstance(event, ReferenceWanted):
+            await self._call_event_handler("on_delegation_created", event)
+        elif isinstance(event, ReferenceEnded):
+            await self._delegations.ended(event)
 
     # Settings and prompts
 

@@ -1,14 +1,14 @@
 """What a protocol is to the server: messages in, orders out; events in, messages out. No input or output.
 
 Wanted          how the client wants its conversation to be
-Hear, Send, Say, HangUp     what a message of the client makes the call do
+Hear, Send, Say, Refer, Ask, Hold, HangUp      what a message of the client makes the call do
 ProtocolError   a message that the protocol does not allow
 CallEnd         why a call is over
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
@@ -16,9 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moshi_agent.config import SamplingConfig
-from moshi_agent.events import Event
+from moshi_agent.engine.asking import AskConfig, Referral
+from moshi_agent.events import Event, ReferenceWanted
 
 Message = str | bytes
+SendMessages = Callable[["Iterable[Message]"], Awaitable[None]]
+# Finds an answer to what the conversation asks for, and tells the client of it; None is for nothing found.
+Lookup = Callable[[ReferenceWanted, SendMessages], Awaitable[str | None]]
 
 EndKind = Literal[
     "left",  # the client has gone
@@ -43,6 +47,8 @@ class Wanted:
     sampling: SamplingConfig | None = None
     seed: int | None = None
     output_sample_rate: int = 24_000
+    asking: AskConfig | None = None  # when something is looked up
+    lookup: Lookup | None = None  # by the server; None leaves it to the client
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,30 @@ class Say:
 
     text: str
     client_event_id: str | None = None  # of the message that asks for it
+    alone: bool = False  # begins at once, and nothing of the bot's own follows
+
+
+@dataclass(frozen=True)
+class Refer:
+    """Gives the bot something to speak about, or a sentence to say, for what the conversation has asked."""
+
+    text: str
+    for_id: int | None  # of the request
+    as_sentence: bool
+    client_event_id: str | None = None
+    on_outcome: Callable[[Referral], Iterable[Message]] = field(default=lambda _: (), compare=False)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Has something looked up, as if the conversation had asked for it."""
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Lets the bot say nothing of its own for so many seconds."""
+
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -73,7 +103,7 @@ class HangUp:
     """Ends the call, as the client asks."""
 
 
-Order = Hear | Send | Say | HangUp
+Order = Hear | Send | Say | Refer | Ask | Hold | HangUp
 
 
 class ProtocolError(Exception):

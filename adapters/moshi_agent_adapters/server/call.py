@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from moshi_agent import (
     EngineFull,
     EngineUnhealthy,
     InputError,
+    ReferenceWanted,
     Session,
     SessionClosed,
     SessionConfig,
@@ -28,13 +30,17 @@ from moshi_agent import (
 from moshi_agent_adapters.allowance import Allowance
 from moshi_agent_adapters.call_log import CallLog
 from moshi_agent_adapters.protocols.call_protocol import (
+    Ask,
     CallEnd,
     CallProtocol,
     EndKind,
     HangUp,
     Hear,
+    Hold,
+    Lookup,
     Message,
     ProtocolError,
+    Refer,
     Say,
     Send,
     Wanted,
@@ -56,6 +62,7 @@ _POLICY_VIOLATION = 1008
 _LONGEST_REASON = 123  # bytes, of a close frame
 _MESSAGES_A_TURN = 16  # that one call may have read before others have theirs
 _MESSAGES_AT_ONCE_S = 10.0  # of messages without audio, that may come together
+_ASKS_PER_SECOND, _ASKS_AT_ONCE = 1.0, 5.0  # for answers of a language model, which may cost money
 _MESSAGE_BYTES = 16 * 1024  # of a message without audio, that count as one more of them
 
 
@@ -83,6 +90,7 @@ class _Call:
         self._pace = Pace(server.config.ahead_s)
         messages = server.config.messages_per_second
         self._silent_messages = Allowance(messages, _MESSAGES_AT_ONCE_S * messages)
+        self._asks = Allowance(_ASKS_PER_SECOND, _ASKS_AT_ONCE)
         self._address = websocket.client.host if websocket.client else ""
         self.log = CallLog(over=protocol.name)
 
@@ -103,7 +111,7 @@ class _Call:
             await self._send(self._protocol.connected())
             wanted = await self._hear_wishes()
             left_out = self._server.left_out(wanted)
-            session = await self._open(self._server.session_config(wanted))
+            session = await self._open(self._server.session_config(wanted), wanted.lookup)
             self.log.session = session.key
             try:
                 await self._send(self._protocol.began())
@@ -128,17 +136,23 @@ class _Call:
             _log.exception("%s failed: %s", self.log.name, error, extra=self.log.facts)
             return CallEnd("failed", "a fault of the server")
 
-    async def _open(self, config: SessionConfig) -> Session:
+    async def _open(self, config: SessionConfig, lookup: Lookup | None) -> Session:
         """Begins the conversation; where no row is free, in the place of a call that does not use its own."""
-        engine = self._server.engine
+
+        async def answer(wanted: ReferenceWanted) -> str | None:
+            assert lookup is not None
+            return await lookup(wanted, self._send)
+
+        answers = None if lookup is None else answer
+        session = partial(self._server.engine.session, config, on_reference=answers)
         try:
             async with asyncio.timeout(self._config.open_s):
                 try:
-                    return await engine.session(config).open_async()
+                    return await session().open_async()
                 except EngineFull:
                     if not await self._server.idle_calls.make_room(time.monotonic()):
                         raise
-                    return await engine.session(config).open_async()
+                    return await session().open_async()
         except TimeoutError as error:
             message = f"the engine has not answered within {self._config.open_s:g} s"
             raise EngineUnhealthy(message) from error
@@ -219,14 +233,33 @@ class _Call:
                     self._hear(session, pcm, sample_rate)
                 case Send(answer):
                     await self._send([answer])
-                case Say(text, client_event_id):
-                    try:
-                        await asyncio.wrap_future(session.say(text))
-                    except InputError as error:
-                        raise ProtocolError(str(error), "cannot_be_said", client_event_id) from error
                 case HangUp():
                     return heard_s, CallEnd("hung_up")
+                case _:
+                    await self._guide(order, session)
         return heard_s, None
+
+    async def _guide(self, order: Say | Refer | Ask | Hold, session: Session) -> None:
+        """Has the bot say something, or nothing. Raises ProtocolError for what it cannot say."""
+        match order:
+            case Say(text, client_event_id, alone):
+                try:
+                    await asyncio.wrap_future(session.say(text, at_once=alone, alone=alone))
+                except InputError as error:
+                    raise ProtocolError(str(error), "cannot_be_said", client_event_id) from error
+            case Refer(text, for_id, as_sentence, client_event_id):
+                try:
+                    referral = await asyncio.wrap_future(session.refer(text, for_id, as_sentence))
+                except InputError as error:
+                    raise ProtocolError(str(error), "invalid_value", client_event_id) from error
+                await self._send(order.on_outcome(referral))
+            case Ask() if not self._asks.spend(1, time.monotonic()):
+                message = f"accepted: {_ASKS_PER_SECOND:g} request a second for an answer"
+                raise ProtocolError(message, "too_many_requests")
+            case Ask():
+                await asyncio.wrap_future(session.ask())
+            case Hold(seconds):
+                await asyncio.wrap_future(session.hold(seconds))
 
     def _hear(self, session: Session, pcm: NDArray[np.int16], sample_rate: int) -> None:
         try:

@@ -18,6 +18,7 @@ from moshi_agent.config import KVCache
 from moshi_agent.plural import counted
 from moshi_agent_adapters.recordings import Recordings
 from moshi_agent_adapters.server.app import create_app
+from moshi_agent_adapters.server.backend import BackendConfig
 from moshi_agent_adapters.server.config import ServerConfig, is_loopback
 from moshi_agent_adapters.server.descriptors import connections_that_fit, raise_descriptor_limit
 from moshi_agent_adapters.server.drain import DrainingServer
@@ -178,6 +179,13 @@ def ice_servers(texts: Iterable[str]) -> tuple[IceServer, ...]:
 def webrtc_limits(**fields: Any) -> ConnectionConfig:
     """What goes for calls over WebRTC. Raises ConfigError."""
     return ConnectionConfig(**fields)
+
+
+def backend(url: str | None, model: str | None, key: str | None) -> BackendConfig | None:
+    """The language model that `--backend-url` and `--backend-model` name. Raises ConfigError."""
+    if (url is None) != (model is None):
+        raise ConfigError("the URL of a back end and its model go together; accepted: both, or neither")
+    return None if url is None or model is None else BackendConfig(url=url, model=model, key=key or "none")
 
 
 def read_tokens(file: Path) -> tuple[str, ...]:

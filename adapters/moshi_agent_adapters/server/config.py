@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from moshi_agent.errors import ConfigError
 from moshi_agent_adapters.origins import as_sent
+from moshi_agent_adapters.server.backend import BackendConfig
 
 if TYPE_CHECKING:
     from moshi_agent_adapters.webrtc.config import ConnectionConfig, IceServer
+
+# When something is looked up: as the model asks for it, or whenever the caller has said something.
+Delegate = Literal["model", "turns"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,11 @@ class ServerConfig:
     role: str | None = None  # likewise
     greet: bool = False  # asks a model that was trained so to speak first
     say_commentary: bool = False  # GPT-Live's commentary is spoken, word by word
+    delegate: Delegate | None = None  # None: by turns where the back end answers, else as the model asks
+    delegation_s: float = 30.0  # after which an answer is not wanted any more
+    filler: str | None = None  # what the bot says while something is looked up
+    apology: str | None = "I am sorry, I cannot tell you that now."  # where no answer comes
+    backend: BackendConfig | None = None  # a language model that looks things up for GPT-Live clients
 
     def __post_init__(self) -> None:
         if any(len(token.strip()) < 8 for token in self.tokens):
@@ -85,6 +94,8 @@ class ServerConfig:
                 raise ConfigError(f"{name}={getattr(self, name)}; accepted: 1 or more")
         if self.calls_per_address is not None and self.calls_per_address < 1:
             raise ConfigError(f"calls_per_address={self.calls_per_address}; accepted: 1 or more")
+        if self.delegate is not None and self.delegate not in get_args(Delegate):
+            raise ConfigError(f"delegate={self.delegate!r}; accepted: {', '.join(get_args(Delegate))}")
         for name in (
             "request_s",
             "frames_per_second",
@@ -93,6 +104,7 @@ class ServerConfig:
             "start_s",
             "open_s",
             "ping_s",
+            "delegation_s",
         ):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}={getattr(self, name)}; accepted: more than 0")

@@ -30,6 +30,10 @@ def routes(server: Server) -> Sequence[BaseRoute]:
             session_id=session_id,
             expires_at=expires_at,
             say_commentary=config.say_commentary,
+            takes_references=server.engine.model.references is not None,
+            client_asking=server.asking(by_backend=False),
+            backend=server.backend,
+            backend_asking=None if server.backend is None else server.asking(by_backend=True),
         )
         await hold_call(websocket, LiveProtocol(known), server)
 

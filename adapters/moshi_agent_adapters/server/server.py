@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
-from moshi_agent import ConfigError, Engine, SessionConfig
+from moshi_agent import AskConfig, ConfigError, Engine, SessionConfig, Turn
 from moshi_agent_adapters.personas import choose_persona
 from moshi_agent_adapters.protocols.call_protocol import Wanted
+from moshi_agent_adapters.server.backend import Backend
 from moshi_agent_adapters.server.config import ServerConfig
 from moshi_agent_adapters.server.idle_calls import IdleCalls
 from moshi_agent_adapters.server.limits import AddressLimits
@@ -26,6 +27,8 @@ class Server:
             raise ConfigError(f"{model.name} was not trained to take a role or a voice")
         if config.voice is not None and config.voice not in model.voices:
             raise ConfigError(f"no voice {config.voice!r}; there are: {', '.join(model.voices) or 'none'}")
+        self._check_delegation()
+        self.backend = None if config.backend is None else Backend(config.backend)
         self._has_warned = False
         self.addresses = AddressLimits(
             config.calls_of_one_address(engine.config.capacity), config.starts_per_minute
@@ -33,6 +36,30 @@ class Server:
         self.idle_calls = IdleCalls(config.idle_s)
         self.is_draining = False
         self.at_shutdown: list[Callable[[], Awaitable[None]]] = []  # before the engine is closed
+        if self.backend is not None:
+            self.at_shutdown.append(self.backend.aclose)
+
+    def _check_delegation(self) -> None:
+        config, model = self.config, self.engine.model
+        if (config.backend is not None or config.delegate == "turns") and model.transcriber is None:
+            raise ConfigError(
+                "what callers ask for is looked up by their words, and nothing writes those down; accepted: "
+                "a recogniser (--transcribe)"
+            )
+
+    def asking(self, by_backend: bool) -> AskConfig | None:
+        """Says when something is looked up, by the back end or by the client; None is never."""
+        config, model = self.config, self.engine.model
+        by_turns = (config.delegate or ("turns" if by_backend else "model")) == "turns"
+        if not by_turns and not model.asks and not by_backend:
+            return None
+        return AskConfig(
+            by_model=not by_turns,
+            when=_always if by_turns else None,
+            filler=config.filler,
+            apology=config.apology,
+            timeout_s=config.delegation_s,
+        )
 
     def drain(self, seconds: float) -> None:
         """Takes nobody any more; calls go on to their end, for so many seconds at most."""
@@ -62,4 +89,10 @@ class Server:
             output_sample_rate=wanted.output_sample_rate,
             greet=self.config.greet and role is None and voice is None,
             when_late="drop_oldest",
+            asking=wanted.asking,
+            references="say" if wanted.lookup and self.engine.model.references is None else "as_trained",
         )
+
+
+def _always(turns: Sequence[Turn]) -> bool:
+    return True

@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 
 pytest.importorskip("av", reason="needs the extra `server`: pip install moshi-agent[server]")
 
-from moshi_agent import AudioChunk, BotStarted, TextToken, UserText
+from moshi_agent import AudioChunk, BotStarted, ReferenceEnded, ReferenceWanted, Referral, TextToken, UserText
 from moshi_agent_adapters.protocols.call_protocol import (
     CallEnd,
     HangUp,
     Hear,
+    Hold,
     Order,
     ProtocolError,
+    Refer,
     Say,
     Send,
 )
@@ -38,6 +40,8 @@ _KNOWN = [
     "session.commentary.append",
     "decision.create",
     "response.create",
+    "response.item.create",
+    "session.output_audio.fixture.play",
 ]
 
 
@@ -182,28 +186,138 @@ def test_context_is_acknowledged_and_said_to_be_of_no_use() -> None:
 def test_commentary_is_spoken_where_it_is_set_up_so() -> None:
     server = LiveServer(model="tiny", session_id="s", expires_at=0, say_commentary=True)
     orders = _do(_started(server), "session.commentary.append", content="Hello there.", delegation_id=None)
-    assert orders[-1] == Say("Hello there.", "e")
+    assert orders[-1] == Say("Hello there.", "e", alone=True)
     assert len(_sent(orders)) == 1
     with pytest.raises(ProtocolError, match="3000 characters, which would be spoken; accepted: at most 2000"):
         _do(_started(server), "session.commentary.append", content="a" * 3000, delegation_id=None)
 
 
 def test_an_update_is_confirmed_with_the_whole_session() -> None:
-    protocol = _started(delegation={"type": "client"})
-    delegation = {"type": "responses", "responses": {"model": "m"}}
+    protocol = _started(delegation={"type": "responses", "responses": {"model": "m", "instructions": "Hm."}})
+    delegation = {"type": "responses", "responses": {"model": "n"}}
     (event,) = _sent(_do(protocol, "session.update", session={"delegation": delegation}))
     assert event["type"] == "session.updated"
-    assert event["session"]["delegation"] == delegation
+    assert event["session"]["delegation"]["responses"] == {"model": "n", "instructions": "Hm."}
     assert event["session"]["id"] == "sess_1"
+    with pytest.raises(ProtocolError, match="accepted: responses, as the session has begun"):
+        _do(protocol, "session.update", session={"delegation": {"type": "client"}})
 
 
-def test_events_that_are_unknown_or_of_no_use_are_errors_that_end_nothing() -> None:
+def _wanted(number: int) -> ReferenceWanted:
+    return ReferenceWanted(**_AT, id=number, by="rule", turns=())
+
+
+def test_a_client_is_told_of_a_delegation_and_its_commentary_is_the_answer() -> None:
+    protocol = _started(delegation={"type": "client"})
+    (event,) = [_checked(message) for message in protocol.tell(_wanted(1))]
+    assert event["type"] == "session.delegation.created"
+    assert event["delegation"] == {"id": event["delegation"]["id"], "type": "delegation", "target": "client"}
+    fields = {"content": "It is here.", "delegation_id": event["delegation"]["id"]}
+    _, order = _do(protocol, "session.commentary.append", **fields)
+    assert order == Refer("It is here.", 1, True, "e")
+    assert isinstance(order, Refer)
+    assert list(order.on_outcome(Referral("taken"))) == []
+    _, order = _do(protocol, "session.commentary.append", **fields)
+    assert order == Say("It is here.", "e", alone=True)  # what follows on the answer
+    list(protocol.tell(_wanted(2)))
+    _, order = _do(protocol, "session.commentary.append", **fields)
+    assert isinstance(order, Refer)  # for a request that is over, of which the engine knows
+    (info,) = map(_checked, order.on_outcome(Referral("superseded", "there is a newer one")))
+    assert info["code"] == "delegation_superseded"
+
+
+def test_a_delegation_that_ends_without_an_answer_is_told() -> None:
     protocol = _started()
-    for kind, code in (("response.create", "unsupported_event"), ("session.dance", "unknown_event")):
-        (event,) = _sent(_do(protocol, kind))
-        assert event["type"] == "error"
-        assert event["error"]["code"] == code
-        assert event["error"]["client_event_id"] == "e"
+    list(protocol.tell(_wanted(1)))
+    (event,) = map(_checked, protocol.tell(ReferenceEnded(**_AT, id=1, reason="timed_out")))
+    assert (event["type"], event["code"]) == ("info", "delegation_timed_out")
+    assert list(protocol.tell(ReferenceEnded(**_AT, id=1, reason="answered", text="Hm."))) == []
+
+
+def test_a_delegation_that_was_never_made_cannot_be_answered() -> None:
+    with pytest.raises(ProtocolError, match="there is no delegation 'delegation_1'"):
+        _do(_started(), "session.commentary.append", content="Hm.", delegation_id="delegation_1")
+
+
+def test_thinking_is_a_reference_where_the_model_takes_one() -> None:
+    server = LiveServer(model="tiny", session_id="s", expires_at=0, takes_references=True)
+    protocol = _started(server)
+    list(protocol.tell(_wanted(1)))
+    orders = _do(protocol, "session.thinking.append", content="Berlin", delegation_id="delegation_1")
+    assert orders[-1] == Refer("Berlin", 1, False, "e")
+    assert len(orders) == 2
+    orders = _do(_started(server), "session.thinking.append", content="Berlin", delegation_id=None)
+    assert orders[-1] == Refer("Berlin", None, False, "e")
+
+
+@pytest.mark.parametrize(
+    ("session", "code"),
+    [
+        ({"delegation": {"type": "decisions", "decisions": {}}}, "unsupported_delegation"),
+        ({"triggers": [{"type": "decisions"}]}, "unsupported"),
+    ],
+)
+def test_decisions_and_triggers_are_refused(session: dict[str, Any], code: str) -> None:
+    with pytest.raises(ProtocolError, match="accepted: ") as error:
+        _started(**session)
+    assert error.value.code == code
+
+
+def test_delegation_to_responses_without_a_language_model_says_so_and_the_call_goes_on() -> None:
+    protocol = _started(delegation={"type": "responses", "responses": {"model": "m"}})
+    _, info = map(_checked, protocol.began())
+    assert info["code"] == "no_backend"
+    assert protocol.wanted is not None
+    assert protocol.wanted.lookup is None
+
+
+@pytest.mark.parametrize("rate", [24_000, 16_000])
+def test_a_fixture_is_played_exactly_and_nothing_is_heard_meanwhile(rate: int) -> None:
+    protocol = _started(audio={"format": {"type": "audio/pcm", "rate": rate}})
+    tone = (8000 * np.sin(np.arange(4800) / 20)).astype("<i2")
+    audio = base64.b64encode(tone.tobytes()).decode()
+    hold, *rest = _do(protocol, "session.output_audio.fixture.play", audio=audio)
+    assert isinstance(hold, Hold)
+    assert hold.seconds >= 0.2
+    assert _sent(rest)[0]["type"] == "session.output_audio.fixture.playing"
+    with pytest.raises(ProtocolError, match="is being played"):
+        _do(protocol, "session.commentary.append", content="Hm.", delegation_id=None)
+    (heard,) = _do(protocol, "session.input_audio.append", audio=audio)
+    assert isinstance(heard, Hear)
+    assert not heard.pcm.any()
+    noise = np.full(rate * 2 // 25, 0.5, np.float32)
+    chunk = AudioChunk(**_AT, pcm=noise, sample_rate=rate)
+    events = [_checked(message) for _ in range(4) for message in protocol.tell(chunk)]
+    assert [event["type"].rpartition(".")[2] for event in events] == ["delta"] * 3 + ["played", "delta"]
+    sound = np.frombuffer(b"".join(base64.b64decode(event["delta"]) for event in events[:3]), "<i2")
+    length = 4800 * rate // 24_000
+    if rate == 24_000:
+        assert (sound[:length] == tone).all()
+    assert np.abs(sound[:length]).max() > 7000
+    assert not sound[length:].any()
+    assert np.frombuffer(base64.b64decode(events[-1]["delta"]), "<i2").any()
+
+
+@pytest.mark.parametrize("data", [b"", b"abc", bytes(48_000 * 31)])
+def test_a_fixture_that_cannot_be_is_refused(data: bytes) -> None:
+    with pytest.raises(ProtocolError, match="accepted: ") as error:
+        _do(_started(), "session.output_audio.fixture.play", audio=base64.b64encode(data).decode())
+    assert error.value.code == "invalid_audio"
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("response.create", "unsupported_event"),
+        ("decision.create", "unsupported_event"),
+        ("session.dance", "unknown_event"),
+    ],
+)
+def test_events_that_are_unknown_or_of_no_use_are_refused(kind: str, code: str) -> None:
+    with pytest.raises(ProtocolError) as error:
+        _do(_started(), kind)
+    assert error.value.code == code
+    assert error.value.client_event_id == "e"
 
 
 def test_a_session_that_is_closed_says_why_and_for_how_long_it_was() -> None:
@@ -274,7 +388,18 @@ _json = st.recursive(
     max_leaves=8,
 )
 _fields = st.sampled_from(
-    ["session", "audio", "content", "event_id", "model", "format", "delegation", "rate"]
+    [
+        "session",
+        "audio",
+        "content",
+        "event_id",
+        "model",
+        "format",
+        "delegation",
+        "delegation_id",
+        "rate",
+        "item",
+    ]
 )
 _events = st.builds(
     lambda kind, fields: {"type": kind, **fields},
@@ -289,7 +414,7 @@ def test_no_event_does_anything_else(events: list[dict[str, Any]], is_started: b
     try:
         for event in events:
             for order in protocol.receive(json.dumps(event)):
-                assert isinstance(order, Hear | Send | HangUp)
+                assert isinstance(order, Hear | Send | HangUp | Hold)
                 if isinstance(order, Send):
                     assert json.loads(order.message)["type"]
     except ProtocolError as error:
