@@ -275,7 +275,7 @@ def test_moshi_takes_no_persona_unless_it_is_said_to(checkpoint: Checkpoint, rec
 def test_a_conversation_closed_before_its_persona_is_there_leaves_nothing(engine: Engine) -> None:
     for number in range(8):
         session = engine.session(SessionConfig(role=f"You are number {number}."))
-        reply = session._request_open()  # pyright: ignore[reportPrivateUsage]
+        reply = session._request_open(None)  # pyright: ignore[reportPrivateUsage]
         session._backend.send(Close(session.key))  # pyright: ignore[reportPrivateUsage]
         reply.exception(timeout=10)
     deadline = time.monotonic() + 10
