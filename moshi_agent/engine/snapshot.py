@@ -105,11 +105,13 @@ def _numbered(tensors: dict[str, Tensor], name: str) -> list[Tensor]:
 
 
 def _opening_frame(values: dict[str, Any]) -> OpeningFrame:
-    frame = PrefillFrame(**values) if "tokens" in values else PromptFrame(**values)
-    arrays = (frame.forced,) if isinstance(frame, PromptFrame) else (frame.tokens, frame.embeddings)
-    if not all(array is None or isinstance(array, np.ndarray) for array in arrays):  # pyright: ignore[reportUnnecessaryIsInstance]
+    is_prefill = "tokens" in values
+    may_be_missing = (values.get("forced"), values.get("embeddings"))
+    if is_prefill and not isinstance(values["tokens"], np.ndarray):
         raise ValueError("a step of a prompt without its tokens")
-    return frame
+    if not all(isinstance(array, np.ndarray | None) for array in may_be_missing):
+        raise ValueError("a step of a prompt with something else than arrays")
+    return PrefillFrame(**values) if is_prefill else PromptFrame(**values)
 
 
 def _metadata(data: bytes) -> dict[str, str]:

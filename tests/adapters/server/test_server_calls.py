@@ -109,7 +109,7 @@ def test_what_is_nowhere_is_an_error_of_openais_form(server: Running) -> None:
     status, headers, body = server.get("/v1/nowhere")
     assert status == 404
     assert headers["x-content-type-options"] == "nosniff"
-    assert json.loads(body)["error"]["message"] == "Not Found"
+    assert json.loads(body)["error"]["message"] == "no such path '/v1/nowhere'"
 
 
 @pytest.mark.parametrize(
