@@ -23,7 +23,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -52,6 +52,7 @@ from pipecat.workers.runner import WorkerRunner
 
 from moshi_agent import AskConfig, Engine, ReferenceWanted, SessionConfig
 from moshi_agent.events import Turn
+from moshi_agent.text.transcript import Transcript
 from moshi_agent_adapters.pipecat import MoshiLLMService, TranscriptFile
 
 RATE_HZ = 8_000  # of the telephone network
@@ -169,9 +170,9 @@ async def read_start(websocket: WebSocket) -> Call:
 class Keypad(FrameProcessor):
     """0 ends the call, 1 has the greeting repeated, 2 hands over to a person."""
 
-    def __init__(self, greeting: str, record: CallRecord, has_person: bool) -> None:
+    def __init__(self, config: AgentConfig, record: CallRecord, transcript: Callable[[], Transcript]) -> None:
         super().__init__()
-        self._greeting, self._record, self._has_person = greeting, record, has_person
+        self._config, self._record, self._transcript = config, record, transcript
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
@@ -180,15 +181,20 @@ class Keypad(FrameProcessor):
             case InputDTMFFrame(button=KeypadEntry.ZERO):
                 await self.push_frame(EndWorkerFrame(reason="the caller pressed 0"))
             case InputDTMFFrame(button=KeypadEntry.ONE):
-                await self.push_frame(TTSSpeakFrame(self._greeting))
-            case InputDTMFFrame(button=KeypadEntry.TWO) if self._has_person:
+                await self.push_frame(TTSSpeakFrame(self._config.greeting))
+            case InputDTMFFrame(button=KeypadEntry.TWO) if self._config.person is not None:
                 self._record.was_handed_over = True
                 await self.push_frame(TTSSpeakFrame(HAND_OVER))
-            case BotStoppedSpeakingFrame() if self._record.was_handed_over:
+            case BotStoppedSpeakingFrame() if self._record.was_handed_over and self._knows_of_it():
                 # The webhook `after` connects the caller, once the stream is over.
                 await self.push_frame(EndWorkerFrame(reason="the caller is handed over"))
             case _:
                 pass
+
+    def _knows_of_it(self) -> bool:
+        """Whether the caller has been told: what the bot said before may end after the key was pressed."""
+        turns = self._transcript().turns
+        return any(turn.speaker == "bot" and HAND_OVER in turn.text for turn in turns)
 
 
 def asks_for_work(turns: Sequence[Turn]) -> bool:
@@ -254,7 +260,7 @@ def call_pipeline(
         on_reference=Desk(shop.orders, shop.backend, record).answer,
         name=call.call_sid,  # by which the log's line about the end of a conversation says which call it was
     )
-    keypad = Keypad(config.greeting, record, config.person is not None)
+    keypad = Keypad(config, record, lambda: llm.transcript)
     steps: list[FrameProcessor] = [transport.input(), keypad, llm]
     if config.transcripts is not None:
         steps.append(TranscriptFile(config.transcripts / f"{call.call_sid}.jsonl"))
