@@ -217,6 +217,7 @@ def test_any_damage_is_read_or_refused(name: str, drawn: st.DataObject) -> None:
         assert "accepted" in str(refusal)
 
 
+@pytest.mark.real_time
 def test_a_stopped_section_and_a_new_one_in_its_place_keep_the_call(engine: Engine) -> None:
     """A browser stops its camera, and takes the place for a screen later (RFC 8829, 5.2.2)."""
 
