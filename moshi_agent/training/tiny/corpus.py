@@ -209,7 +209,7 @@ def build_corpus(folder: Path, items: list[Item], *, processes: int = MAX_PROCES
     groups = [items[i : i + SHARD_ITEMS] for i in range(0, len(items), SHARD_ITEMS)]
     missing = [n for n, group in enumerate(groups) if not _is_built(folder, n, group)]
     build = partial(_build_shard, folder)
-    progress = partial(tqdm[Any], total=len(missing), desc="speech", unit="shard", disable=None)
+    progress = partial(tqdm, total=len(missing), desc="speech", unit="shard", disable=None)
     if processes <= 1 or len(missing) <= 1:
         for number in progress(missing):
             build(number, groups[number])
