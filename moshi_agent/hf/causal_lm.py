@@ -27,6 +27,7 @@ from moshi_agent.hf.outputs import (
     MoshiCausalLMOutputWithPast,
 )
 from moshi_agent.hf.pretrained import PreTrainedModel
+from moshi_agent.hf.sources import refuse_references
 from moshi_agent.hf.text_generation import generate_text
 from moshi_agent.models.lm import LMModel
 from moshi_agent.nn.embedding import TokenEmbedding
@@ -57,6 +58,7 @@ class _TextModel(PreTrainedModel):
         """From a whole model's checkpoint, or one of the text part alone."""
         assert isinstance(config, MoshiConfig)
         whole = read_moshi_config(config.to_dict())
+        refuse_references(whole, files)
         with torch.device("meta"):
             lm = LMModel(_text_only(whole))
         if not cls.has_head:

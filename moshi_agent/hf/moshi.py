@@ -41,6 +41,7 @@ from moshi_agent.hf.outputs import (
     MoshiUnconditionalInput,
 )
 from moshi_agent.hf.pretrained import PreTrainedModel
+from moshi_agent.hf.sources import refuse_references
 from moshi_agent.hf.speech_generation import generate_speech
 from moshi_agent.hf.speech_inputs import SpeechInputs
 from moshi_agent.models.lm import LMModel
@@ -73,6 +74,7 @@ class MoshiForConditionalGeneration(PreTrainedModel):
         assert isinstance(config, MoshiConfig)
         lm_config = files.read_lm_config()
         assert lm_config is not None, "its configuration is one of a language model"
+        refuse_references(lm_config, files)
         codec = fill_mimi(files.read_mimi_config(), files.read_mimi(), "cpu")
         lm = build_lm(lm_config, files.read_lm(), dtype=dtype, lora_path=files.lora_weights)
         return cls(config, lm, MimiModel(config.audio_encoder_config, codec))

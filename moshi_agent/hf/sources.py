@@ -8,7 +8,7 @@ from typing import Any
 from moshi_agent.checkpoint.format import CheckpointFiles, Origin
 from moshi_agent.checkpoint.formats import format_of
 from moshi_agent.checkpoint.sources import open_source
-from moshi_agent.checkpoint.tensors import read_json
+from moshi_agent.checkpoint.tensors import read_json, read_tensors
 from moshi_agent.checkpoint.transformers.format import TRANSFORMERS
 from moshi_agent.checkpoint.transformers.write_config import (
     GENERATION_CONFIG_NAME,
@@ -16,6 +16,9 @@ from moshi_agent.checkpoint.transformers.write_config import (
     write_mimi_config,
     write_moshi_config,
 )
+from moshi_agent.config import MoshiConfig as LMConfig
+from moshi_agent.errors import ConfigError
+from moshi_agent.models.lm import REFERENCES_TABLE
 
 # How LMGen chooses unless it is told.
 _SETTINGS: dict[str, Any] = {
@@ -59,3 +62,21 @@ def generation_values(origin: Origin, files: CheckpointFiles) -> dict[str, Any]:
     config, advised = files.read_lm_config(), files.usage.lm_gen_config
     settings = {key: advised[key] for key in _SETTINGS if key in advised}
     return write_generation_config(_SETTINGS | settings, 0 if config is None else config.dep_q)
+
+
+def refuse_references(config: LMConfig, files: CheckpointFiles) -> None:
+    """Refuses a language model that reads a table of references in every step, as KAME does: it has no place.
+
+    One whose table is nothing at the padding is the same without it.
+
+    Raises:
+        ConfigError: such a model.
+    """
+    if files.references is None:
+        return
+    table = read_tensors(files.references, "cpu")[REFERENCES_TABLE]
+    if table[config.text_padding_id].any():
+        raise ConfigError(
+            f"{files.references}: the model reads a table of references, for which the classes of "
+            "Transformers have no place; accepted: load_checkpoint, Engine.load"
+        )

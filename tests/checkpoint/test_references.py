@@ -16,6 +16,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from moshi_agent.checkpoint import download_checkpoint, load_checkpoint, save_kyutai
 from moshi_agent.checkpoint.convert import convert_checkpoint
 from moshi_agent.errors import CheckpointError, ConfigError, InputError
+from moshi_agent.hf import MoshiForCausalLM, MoshiForConditionalGeneration
 from moshi_agent.models import loaders
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.lm_gen import LMGen
@@ -135,6 +136,9 @@ def test_kame_is_written_as_all_others_and_is_the_same(kame: Path, tmp_path: Pat
     assert lm is not None and torch.equal(lm.embed(given), loaded.lm.embed(given))
     with pytest.raises(ConfigError, match="no place for a table for references"):
         convert_checkpoint(kame, tmp_path / "hf", "transformers")
+    for model in (MoshiForConditionalGeneration, MoshiForCausalLM):
+        with pytest.raises(ConfigError, match="have no place"):
+            model.from_pretrained(kame)
 
 
 def test_references_of_the_wrong_kind_are_refused() -> None:
