@@ -38,7 +38,7 @@ def test_the_kernels_are_the_operators() -> None:
 def test_the_kernels_compile_where_there_is_no_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: int
 ) -> None:
-    """To machine code for A100 and H100, without a spilled register."""
+    """To machine code for A100 and H100."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     import triton
     from triton.backends.compiler import GPUTarget
