@@ -105,6 +105,8 @@ def _numbered(tensors: dict[str, Tensor], name: str) -> list[Tensor]:
 
 
 def _opening_frame(values: dict[str, Any]) -> OpeningFrame:
+    if not isinstance(values, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError("a step of a prompt that is none")
     is_prefill = "tokens" in values
     may_be_missing = (values.get("forced"), values.get("embeddings"))
     if is_prefill and not isinstance(values["tokens"], np.ndarray):

@@ -140,6 +140,7 @@ def test_a_voice_file_with_code_in_it_is_refused_and_none_of_it_runs(tmp_path: P
         ),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")  # of torch 2.14
 def test_a_voice_file_of_another_form_is_refused(value: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_voice_file(io.BytesIO(saved(value)), "voice.pt")
