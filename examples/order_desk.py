@@ -113,6 +113,7 @@ class CallRecord:
     phone: str
     began: float = field(default_factory=time.monotonic)  # on the monotonic clock
     looked_up: list[LookedUp] = field(default_factory=list[LookedUp])
+    can_hand_over: bool = False  # there is a person to take over
     was_handed_over: bool = False
 
     @property
@@ -123,6 +124,11 @@ class CallRecord:
         if not self.looked_up:
             return "hung up"
         return "not found" if self.looked_up[-1].found == NO_ORDER else "answered"
+
+    def hand_over(self) -> bool:
+        """Hands the call over, once the bot has said so; returns whether there is somebody."""
+        self.was_handed_over = self.can_hand_over
+        return self.can_hand_over
 
     def note(self, question: str, found: str) -> str:
         """Notes something that was looked up, and returns what was found."""
@@ -135,8 +141,10 @@ async def answer_by_rule(desk: OrderDesk, record: CallRecord, wanted: ReferenceW
 
     The built-in model asks for ten things; where nobody has written down which, it is taken for the order.
     """
-    question = wanted.question
-    if question and "order" not in question.lower():
+    question = wanted.question.lower()
+    if "person" in question and record.hand_over():
+        return record.note(question, HAND_OVER)
+    if question and "order" not in question:
         return None
     return record.note(question, await desk.find_order(record.phone))
 
@@ -175,7 +183,8 @@ class LanguageModel:
         if tool == "find_order":
             return await self._desk.find_order(record.phone)
         if tool == "hand_over":
-            record.was_handed_over = True  # once the sentence has been heard
+            if not record.hand_over():
+                return "There is nobody."
             return f"The caller is connected now. Say exactly: {HAND_OVER}"
         return f"There is no tool {tool!r}."
 

@@ -1,6 +1,6 @@
 """A phone agent with a job: somebody dials a Twilio number, and asks Moshi where an order is.
 
-    pip install "moshi-agent[telephony]"
+    pip install "moshi-agent[telephony,annotate]"
     export TWILIO_AUTH_TOKEN=...   # of your account: requests that it has not signed are refused
     python examples/telephony_agent.py --public-url https://your-host.example.com --person +15551234567
 
@@ -52,17 +52,16 @@ from pipecat.workers.runner import WorkerRunner
 
 from moshi_agent import AskConfig, Engine, ReferenceWanted, SessionConfig
 from moshi_agent.events import Turn
+from moshi_agent.questions import sample_questions
 from moshi_agent.text.transcript import Transcript
+from moshi_agent.training.annotation.sphinx import SphinxRecogniser
 from moshi_agent_adapters.pipecat import MoshiLLMService, TranscriptFile
 
 RATE_HZ = 8_000  # of the telephone network
 START_TIMEOUT_S = 10.0  # from the webhook's answer, or the socket's opening, to the start of the stream
 MOST_BODY_BYTES = 64 * 1024
-LOOKED_UP_WORDS = (
-    "order",
-    "person",
-    "somebody",
-)  # in what a caller says, for models that do not ask themselves
+WORK = ("where is my order", "i want to know where my order is", "i want to speak to a person")
+LOOKED_UP_WORDS = ("order", "person")  # in what a caller says, for models that do not ask by themselves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,9 +169,9 @@ async def read_start(websocket: WebSocket) -> Call:
 class Keypad(FrameProcessor):
     """0 ends the call, 1 has the greeting repeated, 2 hands over to a person."""
 
-    def __init__(self, config: AgentConfig, record: CallRecord, transcript: Callable[[], Transcript]) -> None:
+    def __init__(self, greeting: str, record: CallRecord, transcript: Callable[[], Transcript]) -> None:
         super().__init__()
-        self._config, self._record, self._transcript = config, record, transcript
+        self._greeting, self._record, self._transcript = greeting, record, transcript
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
@@ -181,9 +180,8 @@ class Keypad(FrameProcessor):
             case InputDTMFFrame(button=KeypadEntry.ZERO):
                 await self.push_frame(EndWorkerFrame(reason="the caller pressed 0"))
             case InputDTMFFrame(button=KeypadEntry.ONE):
-                await self.push_frame(TTSSpeakFrame(self._config.greeting))
-            case InputDTMFFrame(button=KeypadEntry.TWO) if self._config.person is not None:
-                self._record.was_handed_over = True
+                await self.push_frame(TTSSpeakFrame(self._greeting))
+            case InputDTMFFrame(button=KeypadEntry.TWO) if self._record.hand_over():
                 await self.push_frame(TTSSpeakFrame(HAND_OVER))
             case BotStoppedSpeakingFrame() if self._record.was_handed_over and self._knows_of_it():
                 # The webhook `after` connects the caller, once the stream is over.
@@ -197,9 +195,15 @@ class Keypad(FrameProcessor):
         return any(turn.speaker == "bot" and HAND_OVER in turn.text for turn in turns)
 
 
+def grammar() -> str:
+    """All that is heard on a laptop: what there is to be done here, and what the built-in model answers."""
+    chat = ["".join(c for c in one.text.lower() if c.isalpha() or c == " ") for one in sample_questions()]
+    return f"#JSGF V1.0; grammar calls; public <call> = {' | '.join([*WORK, *chat])} ;"
+
+
 def asks_for_work(turns: Sequence[Turn]) -> bool:
     """Whether the caller has just said something that is to be looked up."""
-    said = turns[-1].text.lower() if turns and turns[-1].speaker == "user" else ""
+    said = next((turn.text.lower() for turn in reversed(turns) if turn.speaker == "user"), "")
     return any(word in said for word in LOOKED_UP_WORDS)
 
 
@@ -260,7 +264,7 @@ def call_pipeline(
         on_reference=Desk(shop.orders, shop.backend, record).answer,
         name=call.call_sid,  # by which the log's line about the end of a conversation says which call it was
     )
-    keypad = Keypad(config, record, lambda: llm.transcript)
+    keypad = Keypad(config.greeting, record, lambda: llm.transcript)
     steps: list[FrameProcessor] = [transport.input(), keypad, llm]
     if config.transcripts is not None:
         steps.append(TranscriptFile(config.transcripts / f"{call.call_sid}.jsonl"))
@@ -368,7 +372,8 @@ def create_app(config: AgentConfig, engine: Engine) -> FastAPI:
             await websocket.close(code=1008)
             return
         await end_stream(streams.get(call.call_sid))
-        record = CallRecord(call_sid=call.call_sid, phone=call.phone)
+        has_person = config.person is not None
+        record = CallRecord(call_sid=call.call_sid, phone=call.phone, can_hand_over=has_person)
         await orders.begin_call(call.call_sid, call.phone)
         worker, llm = call_pipeline(websocket, call, shop, record)
         stream = streams[call.call_sid] = MediaStream(worker)
@@ -412,6 +417,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A phone agent on Twilio.")
     parser.add_argument("--public-url", required=True, help="https://host, as the provider reaches it")
     parser.add_argument("--model", default="tiny", help="as for moshi-agent run")
+    parser.add_argument("--hear", help="a Kyutai recogniser's name; by default pocketsphinx, with a grammar")
     parser.add_argument("--calls", type=int, default=8, help="at once")
     parser.add_argument("--call-limit", type=int, default=600, help="in seconds")
     parser.add_argument("--database", type=Path, default=Path("orders.db"), help="made if it is missing")
@@ -438,7 +444,8 @@ def main() -> None:
         backend_model=options.backend_model,
         transcripts=options.transcripts,
     )
-    engine = Engine.load(options.model, capacity=options.calls)
+    hear = options.hear or SphinxRecogniser(grammar=grammar())
+    engine = Engine.load(options.model, capacity=options.calls, transcriber=hear)
     # A media stream's messages are small, and whoever connects has not shown a token yet.
     uvicorn.run(
         create_app(config, engine),

@@ -84,6 +84,13 @@ def test_a_call_is_kept_with_what_was_said_in_it(example: ModuleType, tmp_path: 
     assert json.loads(row[1]) == [{"speaker": "user", "text": "Where is my order?", "start_s": 1.0}]
 
 
+@pytest.mark.parametrize(("has_person", "said"), [(True, "Please wait a moment."), (False, None)])
+def test_a_person_is_asked_for(example: ModuleType, desk: Any, has_person: bool, said: str | None) -> None:
+    record = example.CallRecord(call_sid="CA1", phone="+15550000001", can_hand_over=has_person)
+    assert asyncio.run(example.answer_by_rule(desk, record, wanted("I want to speak to a person"))) == said
+    assert record.outcome == ("handed over" if has_person else "hung up")
+
+
 class Backend(BaseHTTPRequestHandler):
     """Calls the tool that the caller's words name, and repeats what it says."""
 
@@ -130,7 +137,7 @@ def backend_url() -> Iterator[str]:
 def test_a_language_model_has_the_same_tools(
     example: ModuleType, desk: Any, backend_url: str, question: str, said: str, outcome: str
 ) -> None:
-    record = example.CallRecord(call_sid="CA1", phone="+15550000001")
+    record = example.CallRecord(call_sid="CA1", phone="+15550000001", can_hand_over=True)
     model = example.LanguageModel(desk, "m", backend_url, "none")
     answer = asyncio.run(model.answer(record, wanted(question)))
     assert answer is not None and answer.endswith(said)

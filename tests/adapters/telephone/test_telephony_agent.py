@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -29,6 +30,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from moshi_agent import Engine
+from moshi_agent.audio.resampling import StreamResampler
+from moshi_agent.training.annotation.sphinx import SphinxRecogniser
+from moshi_agent.training.tiny.speech import SAMPLE_RATE_HZ, Voice, synthesise
 from tests.adapters.pipecat.phone_calls import RATE_HZ
 from tests.adapters.pipecat.pipecat_calls import question, until
 from tests.adapters.telephone.twilio_caller import (
@@ -63,9 +67,11 @@ def example() -> ModuleType:
 class Agent:
     """The example on a port of its own, for so many calls at once."""
 
-    def __init__(self, example: ModuleType, calls: int, folder: Path, **options: Any) -> None:
+    def __init__(
+        self, example: ModuleType, calls: int, folder: Path, *, hear: Any = None, **options: Any
+    ) -> None:
         self.example, self.folder = example, folder
-        self.engine = Engine.load("tiny", device="cpu", capacity=calls, admit_by_time=False)
+        self.engine = Engine.load("tiny", device="cpu", capacity=calls, admit_by_time=False, transcriber=hear)
         config = example.AgentConfig(
             public_url=PUBLIC_URL,
             auth_token=SECRET,
@@ -333,6 +339,30 @@ class TestWorkOfTheAgent:
         said = [turn["text"] for turn in json.loads(record["transcript"]) if turn["speaker"] == "bot"]
         assert said[0] == GREETING and any("Please wait a moment." in text for text in said)
         assert end_of("CA1", log) == "the caller is handed over"
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(shutil.which("flite") is None, reason="not installed: flite")
+    def test_an_order_is_asked_for_found_and_told(self, example: ModuleType, tmp_path: Path) -> None:
+        async def call(agent: Agent) -> None:
+            async with await agent.call("CA1") as phone:
+                await heard_text(agent, "CA1", phone, GREETING)
+                speech = synthesise("Where is my order?", Voice(engine="flite", name="rms"))
+                speech = StreamResampler(SAMPLE_RATE_HZ, RATE_HZ).push(speech)
+                phone.say(np.round(speech * 32767).astype(np.int16))
+                await heard_text(agent, "CA1", phone, "Your order will arrive on Friday.")
+            await agent.has_no_calls()
+            await until(lambda: agent.record("CA1")["outcome"] != "open", 10)
+
+        hear = SphinxRecogniser(grammar=example.grammar())
+        with Agent(example, 1, tmp_path, hear=hear) as agent:
+            asyncio.run(call(agent))
+            record = agent.record("CA1")
+        assert record["outcome"] == "answered"
+        assert json.loads(record["looked_up"]) == [
+            {"question": "where is my order", "found": "Your order will arrive on Friday."}
+        ]
+        said = [turn["text"] for turn in json.loads(record["transcript"]) if turn["speaker"] == "user"]
+        assert said == ["where is my order"]
 
     def test_after_any_other_call_the_provider_hangs_up(self, agent: Agent) -> None:
         async def call() -> str:
