@@ -1,4 +1,4 @@
-# pyright: basic, reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false
+# pyright: basic, reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false, reportGeneralTypeIssues=false
 """The Triton kernels of `cache_attention`; imported only where Triton is installed.
 
 Flash-decoding (Dao et al. 2023): the cache is cut into chunks, each attended to by a program of its
