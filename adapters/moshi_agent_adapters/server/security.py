@@ -54,7 +54,7 @@ class Guard:
         self._app = app
         self._config = config
         self._digests = [_digest(token) for token in config.tokens]
-        self._cookies = Cookies()
+        self._cookies = Cookies(config.tokens)
         self._warnings = Allowance(_WARNINGS_PER_S, 10)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import secrets
 from functools import cache
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
@@ -16,6 +15,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 _COOKIE = "moshi_agent_token"
 _COOKIE_S = 30 * 24 * 3600
 _LONGEST_FORM = 4096  # bytes
+_SALT = b"cookies of moshi_agent"
 _FORM = "application/x-www-form-urlencoded"
 # Where a token may stand in a URL, for clients that can send no header: ours, and that of Kyutai's page.
 QUERY_NAMES = ("token", "worker_auth_id")
@@ -27,10 +27,17 @@ _WRONG = (
 
 
 class Cookies:
-    """Values that stand for a token that was shown: until a time, and as long as this server runs."""
+    """Values that stand for a token that was shown: until a time, and as long as there are the same tokens.
 
-    def __init__(self) -> None:
-        self._key = secrets.token_bytes(32)
+    Every server that has those takes them: whichever replica answers, a browser stays signed in.
+
+    Args:
+        tokens: of the server.
+    """
+
+    def __init__(self, tokens: tuple[str, ...]) -> None:
+        # Slow on purpose: whoever has a cookie is not to find out the token by trying many.
+        self._key = hashlib.scrypt("\n".join(tokens).encode(), salt=_SALT, n=2**14, r=8, p=1, dklen=32)
 
     def give(self, now: float) -> str:
         """A new value: when it ends, and who said so."""

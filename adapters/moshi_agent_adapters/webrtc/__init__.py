@@ -8,14 +8,15 @@
     answer_sdp = await connection.answer(offer_sdp)
 
 One audio track each way; what happens in the conversation comes as JSON over a data channel that the caller
-opens. `webrtc_routes` are HTTP endpoints for offers, for any Starlette or FastAPI application.
+opens. `webrtc_routes` are endpoints for offers, for any Starlette or FastAPI application.
 Needs the extra `webrtc`.
 """
 
 from moshi_agent_adapters.webrtc.config import ConnectionConfig, IceServer
 from moshi_agent_adapters.webrtc.connection import MoshiConnection, TooManyCalls, TooManyOffers
+from moshi_agent_adapters.webrtc.connections import Connections
 from moshi_agent_adapters.webrtc.offer import OfferError
-from moshi_agent_adapters.webrtc.routes import Connections, webrtc_routes
+from moshi_agent_adapters.webrtc.routes import webrtc_routes
 
 __all__ = [
     "ConnectionConfig",

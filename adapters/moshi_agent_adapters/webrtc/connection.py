@@ -13,6 +13,7 @@ from typing import Any
 
 from aiortc import RTCDataChannel, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from aiortc.sdp import candidate_from_sdp
 
 from moshi_agent import (
     AudioChunk,
@@ -41,6 +42,7 @@ from moshi_agent_adapters.webrtc.packet_order import set_prefetch
 
 _log = logging.getLogger("moshi_agent.webrtc")
 _OFFERS_AT_ONCE = 10
+_LONGEST_CANDIDATE = 500  # characters
 _WATCH_INTERVAL_S = 0.25
 _LAST_WORDS_S = 0.5  # for the last events to leave
 
@@ -82,6 +84,7 @@ class MoshiConnection:
         self.session: Session | None = None  # once the peer is connected
         self.address = address
         self.is_admitted = False
+        self.reason = ""  # why the call is over, once it is
         self._admit = admit
         self.channel = EventChannel(
             self.config.messages_per_second,
@@ -103,6 +106,7 @@ class MoshiConnection:
         self._closed = asyncio.Event()
         self._negotiating = asyncio.Lock()
         self._offer: Offer | None = None  # the last that was answered
+        self._candidates = Candidates(address, self.config.private_candidates)
         self._renewals = Allowance(self.config.offers_per_second, _OFFERS_AT_ONCE)
         self._has_offer = self._was_connected = False
         self._prepare_peer()
@@ -135,8 +139,8 @@ class MoshiConnection:
                 raise SessionClosed("the connection is closed; make another one")
             is_first, self._has_offer = not self._has_offer, True
             try:
-                candidates = Candidates(self.address, self.config.private_candidates)
-                offer = read_offer(offer_sdp, self._offer, candidates.admits)
+                self._candidates = Candidates(self.address, self.config.private_candidates)
+                offer = read_offer(offer_sdp, self._offer, self._candidates.admits)
                 if is_first:
                     await self._check_room()
                 answer = await self._negotiate(offer)
@@ -150,6 +154,30 @@ class MoshiConnection:
             if is_first:
                 self._run(self._watch())
             return answer
+
+    async def add_candidate(self, line: str) -> None:
+        """Takes one more address of the peer, which it found after its offer.
+
+        An address that the peer may not name, as `Candidates` has it, is left out.
+
+        Args:
+            line: as browsers give it: `candidate:...`.
+
+        Raises:
+            OfferError: it is no candidate, or no offer has been answered yet.
+        """
+        if self._offer is None:
+            raise OfferError("a candidate before an offer that was answered; accepted: after it")
+        if len(line) > _LONGEST_CANDIDATE or not line.startswith("candidate:"):
+            raise OfferError(f"the candidate {line[:80]!r}; accepted: candidate:... as in SDP")
+        if not self._candidates.admits(f"a={line}"):
+            return
+        try:
+            candidate = candidate_from_sdp(line.partition(":")[2])
+            candidate.sdpMid = self._offer.given[0].mid  # of the audio, whose transport all media share
+            await self._peer.addIceCandidate(candidate)
+        except Exception as error:  # the parser fails in many ways, each of them the candidate's fault
+            raise OfferError(f"the candidate {line[:80]!r} cannot be read") from error
 
     async def close(self, reason: str = "closed") -> None:
         """Ends the call and the conversation, for a reason that the log tells. May be called again."""
@@ -305,6 +333,7 @@ class MoshiConnection:
 
     def _start_closing(self, reason: str) -> None:
         if self._closing is None:
+            self.reason = reason
             line, facts = self._call_log.ended(reason)
             _log.info(line, extra=facts)
             self._closing = asyncio.ensure_future(self._close())

@@ -18,7 +18,7 @@ from moshi_agent_adapters.server import ServerConfig
 from moshi_agent_adapters.server.server import Server
 from moshi_agent_adapters.server.web_calls import WebCalls
 from moshi_agent_adapters.talk.connection import with_wishes
-from moshi_agent_adapters.webrtc.routes import Connections
+from moshi_agent_adapters.webrtc import Connections
 from tests.adapters.server.server_calls import running, wait_for
 
 

@@ -10,6 +10,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 from numpy.typing import NDArray
+from websockets.asyncio.client import ClientConnection, connect
 
 from tests.adapters.server.server_clients import PATIENCE_S, Gate, Heard
 from tests.adapters.webrtc.webrtc_peer import Caller
@@ -47,6 +48,32 @@ async def ask_webrtc(url: str, samples: NDArray[np.float32], expected: str, gate
     await caller.hang_up()
     energy = sum(float(np.square(pcm).sum()) for pcm in caller.heard)
     return Heard(caller.text, energy, sum(map(len, caller.heard)), caller.events)
+
+
+async def ask_signalling(
+    url: str, samples: NDArray[np.float32], expected: str, query: str = "", gate: Gate | None = None
+) -> Heard:
+    """Asks as `ask_webrtc` does, over the websocket of a call."""
+    caller = Caller()
+    address = f"{url.replace('http', 'ws', 1)}/api/webrtc/call{query}"
+    async with connect(address, compression=None, open_timeout=PATIENCE_S) as websocket:
+        await caller.accept((await signal(websocket, type="offer", sdp=await caller.offer()))["sdp"])
+        await caller.wait_for(lambda: caller.has("stats"), PATIENCE_S)
+        if gate is not None:
+            gate.on_begun()
+            await gate.opened.wait()
+        caller.microphone.play(samples)
+        await caller.wait_for(lambda: expected in caller.text, PATIENCE_S)
+        assert (await signal(websocket, type="hang_up")) == {"type": "ended", "reason": "the caller hung up"}
+    await caller.hang_up()
+    energy = sum(float(np.square(pcm).sum()) for pcm in caller.heard)
+    return Heard(caller.text, energy, sum(map(len, caller.heard)), caller.events)
+
+
+async def signal(websocket: ClientConnection, **message: Any) -> Any:
+    """Sends a message and returns the next one that comes."""
+    await websocket.send(json.dumps(message))
+    return json.loads(await asyncio.wait_for(websocket.recv(), PATIENCE_S))
 
 
 async def refused_offer(url: str) -> tuple[int, Any]:

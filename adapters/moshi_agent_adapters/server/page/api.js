@@ -29,6 +29,16 @@ function headers() {
   return token ? { Authorization: `Bearer ${token}` } : {};
 }
 
+/** The address of a websocket. No header of ours goes with it: the token stands in its query. */
+export function socketAddress(path) {
+  const url = new URL(path, location.href);
+  url.protocol = url.protocol.replace("http", "ws");
+  url.hash = "";
+  const token = sessionStorage.getItem(TOKEN_KEY);
+  if (token) url.searchParams.set("token", token);
+  return url;
+}
+
 async function request(path, options = {}) {
   let response;
   try {
@@ -57,15 +67,4 @@ export async function getJson(path, options = {}) {
 
 export async function getBytes(path) {
   return (await request(path)).arrayBuffer();
-}
-
-export async function sendJson(method, path, values, options = {}) {
-  const body = values === undefined ? undefined : JSON.stringify(values);
-  const response = await request(path, {
-    method,
-    body,
-    headers: { "Content-Type": "application/json" },
-    ...options,
-  });
-  return response.status === 204 ? null : response.json();
 }

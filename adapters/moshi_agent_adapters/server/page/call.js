@@ -1,8 +1,9 @@
 // One WebRTC call: offer and answer, the data channel, and coming back after the network was away.
 
-import { ApiError, getJson, sendJson } from "./api.js";
+import { ApiError, getJson } from "./api.js";
+import { Signalling } from "./signalling.js";
 
-const GATHERING_MS = 1500; // for the browser's addresses; those found later are not missed
+const GATHERING_MS = 1500; // for the browser's addresses; those found later are sent after the offer
 const RESTART_AFTER_MS = 1000; // without a connection
 const GIVE_UP_AFTER_MS = 10000;
 const WATCH_MS = 250; // between two looks at whether anything comes from the server
@@ -17,7 +18,8 @@ export class Call extends EventTarget {
   #peer;
   #channel;
   #sender;
-  #id = null;
+  #signalling = new Signalling((reason) => this.#end(reason));
+  #isAnswered = false;
   #hasBegun = false;
   #hasEnded = false;
   #isReconnecting = false;
@@ -31,14 +33,14 @@ export class Call extends EventTarget {
     this.#channel = this.#peer.createDataChannel("events");
     this.#channel.onmessage = ({ data }) => this.#receive(JSON.parse(data));
     this.#peer.ontrack = ({ track: remote }) => this.#fire("track", new MediaStream([remote]));
+    this.#peer.onicecandidate = ({ candidate }) => candidate?.candidate && this.#signalling.candidate(candidate.candidate);
     this.#peer.onconnectionstatechange = () => this.#follow(this.#peer.connectionState);
     this.#sender = this.#peer.addTransceiver(track, { direction: "sendrecv" }).sender;
     try {
-      const sdp = await this.#gatheredOffer();
-      const answer = await sendJson("POST", "/api/webrtc", { sdp, options });
-      this.#id = answer.id;
-      if (this.#hasEnded) return this.#hangUpServer();
-      await this.#peer.setRemoteDescription({ type: "answer", sdp: answer.sdp });
+      const sdp = await this.#signalling.offer(await this.#gatheredOffer(), options);
+      if (this.#hasEnded) return this.#signalling.hangUp();
+      await this.#peer.setRemoteDescription({ type: "answer", sdp });
+      this.#isAnswered = true;
     } catch (error) {
       this.#end("refused", error);
     }
@@ -66,20 +68,18 @@ export class Call extends EventTarget {
   }
 
   hangUp() {
-    this.#hangUpServer();
     this.#end("hung up");
   }
 
   /** Comes back on another network path. Called by itself when the path breaks. */
   async restart() {
-    if (this.#hasEnded || this.#id === null) return;
+    if (this.#hasEnded || !this.#isAnswered) return;
     try {
       this.#peer.restartIce();
-      const sdp = await this.#gatheredOffer();
-      const answer = await sendJson("PATCH", `/api/webrtc/${this.#id}`, { sdp });
-      await this.#peer.setRemoteDescription({ type: "answer", sdp: answer.sdp });
+      const sdp = await this.#signalling.offer(await this.#gatheredOffer());
+      await this.#peer.setRemoteDescription({ type: "answer", sdp });
     } catch (error) {
-      if (error.status === 404) this.#end("lost");
+      if (error.code === "no_such_call") this.#end("lost");
       else this.#later(RESTART_AFTER_MS, () => this.#isReconnecting && this.restart());
     }
   }
@@ -153,17 +153,12 @@ export class Call extends EventTarget {
     return !this.#hasEnded && this.#peer.connectionState !== "connected";
   }
 
-  #hangUpServer() {
-    if (this.#id === null) return;
-    sendJson("DELETE", `/api/webrtc/${this.#id}`, undefined, { keepalive: true }).catch(() => {});
-    this.#id = null;
-  }
-
   #end(reason, error = null) {
     if (this.#hasEnded) return;
     this.#hasEnded = true;
     this.#clearTimers();
     clearInterval(this.#watch);
+    this.#signalling.hangUp();
     this.#peer.close();
     this.#fire("ended", { reason, error });
   }
