@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from moshi_agent.checkpoint.sources import open_source
+from moshi_agent.checkpoint.tensors import read_json
 from moshi_agent.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,3 +43,13 @@ class Recogniser:
 def _other_kind(checkpoint: Checkpoint, kind: str) -> ConfigError:
     accepted = "a checkpoint for speech recognition, such as kyutai/stt-1b-en_fr"
     return ConfigError(f"{checkpoint.name} is {kind}: it cannot transcribe; accepted: {accepted}")
+
+
+def is_recogniser(source: str) -> bool:
+    """Tells, before anything is loaded, whether a checkpoint's `config.json` says that it makes no audio.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+    """
+    config = open_source(source).find("config.json")
+    return config is not None and read_json(config).get("dep_q") == 0

@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from moshi_agent.audio.files import AudioWriter, read_audio
 from moshi_agent.audio.framing import FRAME_S, FRAME_SAMPLES, SAMPLE_RATE_HZ, Samples, frames_of
-from moshi_agent.cli.recognisers import is_recogniser
 from moshi_agent.config import KVCache
 from moshi_agent.outputs import naming, whole_file
 
@@ -84,6 +83,8 @@ def answer(run: Run) -> None:
     Raises:
         MoshiAgentError: the question, the model or an output is no good; no output file is left then.
     """
+    from moshi_agent.checkpoint.recogniser import is_recogniser  # loads torch
+
     question = read_audio(run.question)
     if is_recogniser(run.model):
         transcribe(run)

@@ -124,7 +124,8 @@ def serve(
     """Serve a model to many callers at once, each a conversation of its own.
 
     Speaks Kyutai's websocket protocol at /api/chat and OpenAI's GPT-Live at /v1/live/sessions. Talk to it
-    with `moshi-agent talk`.
+    with `moshi-agent talk`. A model for speech recognition, such as kyutai/stt-1b-en_fr, writes down what it
+    is sent, at /v1/audio/transcriptions and /v1/realtime.
     """
     if gradio_tunnel or tunnel_token is not None:
         raise click.ClickException(_no_tunnel(options["port"]))

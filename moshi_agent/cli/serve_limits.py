@@ -31,6 +31,7 @@ LIMITS = (
     Limit("--connections", "most_connections", _COUNT, 1000, "At once, with and without a token."),
     Limit("--connections-per-address", "connections_per_address", _COUNT, 64, "Besides running calls."),
     Limit("--longest-head", "longest_head", _COUNT, 32_768, "Bytes of a request's headers."),
+    Limit("--longest-upload", "longest_upload", _COUNT, 26_214_400, "Bytes of a recording."),
     Limit("--longest-message", "longest_message", _COUNT, 262_144, "Bytes of a message in a call."),
     Limit("--request-seconds", "request_s", _ABOVE_0, 20.0, "For a request to come as a whole."),
     Limit("--start-seconds", "start_s", _ABOVE_0, 20.0, "For a client to say how its call is to be."),

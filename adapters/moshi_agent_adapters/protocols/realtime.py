@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import base64
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -31,7 +30,6 @@ from moshi_agent.events import AudioChunk, Event, Interrupted, TextToken, UserSa
 from moshi_agent_adapters.bot_turn import BotTurn, begins_turn
 from moshi_agent_adapters.protocols.call_protocol import (
     CallEnd,
-    EndKind,
     Hear,
     Message,
     Order,
@@ -41,10 +39,11 @@ from moshi_agent_adapters.protocols.call_protocol import (
 )
 from moshi_agent_adapters.protocols.json_events import Json, audio_bytes, member_of, parse_event, text_of
 from moshi_agent_adapters.protocols.live_audio import PCM_24K, LiveAudio, audio_format
+from moshi_agent_adapters.protocols.realtime_events import RealtimeEvents
 from moshi_agent_adapters.protocols.realtime_response import RealtimeResponse, ResponseEnd
+from moshi_agent_adapters.protocols.realtime_user_item import RealtimeUserItem
 
 _FOREIGN_MODELS = ("gpt-realtime", "gpt-4o-realtime", "gpt-4o-mini-realtime")  # clients send these by default
-_CLIENT_FAULTS: tuple[EndKind, ...] = ("bad_message", "too_fast", "too_slow", "idle", "expired")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +75,12 @@ class RealtimeProtocol:
         self._session = _first_session(server)
         self._has_begun = False
         self._early: list[Hear] = []  # audio of the message that begins the conversation
-        self._event_numbers, self._item_numbers = itertools.count(1), itertools.count(1)
+        self._event, self._item_numbers = RealtimeEvents(), itertools.count(1)
         self._last_item: str | None = None
         self._response: RealtimeResponse | None = None
         self._turn: BotTurn | None = None  # goes on where its response is cancelled
         self._metadata: Json | None = None  # of the `response.create` that the next turn answers
-        self._heard_item: str | None = None  # what the user says, as far as it is known
-        self._heard_text = ""
+        self._heard: RealtimeUserItem | None = None  # what the user says, as far as it is known
 
     # The client
 
@@ -216,9 +214,10 @@ class RealtimeProtocol:
         elif self._response is not None and isinstance(event, TextToken):
             yield from self._response.text(event.text)
         elif isinstance(event, UserText):
-            yield from self._heard(event.text)
-        elif isinstance(event, UserSaid):
-            yield from self._heard_all(event)
+            yield from self._hear_text(event.text)
+        elif isinstance(event, UserSaid) and self._heard is not None:
+            yield from self._heard.end(event.end - event.start)
+            self._heard = None
         if self._turn is not None and self._turn.ends_with(event):
             yield from self._end_response("turn_detected" if isinstance(event, Interrupted) else "completed")
             self._turn = None
@@ -235,56 +234,24 @@ class RealtimeProtocol:
             yield from self._response.end(end)
         self._response = None
 
-    def _heard(self, piece: str) -> Iterator[str]:
+    def _hear_text(self, piece: str) -> Iterator[str]:
         """A piece of what the user says, where the engine has a recogniser."""
-        if self._heard_item is None:
-            self._heard_item, self._heard_text = f"item_{next(self._item_numbers)}", ""
-            item = self._user_item("in_progress")
-            yield self._event("conversation.item.added", previous_item_id=self._last_item, item=item)
-            self._last_item = self._heard_item
-        piece = piece if self._heard_text else piece.lstrip()
-        self._heard_text += piece
-        kind = "conversation.item.input_audio_transcription.delta"
-        yield self._event(kind, item_id=self._heard_item, content_index=0, delta=piece)
-
-    def _heard_all(self, said: UserSaid) -> Iterator[str]:
-        if self._heard_item is None:
-            return
-        yield self._event(
-            "conversation.item.input_audio_transcription.completed",
-            item_id=self._heard_item,
-            content_index=0,
-            transcript=self._heard_text,
-            usage={"type": "duration", "seconds": round(said.end - said.start, 3)},
-        )
-        yield self._event("conversation.item.done", item=self._user_item("completed"))
-        self._heard_item = None
-
-    def _user_item(self, status: str) -> Json:
-        content = {"type": "input_audio", "transcript": self._heard_text}
-        names = {"object": "realtime.item", "id": self._heard_item, "type": "message", "role": "user"}
-        return {**names, "status": status, "content": [content]}
+        if self._heard is None:
+            item_id = f"item_{next(self._item_numbers)}"
+            self._heard = RealtimeUserItem(self._event, item_id, self._last_item)
+            self._last_item = item_id
+        yield from self._heard.text(piece)
 
     # The end
 
     def refused(self, error: ProtocolError) -> Iterator[Message]:
         """Returns an error event about one message."""
-        yield self._error("invalid_request_error", error.code, str(error), error.client_event_id)
+        yield self._event.refused(error)
 
     def ended(self, end: CallEnd) -> Iterator[Message]:
         """Returns the end of a response that was begun, and an error, if the end is one."""
         yield from self._end_response("turn_detected")
-        if not end.is_good:
-            fault = "invalid_request_error" if end.kind in _CLIENT_FAULTS else "server_error"
-            code = "session_expired" if end.kind == "expired" else end.code or end.kind
-            yield self._error(fault, code, end.text, end.client_event_id)
-
-    def _event(self, kind: str, **fields: object) -> str:
-        return json.dumps({"type": kind, "event_id": f"event_{next(self._event_numbers)}", **fields})
-
-    def _error(self, fault: str, code: str, message: str, client_id: str | None) -> str:
-        error = {"type": fault, "code": code, "message": message, "param": None, "event_id": client_id}
-        return self._event("error", error=error)
+        yield from self._event.ended(end)
 
 
 def _first_session(server: RealtimeServer) -> Json:

@@ -9,7 +9,8 @@
     sign_in.py           how a person shows a token
     call.py              one call: its input, output and time
     kyutai_chat.py       /api/chat
-    live_sessions.py     /v1/live/sessions
+    openai_calls.py      /v1/live/sessions, /v1/realtime
+    transcriptions.py    /v1/audio/transcriptions, /v1/realtime: where the model is a recogniser
     web_calls.py         the page, and what it calls over WebRTC
     health.py            /health, /ready, /metrics, /v1/models
     drain.py             the end of a server
@@ -25,11 +26,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from moshi_agent_adapters.server.app import GROUPS, RouteGroup, create_app
+    from moshi_agent_adapters.server.app import GROUPS, RECOGNISER_GROUPS, RouteGroup, create_app
     from moshi_agent_adapters.server.config import ServerConfig
     from moshi_agent_adapters.server.server import Server
 
-__all__ = ["GROUPS", "RouteGroup", "Server", "ServerConfig", "create_app"]
+__all__ = ["GROUPS", "RECOGNISER_GROUPS", "RouteGroup", "Server", "ServerConfig", "create_app"]
 
 # Imported when first asked for: clients use the protocols too, and need neither torch nor a web server.
 _LAZY = {"Server": "server", "ServerConfig": "config"}

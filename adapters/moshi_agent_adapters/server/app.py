@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute
 
 from moshi_agent import Engine
 from moshi_agent_adapters.origins import cors
-from moshi_agent_adapters.server import health, kyutai_chat, openai_calls, web_calls
+from moshi_agent_adapters.server import health, kyutai_chat, openai_calls, transcriptions, web_calls
 from moshi_agent_adapters.server.config import ServerConfig
 from moshi_agent_adapters.server.paths import error_response, no_path, with_explanations
 from moshi_agent_adapters.server.security import Guard
@@ -23,21 +23,25 @@ from moshi_agent_adapters.server.server import Server
 RouteGroup = Callable[[Server], Sequence[BaseRoute]]
 
 GROUPS: tuple[RouteGroup, ...] = (health.routes, kyutai_chat.routes, openai_calls.routes, web_calls.routes)
+RECOGNISER_GROUPS: tuple[RouteGroup, ...] = (health.routes, transcriptions.routes)
 
 
 def create_app(
-    engine: Engine, config: ServerConfig | None = None, groups: Sequence[RouteGroup] = GROUPS
+    engine: Engine, config: ServerConfig | None = None, groups: Sequence[RouteGroup] | None = None
 ) -> Starlette:
     """Makes an application that serves one engine, which it starts and closes.
 
     Args:
         engine: as `Engine.load` gives it.
         config: of the server; where it listens is up to who runs the application.
-        groups: what it speaks. Each takes the `Server` and gives its routes.
+        groups: what it speaks. Each takes the `Server` and gives its routes. None: `GROUPS`, or
+            `RECOGNISER_GROUPS` where the engine is a recogniser alone.
 
     Its `state.server` is the `Server`, whose `drain` ends it gently.
     """
     server = Server(engine, config or ServerConfig())
+    if groups is None:
+        groups = RECOGNISER_GROUPS if engine.model.kind == "recogniser" else GROUPS
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:

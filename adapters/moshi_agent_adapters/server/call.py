@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,25 +136,11 @@ class _Call:
             return CallEnd("failed", "a fault of the server")
 
     async def _open(self, config: SessionConfig, lookup: Lookup | None) -> Session:
-        """Begins the conversation; where no row is free, in the place of a call that does not use its own."""
-
         async def answer(wanted: ReferenceWanted) -> str | None:
             assert lookup is not None
             return await lookup(wanted, self._send)
 
-        answers = None if lookup is None else answer
-        session = partial(self._server.engine.session, config, on_reference=answers)
-        try:
-            async with asyncio.timeout(self._config.open_s):
-                try:
-                    return await session().open_async()
-                except EngineFull:
-                    if not await self._server.idle_calls.make_room(time.monotonic()):
-                        raise
-                    return await session().open_async()
-        except TimeoutError as error:
-            message = f"the engine has not answered within {self._config.open_s:g} s"
-            raise EngineUnhealthy(message) from error
+        return await self._server.open(config, None if lookup is None else answer)
 
     async def _hear_wishes(self) -> Wanted:
         try:

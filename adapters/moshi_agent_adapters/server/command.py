@@ -14,6 +14,7 @@ import click
 import uvicorn
 
 from moshi_agent import ConfigError, Engine
+from moshi_agent.checkpoint.recogniser import is_recogniser
 from moshi_agent.config import KVCache
 from moshi_agent.plural import counted
 from moshi_agent_adapters.recordings import Recordings
@@ -87,6 +88,7 @@ def _serve(asked: Serve, tls: ssl.SSLContext | None, certificate: Path | None) -
     engine = Engine.load(
         asked.model,
         lora=asked.lora,
+        recogniser=is_recogniser(asked.model),
         transcriber=asked.transcribe,
         voices=asked.voices,
         personas=asked.personas,
@@ -119,10 +121,17 @@ def _serve(asked: Serve, tls: ssl.SSLContext | None, certificate: Path | None) -
 
 @contextmanager
 def _recordings(asked: Serve, engine: Engine) -> Generator[None]:
-    """Records every call, if that is wanted. Raises OutputError where the folder cannot be made."""
+    """Records every call, if that is wanted.
+
+    Raises:
+        OutputError: the folder cannot be made.
+        ConfigError: the model does not speak.
+    """
     if asked.record is None:
         yield
         return
+    if engine.model.kind == "recogniser":
+        raise ConfigError("--record with a recogniser; accepted: with a model that speaks")
     _log.warning(
         "calls are recorded into %s: to ask callers for consent, and to delete what is old, is up to you",
         asked.record,

@@ -37,6 +37,7 @@ class ServerConfig:
     calls_per_address: int | None = None  # None: see `calls_of_one_address`
     starts_per_minute: int = 120  # of calls, from one address
     longest_call_s: float = 3600.0
+    longest_upload: int = 25 * 1024 * 1024  # bytes, of a recording that is sent to a recogniser
     most_connections: int = 1000  # of all, with and without a token, as far as there are descriptors for them
     connections_per_address: int = 64  # besides websockets that were let in
     longest_head: int = 32 * 1024  # bytes, of a request's headers
@@ -84,6 +85,7 @@ class ServerConfig:
     def _check_numbers(self) -> None:
         counts = (
             "longest_message",
+            "longest_upload",
             "starts_per_minute",
             "most_connections",
             "connections_per_address",

@@ -12,6 +12,7 @@ from starlette.websockets import WebSocket
 from moshi_agent_adapters.protocols.gpt_live import LiveProtocol, LiveServer
 from moshi_agent_adapters.protocols.realtime import RealtimeProtocol, RealtimeServer
 from moshi_agent_adapters.server.call import hold_call
+from moshi_agent_adapters.server.config import ServerConfig
 from moshi_agent_adapters.server.server import Server
 
 
@@ -19,12 +20,8 @@ def routes(server: Server) -> Sequence[BaseRoute]:
     """The endpoints, for an application."""
     config = server.config
 
-    def session() -> tuple[str, int]:
-        """The id of a new session, and when it ends in Unix time."""
-        return f"sess_{secrets.token_hex(12)}", int(time.time() + config.longest_call_s)
-
     async def live(websocket: WebSocket) -> None:
-        session_id, expires_at = session()
+        session_id, expires_at = new_session(config)
         known = LiveServer(
             model=config.model_name,
             session_id=session_id,
@@ -38,7 +35,7 @@ def routes(server: Server) -> Sequence[BaseRoute]:
         await hold_call(websocket, LiveProtocol(known), server)
 
     async def realtime(websocket: WebSocket) -> None:
-        session_id, expires_at = session()
+        session_id, expires_at = new_session(config)
         known = RealtimeServer(
             model=config.model_name,
             session_id=session_id,
@@ -48,3 +45,8 @@ def routes(server: Server) -> Sequence[BaseRoute]:
         await hold_call(websocket, RealtimeProtocol(known, websocket.query_params.get("model")), server)
 
     return [WebSocketRoute("/v1/live/sessions", live), WebSocketRoute("/v1/realtime", realtime)]
+
+
+def new_session(config: ServerConfig) -> tuple[str, int]:
+    """The id of a new session, and when it ends in Unix time."""
+    return f"sess_{secrets.token_hex(12)}", int(time.time() + config.longest_call_s)

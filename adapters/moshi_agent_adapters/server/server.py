@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from moshi_agent import AskConfig, ConfigError, Engine, SessionConfig, Turn
+from moshi_agent import (
+    AskConfig,
+    ConfigError,
+    Engine,
+    EngineFull,
+    EngineUnhealthy,
+    Session,
+    SessionConfig,
+    Turn,
+)
+from moshi_agent.engine.reference_desk import OnReference
 from moshi_agent_adapters.personas import choose_persona
 from moshi_agent_adapters.protocols.call_protocol import Wanted
 from moshi_agent_adapters.server.backend import Backend
@@ -27,6 +39,7 @@ class Server:
             raise ConfigError(f"{model.name} was not trained to take a role or a voice")
         if config.voice is not None and config.voice not in model.voices:
             raise ConfigError(f"no voice {config.voice!r}; there are: {', '.join(model.voices) or 'none'}")
+        self._check_recogniser()
         self._check_delegation()
         self.backend = None if config.backend is None else Backend(config.backend)
         self._has_warned = False
@@ -38,6 +51,13 @@ class Server:
         self.at_shutdown: list[Callable[[], Awaitable[None]]] = []  # before the engine is closed
         if self.backend is not None:
             self.at_shutdown.append(self.backend.aclose)
+
+    def _check_recogniser(self) -> None:
+        config, model = self.config, self.engine.model
+        if model.kind == "recogniser" and (config.greet or config.backend or config.delegate):
+            raise ConfigError(
+                f"{model.name} is a recogniser, which says nothing: it greets nobody and looks nothing up"
+            )
 
     def _check_delegation(self) -> None:
         config, model = self.config, self.engine.model
@@ -65,6 +85,24 @@ class Server:
         """Takes nobody any more; calls go on to their end, for so many seconds at most."""
         self.is_draining = True
         self.engine.drain(seconds)
+
+    async def open(self, config: SessionConfig, on_reference: OnReference | None = None) -> Session:
+        """Begins a session; where no row is free, in the place of a call that does not use its own.
+
+        Raises:
+            EngineFull, EngineUnhealthy, InputError: as `Session.open`.
+        """
+        try:
+            async with asyncio.timeout(self.config.open_s):
+                try:
+                    return await self.engine.session(config, on_reference=on_reference).open_async()
+                except EngineFull:
+                    if not await self.idle_calls.make_room(time.monotonic()):
+                        raise
+                    return await self.engine.session(config, on_reference=on_reference).open_async()
+        except TimeoutError as error:
+            message = f"the engine has not answered within {self.config.open_s:g} s"
+            raise EngineUnhealthy(message) from error
 
     def left_out(self, wanted: Wanted) -> str | None:
         """Says which of a client's wishes this model cannot follow, None where it can follow all."""
