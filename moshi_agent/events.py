@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-EndReason = Literal["finished", "closed", "error", "drained", "engine_lost"]
+EndReason = Literal["finished", "closed", "error", "drained", "moved", "engine_lost"]
 Speaker = Literal["user", "bot"]
 AskedBy = Literal["model", "words", "rule", "application"]
 ReferenceReason = Literal["answered", "superseded", "interrupted", "timed_out", "failed"]

@@ -114,9 +114,10 @@ class SetSampling:
 
 @dataclass(frozen=True, slots=True)
 class TakeSnapshot:
-    """Answered with the conversation as bytes."""
+    """Answered with the conversation as bytes, with which it ends if `end` says so."""
 
     key: Key
+    end: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,6 +201,8 @@ class Core:
                 conversations.set_sampling(command.key, command.sampling)
             case TakeSnapshot():
                 _pack_aside(request, conversations.snapshot(command.key), self._step.host_copies)
+                if command.end:
+                    self._end([command.key], "moved")
                 return _LATER
             case TakeMetrics():
                 return conversations[command.key].metrics.snapshot()

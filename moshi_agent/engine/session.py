@@ -327,16 +327,20 @@ class Session:
         """Changes the sampling from the next frame on; the seed stays."""
         return self._backend.request(SetSampling(self.key, sampling))
 
-    async def snapshot(self) -> bytes:
+    async def snapshot(self, end: bool = False) -> bytes:
         """Saves the conversation between two frames, for `Engine.session(resume=...)` with this model.
 
         Samples that make no whole frame yet are not part of it. Raises SessionClosed after the end.
-        """
-        return await asyncio.wrap_future(self.take_snapshot())
 
-    def take_snapshot(self) -> Future[bytes]:
+        Args:
+            end: ends the conversation there, with `Ended` for the reason `moved`. Without it the bot goes on
+                here, and what it says from then on it would say once more where the snapshot is resumed.
+        """
+        return await asyncio.wrap_future(self.take_snapshot(end))
+
+    def take_snapshot(self, end: bool = False) -> Future[bytes]:
         """Saves the conversation as `snapshot` does; for threads."""
-        return self._backend.request(TakeSnapshot(self.key))
+        return self._backend.request(TakeSnapshot(self.key, end))
 
     def metrics(self) -> Future[SessionReport]:
         """Returns the figures of this conversation so far. Raises SessionClosed after the end."""

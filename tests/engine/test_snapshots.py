@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.torch import load, save
 
-from moshi_agent import AudioChunk, Event, InputError, Prompt, SamplingConfig, Session, SessionConfig
+from moshi_agent import (
+    AudioChunk,
+    Ended,
+    Event,
+    InputError,
+    Prompt,
+    SamplingConfig,
+    Session,
+    SessionConfig,
+    TextToken,
+)
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.engine.call.opening import PrefillFrame, PromptFrame
 from moshi_agent.engine.commands import InputFrame, Open, TakeSnapshot
@@ -62,6 +72,40 @@ def test_an_answer_goes_on_elsewhere_in_mid_word(checkpoint: Checkpoint, thanks:
     told = {k: [e for e in timeless(v) if type(e).__name__ not in user] for k, v in after.items()}
     assert told["here"] == told["there"]
     assert {"TextToken", "Word"} <= {type(event).__name__ for event in told["there"]}
+
+
+def test_a_conversation_that_moves_says_everything_once(
+    checkpoint: Checkpoint, thanks: NDArray[np.float32]
+) -> None:
+    """Moved in mid-answer, with input that waits: it gives what it gives where it stays."""
+    said = np.concatenate([thanks, np.zeros(-len(thanks) % 1920 + 30 * 1920, np.float32)]).reshape(-1, 1920)
+    middle = len(thanks) // 1920 + 4
+
+    def go_through(moves: bool) -> list[Event]:
+        here, there = SteppedCore(checkpoint, capacity=2), SteppedCore(checkpoint, capacity=2)
+        session, neighbour = here.session(SessionConfig(seed=1, live=False)), here.session()
+        session.push(said[:middle].reshape(-1))
+        here.settle()
+        heard = taken(session)
+        session.push(said[middle : middle + 3].reshape(-1))  # waits
+        if moves:
+            reply = session.take_snapshot(end=True)
+            here.core.run_once()
+            *last, ended = taken(session)
+            assert isinstance(ended, Ended) and ended.reason == "moved" and not session.is_open
+            assert neighbour.is_open and len(here.core._conversations) == 1
+            heard += last
+            session = there.session(SessionConfig(live=False), resume=reply.result(20))
+        else:
+            there = here
+        session.push(said[middle + 3 :].reshape(-1))
+        there.settle()
+        return heard + taken(session)
+
+    stays, moves = go_through(moves=False), go_through(moves=True)
+    texts = [[event.text for event in run if isinstance(event, TextToken)] for run in (stays, moves)]
+    assert texts[0] == texts[1] and len(texts[0]) > 5
+    assert np.array_equal(audio_of(stays), audio_of(moves))
 
 
 def test_a_sentence_to_be_said_is_said_elsewhere(core: SteppedCore, small_checkpoint: Checkpoint) -> None:

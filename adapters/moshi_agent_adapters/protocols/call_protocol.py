@@ -34,6 +34,7 @@ EndKind = Literal[
     "expired",  # the call is as long as a call may be
     "refused",  # there is no room
     "drained",  # the server is shutting down
+    "moved",  # it goes on in another process, for the token in `CallEnd.code`
     "failed",  # on our side
 ]
 
@@ -49,6 +50,8 @@ class Wanted:
     output_sample_rate: int = 24_000
     asking: AskConfig | None = None  # when something is looked up
     lookup: Lookup | None = None  # by the server; None leaves it to the client
+    can_move: bool = False  # comes back with a token, where the call is to go on in another process
+    resume: str | None = None  # such a token
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ A message is one byte that says its kind, and a payload:
     1 audio         a piece of one continuous Ogg/Opus stream, each way
     2 text          a piece of the inner monologue, UTF-8
     3 control       start, end of turn, pause, restart: taken and ignored, as the peers do
-    4 metadata      JSON, ignored from a client; {"note": "..."} from the server says what has no effect
+    4 metadata      JSON, ignored from a client; {"note": "..."} from the server says what has no effect, and
+                    {"type": "session.moved", "resume": TOKEN} that the call goes on for who connects again
+                    with `resume=TOKEN` in the query. Only a client with `moves=1` there is told so
     5 error         UTF-8
     6 ping          answered with a ping
     7 coloured text a colour's byte before the text, ignored
@@ -70,7 +72,7 @@ class KyutaiProtocol:
         self._writer = OpusWriter()
         self._reader = OpusReader()
         # The peer drops the first frame that it hears: to its model it would lie in the past.
-        self._to_drop = FRAME_SAMPLES * DECODED_RATE_HZ // SAMPLE_RATE_HZ
+        self._to_drop = 0 if "resume" in query else FRAME_SAMPLES * DECODED_RATE_HZ // SAMPLE_RATE_HZ
 
     @property
     def wanted(self) -> Wanted:
@@ -125,8 +127,11 @@ class KyutaiProtocol:
             yield Kind.TEXT.message(event.text.encode())
 
     def ended(self, end: CallEnd) -> Iterator[Message]:
-        """Returns an error, if the end is one."""
-        if not end.is_good:
+        """Returns an error, if the end is one, or where the call goes on."""
+        if end.kind == "moved":
+            moved = {"type": "session.moved", "resume": end.code}
+            yield Kind.METADATA.message(json.dumps(moved).encode())
+        elif not end.is_good:
             yield Kind.ERROR.message(end.text.encode())
 
 
@@ -148,6 +153,8 @@ def _wanted(query: Mapping[str, str]) -> Wanted:
         voice=query.get("voice_prompt") or None,
         sampling=SamplingConfig(**given) if is_chosen else None,  # pyright: ignore[reportArgumentType]
         seed=seed,
+        can_move=query.get("moves") == "1",
+        resume=query.get("resume"),
     )
 
 

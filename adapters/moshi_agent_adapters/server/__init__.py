@@ -14,6 +14,7 @@
     web_calls.py         the page, and what it calls over WebRTC
     health.py            /health, /ready, /metrics, /v1/models
     drain.py             the end of a server
+    handover.py          calls that go on in another process
     heap.py              memory that calls leave behind
     command.py           `moshi-agent serve`
 

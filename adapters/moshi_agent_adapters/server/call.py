@@ -44,6 +44,7 @@ from moshi_agent_adapters.protocols.call_protocol import (
     Send,
     Wanted,
 )
+from moshi_agent_adapters.server.handover import LONGEST_TOKEN, MOST_BYTES
 from moshi_agent_adapters.server.idle_calls import IdleCall
 from moshi_agent_adapters.server.limits import Pace, TooMany
 from moshi_agent_adapters.server.server import Server
@@ -55,6 +56,7 @@ _CLOSE_CODES: dict[EndKind, int] = {  # RFC 6455; 1012 and 1013 are IANA's
     "expired": 1000,
     "refused": 1013,
     "drained": 1012,
+    "moved": 1012,
     "failed": 1011,
 }
 _POLICY_VIOLATION = 1008
@@ -90,6 +92,7 @@ class _Call:
         messages = server.config.messages_per_second
         self._silent_messages = Allowance(messages, _MESSAGES_AT_ONCE_S * messages)
         self._asks = Allowance(_ASKS_PER_SECOND, _ASKS_AT_ONCE)
+        self._has_moved = False  # what still comes here is too late for the conversation
         self._address = websocket.client.host if websocket.client else ""
         self.log = CallLog(over=protocol.name)
 
@@ -110,13 +113,13 @@ class _Call:
             await self._send(self._protocol.connected())
             wanted = await self._hear_wishes()
             left_out = self._server.left_out(wanted)
-            session = await self._open(self._server.session_config(wanted), wanted.lookup)
+            session = await self._open(self._server.session_config(wanted), wanted)
             self.log.session = session.key
             try:
                 await self._send(self._protocol.began())
                 if left_out is not None:
                     await self._send(self._protocol.left_out(left_out))
-                return await self._talk(session)
+                return await self._talk(session, wanted.can_move)
             finally:
                 session.close()
         except WebSocketDisconnect as error:
@@ -135,12 +138,27 @@ class _Call:
             _log.exception("%s failed: %s", self.log.name, error, extra=self.log.facts)
             return CallEnd("failed", "a fault of the server")
 
-    async def _open(self, config: SessionConfig, lookup: Lookup | None) -> Session:
+    async def _open(self, config: SessionConfig, wanted: Wanted) -> Session:
+        """Begins the conversation, or goes on with one that has come from another process."""
+        handover, token = self._server.handover, wanted.resume
+        if token is None:
+            return await self._begin(config, wanted.lookup, None)
+        snapshot = await handover.take(token[:LONGEST_TOKEN]) if handover is not None else None
+        if handover is None or snapshot is None:
+            raise ProtocolError("there is no call to go on with for this token", "no_such_call")
+        try:
+            return await self._begin(config, wanted.lookup, snapshot)
+        except (EngineFull, EngineUnhealthy):
+            await handover.give_back(token, snapshot)
+            raise
+
+    async def _begin(self, config: SessionConfig, lookup: Lookup | None, snapshot: bytes | None) -> Session:
         async def answer(wanted: ReferenceWanted) -> str | None:
             assert lookup is not None
             return await lookup(wanted, self._send)
 
-        return await self._server.open(config, None if lookup is None else answer)
+        answers = None if lookup is None else answer
+        return await self._server.open(config, answers, snapshot)
 
     async def _hear_wishes(self) -> Wanted:
         try:
@@ -157,13 +175,12 @@ class _Call:
                     await self._send([order.message])
         return wanted
 
-    async def _talk(self, session: Session) -> CallEnd:
+    async def _talk(self, session: Session, can_move: bool) -> CallEnd:
         """Both directions at once, until the first of them ends."""
         presence = self._server.idle_calls.enter(self._address, time.monotonic())
-        tasks = [
-            asyncio.create_task(one)
-            for one in (self._listen(session, presence), self._tell(session), self._make_room(presence))
-        ]
+        works = [self._listen(session, presence), self._tell(session), self._make_room(presence)]
+        works += [self._move(session)] * can_move
+        tasks = [asyncio.create_task(work) for work in works]
         try:
             done, _ = await asyncio.wait(
                 tasks, timeout=self._config.longest_call_s, return_when=asyncio.FIRST_COMPLETED
@@ -181,6 +198,17 @@ class _Call:
     async def _make_room(self, presence: IdleCall) -> CallEnd:
         await presence.given_up.wait()
         return CallEnd("idle", f"others wait, and nothing was said for {self._config.idle_s:g} s")
+
+    async def _move(self, session: Session) -> CallEnd:
+        """Ends the conversation between two frames once it is to go elsewhere, and keeps it for the client"""
+        await self._server.is_moving.wait()
+        handover = self._server.handover
+        row_bytes = (await self._server.engine.capacity_async()).row_bytes
+        if handover is None or row_bytes > MOST_BYTES:
+            await asyncio.Event().wait()  # it stays until it ends
+        assert handover is not None
+        self._has_moved = True
+        return CallEnd("moved", code=await handover.give(await session.snapshot(end=True)))
 
     async def _listen(self, session: Session, presence: IdleCall) -> CallEnd:
         """Takes the client's messages, one after the other. Work without audio in it is metered, too."""
@@ -251,11 +279,16 @@ class _Call:
             session.push(pcm, sample_rate)
         except BacklogFull:
             pass  # the engine stands still, and does not even leave out what is too late
+        except SessionClosed:
+            if not self._has_moved:
+                raise
         except AudioError as error:
             raise ProtocolError(str(error), "invalid_audio") from error
 
     async def _tell(self, session: Session) -> CallEnd:
         async for event in session:
+            if isinstance(event, Ended) and event.reason == "moved":
+                await asyncio.Event().wait()  # where to is told when it is kept there
             await self._send(self._protocol.tell(event))
             if isinstance(event, Ended):
                 return _end_of(event)

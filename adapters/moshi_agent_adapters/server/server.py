@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from moshi_agent import (
     AskConfig,
@@ -22,6 +23,7 @@ from moshi_agent_adapters.personas import choose_persona
 from moshi_agent_adapters.protocols.call_protocol import Wanted
 from moshi_agent_adapters.server.backend import Backend
 from moshi_agent_adapters.server.config import ServerConfig
+from moshi_agent_adapters.server.handover import Handover
 from moshi_agent_adapters.server.idle_calls import IdleCalls
 from moshi_agent_adapters.server.limits import AddressLimits
 
@@ -48,6 +50,8 @@ class Server:
         )
         self.idle_calls = IdleCalls(config.idle_s)
         self.is_draining = False
+        self.handover: Handover | None = None  # where there are other processes in which calls can go on
+        self.is_moving = asyncio.Event()  # calls that can are to go on elsewhere
         self.at_shutdown: list[Callable[[], Awaitable[None]]] = []  # before the engine is closed
         if self.backend is not None:
             self.at_shutdown.append(self.backend.aclose)
@@ -86,20 +90,26 @@ class Server:
         self.is_draining = True
         self.engine.drain(seconds)
 
-    async def open(self, config: SessionConfig, on_reference: OnReference | None = None) -> Session:
+    async def open(
+        self, config: SessionConfig, on_reference: OnReference | None = None, resume: bytes | None = None
+    ) -> Session:
         """Begins a session; where no row is free, in the place of a call that does not use its own.
+
+        Args:
+            resume: the snapshot of a conversation to go on with.
 
         Raises:
             EngineFull, EngineUnhealthy, InputError: as `Session.open`.
         """
+        session = partial(self.engine.session, config, resume=resume, on_reference=on_reference)
         try:
             async with asyncio.timeout(self.config.open_s):
                 try:
-                    return await self.engine.session(config, on_reference=on_reference).open_async()
+                    return await session().open_async()
                 except EngineFull:
                     if not await self.idle_calls.make_room(time.monotonic()):
                         raise
-                    return await self.engine.session(config, on_reference=on_reference).open_async()
+                    return await session().open_async()
         except TimeoutError as error:
             message = f"the engine has not answered within {self.config.open_s:g} s"
             raise EngineUnhealthy(message) from error

@@ -10,7 +10,14 @@ from pathlib import Path
 import click
 
 from moshi_agent_adapters.protocols.opus import DECODED_RATE_HZ
-from moshi_agent_adapters.talk.connection import ConnectionLost, Ears, ServerAddress, converse, with_wishes
+from moshi_agent_adapters.talk.connection import (
+    ConnectionLost,
+    Ears,
+    Moved,
+    ServerAddress,
+    converse,
+    with_wishes,
+)
 from moshi_agent_adapters.talk.echo import Canceller, Headphones, echo_canceller
 from moshi_agent_adapters.talk.player import Player
 from moshi_agent_adapters.talk.screen import Screen
@@ -85,19 +92,23 @@ def _sound(
 async def _keep_conversing(
     asked: Talk, microphone: Microphone, ears: Ears, player: Player, screen: Screen
 ) -> None:
-    """Begins anew after a lost connection: as another conversation, for the server keeps none."""
+    """Goes on where the conversation has moved to; after a lost connection begins anew, with another one."""
     waits = list(_WAITS_S)
     server = ServerAddress(with_wishes(asked.url, asked.role, asked.voice), asked.token, asked.trusted)
+    resume: str | None = None
     while True:
         began_at = asyncio.get_running_loop().time()
         try:
-            await converse(server, microphone, ears)
+            await converse(server, microphone, ears, resume)
             return
+        except Moved as moved:
+            resume = moved.resume
         except ConnectionLost as error:
             if asyncio.get_running_loop().time() - began_at > sum(_WAITS_S):
                 waits = list(_WAITS_S)
             if not waits:
                 raise
+            resume = None
             screen.lost(f"{error}; trying again")
             await asyncio.sleep(waits.pop(0))
             player.clear()

@@ -6,7 +6,7 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,18 @@ class ConnectionLost(MoshiAgentError):
 
 class CallRefused(MoshiAgentError):
     """The server answers, and does not take the call, or ends it with an error."""
+
+
+class Moved(MoshiAgentError):
+    """The conversation goes on for whoever connects again with the token.
+
+    Attributes:
+        resume: the token.
+    """
+
+    def __init__(self, resume: str) -> None:
+        super().__init__("the conversation goes on in another process of the server")
+        self.resume = resume
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +82,11 @@ def websocket_url(url: str) -> str:
 
 def with_wishes(url: str, role: str | None, voice: str | None) -> str:
     """The address of a server, with a role and the name of a voice as PersonaPlex's page asks for them."""
-    wishes = {"text_prompt": role, "voice_prompt": voice}
+    return with_query(url, {"text_prompt": role, "voice_prompt": voice})
+
+
+def with_query(url: str, wishes: Mapping[str, str | None]) -> str:
+    """The address with these in its query, but for those that are None."""
     query = urlencode({name: wish for name, wish in wishes.items() if wish is not None})
     if not query:
         return url
@@ -78,17 +94,24 @@ def with_wishes(url: str, role: str | None, voice: str | None) -> str:
     return urlunsplit(parts._replace(query=f"{parts.query}&{query}".lstrip("&")))
 
 
-async def converse(server: ServerAddress, microphone: asyncio.Queue[Samples | None], ears: Ears) -> None:
+async def converse(
+    server: ServerAddress,
+    microphone: asyncio.Queue[Samples | None],
+    ears: Ears,
+    resume: str | None = None,
+) -> None:
     """Holds one conversation, until the microphone gives None or the server ends it.
 
     Args:
         microphone: samples [N] at 24 kHz.
+        resume: the token of a conversation that has moved, to go on with it.
 
     Raises:
         ConnectionLost, CallRefused
+        Moved: it goes on where this is called once more, with the token. Nothing of the microphone is lost.
     """
     headers = {} if server.token is None else {"Authorization": f"Bearer {server.token}"}
-    url = websocket_url(server.url)
+    url = with_query(websocket_url(server.url), {"moves": "1", "resume": resume})
     options: dict[str, Any] = {"ssl": _tls(server.trusted)} if url.startswith("wss") else {}
     try:
         async with connect(
@@ -185,8 +208,12 @@ class _Talk:
             metadata = json.loads(payload)
         except (ValueError, RecursionError):
             return
-        if isinstance(metadata, dict) and isinstance(metadata.get("note"), str):
+        if not isinstance(metadata, dict):
+            return
+        if isinstance(metadata.get("note"), str):
             self._ears.on_note(metadata["note"])
+        if metadata.get("type") == "session.moved" and isinstance(metadata.get("resume"), str):
+            raise Moved(metadata["resume"])
 
     async def _ping(self) -> None:
         while True:
