@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from moshi_agent.audio.framing import FRAME_S
 from moshi_agent.config import SamplingConfig
@@ -31,6 +31,18 @@ _log = logging.getLogger("moshi_agent.engine")
 Batch = Sequence[Ready[Key, CallFrame]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a step has given one conversation."""
+
+    ready: Ready[Key, CallFrame]
+    output: RowOutput
+    steps: int  # of the language model that were in the row's state then
+    backlog_s: float  # input that waited behind the frame
+    ended_at: float  # the step
+    wall_s: float  # the same in Unix time
+
+
 class Conversations:
     """What is to be done for conversations, by key. It has no clock: `now`, in seconds, is passed in."""
 
@@ -45,6 +57,7 @@ class Conversations:
     ) -> None:
         self._model, self._advised, self._metrics = model, advised, metrics
         self._calls: dict[Key, CallState] = {}
+        self._undelivered: dict[Key, _Given] = {}
         self._rows = Rows(step, recogniser)
         self._scheduler = Scheduler[Key, CallFrame](gather_s)
 
@@ -58,7 +71,14 @@ class Conversations:
         return key in self._calls
 
     def __getitem__(self, key: Key) -> CallState:
-        """Raises SessionClosed for a conversation that is not there."""
+        """Returns a conversation that has all that the steps have given it.
+
+        Raises:
+            SessionClosed: it is not there.
+        """
+        given = self._undelivered.pop(key, None)
+        if given is not None:
+            self._hand_out(key, given, given.ended_at, given.wall_s)
         if key not in self._calls:
             raise SessionClosed("the conversation is over")
         return self._calls[key]
@@ -188,7 +208,7 @@ class Conversations:
     def _go_on(self, call: CallState, ready: Ready[Key, CallFrame], now: float) -> None:
         """What follows from a step that gave nothing to hear."""
         try:
-            is_over = self._follow(call, ready, now, time.time())
+            is_over = self._follow(call, ready, self._rows.steps_taken(call.key), now, time.time())
         except Exception as error:
             self._end_by_fault(call.key, f"the conversation failed: {error}", error)
             return
@@ -207,25 +227,50 @@ class Conversations:
         inputs = [replace(given, row=self._rows.of(ready.key)) for ready, given in brought]
         return [ready for ready, _ in brought], inputs
 
-    def deliver(self, batch: Batch, outputs: Sequence[RowOutput], now: float) -> None:
-        """Hands out what the step has given. Raises what the device raises when a row moves."""
+    def take(self, batch: Batch, outputs: Sequence[RowOutput], now: float, all_at_once: bool) -> None:
+        """Takes what a step has given, and hands out what bears on the next one.
+
+        The rest waits for `deliver`, so that the device need not wait for it; but for a command to its
+        conversation, and for its end. Raises what the device raises when a row moves.
+
+        Args:
+            all_at_once: nothing waits.
+        """
         wall_s = time.time()
         for ready, output in zip(batch, outputs, strict=True):
-            call = self._calls[ready.key]
-            if not output.healthy:
-                self._end_by_fault(call.key, "the model's output is not a number any more")
+            key = ready.key
+            if key not in self._calls:  # it has ended while the device was at it
                 continue
-            try:
-                call.deliver(output, ready, now, wall_s, self._scheduler.backlog_s(call.key))
-                is_over = self._follow(call, ready, now, wall_s)
-            except Exception as error:
-                self._end_by_fault(call.key, f"the conversation failed: {error}", error)
-                continue
-            if is_over:
-                self.end(call.key, "finished")
+            steps = self._rows.steps_taken(key)
+            given = _Given(ready, output, steps, self._scheduler.backlog_s(key), now, wall_s)
+            if all_at_once or self._calls[key].decides_next(output, ready, steps):
+                self._hand_out(key, given, now, wall_s)
+            else:
+                self._undelivered[key] = given
+
+    def deliver(self, now: float) -> None:
+        """Hands out what is left of what steps have given. Raises what the device raises when a row moves."""
+        wall_s = time.time()
+        while self._undelivered:
+            key = next(iter(self._undelivered))
+            self._hand_out(key, self._undelivered.pop(key), now, wall_s)
+
+    def _hand_out(self, key: Key, given: _Given, now: float, wall_s: float) -> None:
+        if not given.output.healthy:
+            self._end_by_fault(key, "the model's output is not a number any more")
+            return
+        call = self._calls[key]
+        try:
+            call.deliver(given.output, given.ready, now, wall_s, given.backlog_s)
+            is_over = self._follow(call, given.ready, given.steps, now, wall_s)
+        except Exception as error:
+            self._end_by_fault(key, f"the conversation failed: {error}", error)
+            return
+        if is_over:
+            self.end(key, "finished")
 
     def heard(self, batch: Batch) -> dict[Key, RowInput]:
-        """Returns what the recogniser is to hear of the step just taken, by those who are still there."""
+        """Returns what the recogniser is to hear of a step, by those who are still there."""
         inputs: dict[Key, RowInput] = {}
         for ready in batch:
             pcm = self._calls[ready.key].heard(ready) if ready.key in self._calls else None
@@ -237,18 +282,24 @@ class Conversations:
         """Hands out what the recogniser has made of it. Raises what the device raises when a row moves."""
         wall_s = time.time()
         for key, output in outputs.items():
+            if key not in self._calls:  # it has ended while the device was at it
+                continue
+            if not output.healthy:
+                self._rows.hear_anew(key)
             try:
                 self._calls[key].take_heard(output, wall_s)
             except Exception as error:
                 self._end_by_fault(key, f"the conversation failed: {error}", error)
 
-    def _follow(self, call: CallState, ready: Ready[Key, CallFrame], now: float, wall_s: float) -> bool:
+    def _follow(
+        self, call: CallState, ready: Ready[Key, CallFrame], steps: int, now: float, wall_s: float
+    ) -> bool:
         """What follows from a step for one conversation. Returns whether it is over."""
         if isinstance(ready.frame, PromptFrame | PrefillFrame):
             if not self._scheduler.has_urgent(call.key):
                 self._rows.opened(call)
         else:
-            call.note_context(self._rows.steps_taken(call.key), wall_s)
+            call.note_context(steps, wall_s)
             if call.wants_refresh:
                 self._scheduler.push_urgent(call.key, self._rows.begin(call), now)
                 call.refreshed(wall_s)
@@ -280,8 +331,19 @@ class Conversations:
         assert not self._calls
         self._rows.try_step()
 
+    def _give_last(self, key: Key) -> None:
+        """Whoever ends has had all that the steps gave before."""
+        given = self._undelivered.pop(key, None)
+        if given is None:
+            return
+        try:
+            self._calls[key].deliver(given.output, given.ready, given.ended_at, given.wall_s, given.backlog_s)
+        except Exception as error:
+            _log.error("session %d: its last frame is lost: %s", key, error, exc_info=error)
+
     def _dismiss(self, key: Key, reason: EndReason, error: str | None) -> None:
         """It is over for all but its row."""
+        self._give_last(key)
         call = self._calls.pop(key)
         self._scheduler.remove(key)
         self._metrics.closed(call.metrics)

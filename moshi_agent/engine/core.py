@@ -125,6 +125,8 @@ class Core:
             batch = self._conversations.batch(self._clock())
             if batch:
                 self._take_step(batch)
+            else:
+                self._conversations.deliver(self._clock())
             self._watch_the_clock()
         except Exception as error:
             self._recover(error)
@@ -247,35 +249,51 @@ class Core:
     # Steps
 
     def _take_step(self, batch: Batch) -> None:
-        batch = self._conversations.prefill(batch, self._clock())
-        if not batch:
-            return
+        """Launches a step, and delivers the one before while the device is busy.
+
+        Where the device is the processor that delivers, or a recogniser is to hear of the step, nothing is
+        left of it for the next one.
+        """
+        live, runs_aside = self._conversations, self._step.runs_aside
+        batch = live.prefill(batch, self._clock())
         started = self._clock()
-        batch, inputs = self._conversations.row_inputs(batch)
-        if not batch:
+        batch, inputs = live.row_inputs(batch)
+        launched = self._step.launch(inputs) if inputs else None
+        live.deliver(self._clock())
+        if launched is None:
             return
-        outputs = self._step.run(inputs)
+        outputs = launched()
         self._failures = 0
         now = self._clock()
         self.metrics.step(now - started, len(batch))
-        self._conversations.deliver(batch, outputs, now)
-        listened_s = self._listen(batch)
-        step_ms = 1000 * (now - started + listened_s)
+        listening = self._listen(batch) if runs_aside else None
+        live.take(batch, outputs, now, all_at_once=not runs_aside or self._recogniser is not None)
+        listening = listening or self._listen(batch)
+        step_ms = 1000 * (now - started + listening())
         self.times.note(1 + max(given.row for given in inputs), step_ms)
         # Waiting and step together stay within the budget.
-        self._conversations.gather(max(0.0, min(self._batch_wait_ms, self.times.budget_ms - step_ms)) / 1000)
+        live.gather(max(0.0, min(self._batch_wait_ms, self.times.budget_ms - step_ms)) / 1000)
 
-    def _listen(self, batch: Batch) -> float:
-        """The recogniser hears what the model has just heard. Returns the seconds that it took."""
+    def _listen(self, batch: Batch) -> Callable[[], float]:
+        """The recogniser begins to hear what the model has heard.
+
+        Returns:
+            What waits for it, hands out what it has made of it, and returns the seconds that it took.
+        """
         inputs = self._conversations.heard(batch) if self._recogniser is not None else {}
         if self._recogniser is None or not inputs:
-            return 0.0
+            return lambda: 0.0
         started = self._clock()
-        outputs = self._recogniser.run([*inputs.values()])
-        seconds = self._clock() - started
-        self.metrics.listened(seconds)
-        self._conversations.take_heard(dict(zip(inputs, outputs, strict=True)))
-        return seconds
+        launched = self._recogniser.launch([*inputs.values()])
+
+        def finish() -> float:
+            outputs = launched()
+            seconds = self._clock() - started
+            self.metrics.listened(seconds)
+            self._conversations.take_heard(dict(zip(inputs, outputs, strict=True)))
+            return seconds
+
+        return finish
 
     def _watch_the_clock(self) -> None:
         """Rows that have become free are taken by who waits; what has taken too long ends."""

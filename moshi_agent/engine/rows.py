@@ -176,6 +176,11 @@ class Rows:
             heard=None if self._recogniser is None else self._recogniser.save_row(row),
         )
 
+    def hear_anew(self, key: Key) -> None:
+        """Has the recogniser begin anew with a conversation, whose numbers in it are none any more."""
+        assert self._recogniser is not None
+        self._recogniser.begin_row(self._slots.row_of(key))
+
     def leave(self, key: Key) -> None:
         """Frees the row of a conversation; the last row moves into the gap."""
         self._computing.pop(key, None)
@@ -191,7 +196,7 @@ class Rows:
         silence = [RowInput(row=0, pcm=np.zeros(FRAME_SAMPLES, np.float32))]
         self._step.run(silence)
         if self._recogniser is not None:
-            self._recogniser.run(silence)
+            self._recogniser.launch(silence)()
         self.rebuild()
 
     def rebuild(self) -> None:

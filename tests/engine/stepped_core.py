@@ -20,6 +20,7 @@ from moshi_agent.engine.references import References
 from moshi_agent.engine.session import Session
 from moshi_agent.engine.step.frame_step import FrameStep
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
+from moshi_agent.engine.step.runners import GraphDevice
 from moshi_agent.engine.user_transcriber import UserTranscriber
 from moshi_agent.events import AudioChunk, Event
 
@@ -36,14 +37,16 @@ class SteppedCore:
         checkpoint: Checkpoint,
         times: StepTimes | None = None,
         recogniser: Checkpoint | None = None,
+        graphs: GraphDevice | bool = False,
         **config: Any,
     ) -> None:
         assert checkpoint.lm is not None
         self.config = EngineConfig(**{"capacity": 4, **config})
         self.now = 100.0
         self.tick_s = 0.0  # that pass with every look at the clock
-        self.step = FrameStep(checkpoint, self.config.capacity)
-        self.recogniser = None if recogniser is None else RecogniserStep(recogniser, self.config.capacity)
+        rows = self.config.capacity
+        self.step = FrameStep(checkpoint, rows, graphs=graphs)
+        self.recogniser = None if recogniser is None else RecogniserStep(recogniser, rows, graphs=graphs)
         self.inbox = Inbox()
         own = self.config.transcriber
         self.transcriber = UserTranscriber(own, self.inbox.send) if callable(own) else None

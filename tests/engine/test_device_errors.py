@@ -170,7 +170,7 @@ def test_memory_that_ends_at_a_snapshot_is_told_to_who_asked(
     assert session.is_open and len(audio_of(taken(session))) == 1920
 
 
-@pytest.mark.parametrize("operation", ["run", "begin_row", "prefill"])
+@pytest.mark.parametrize("operation", ["launch", "begin_row", "prefill"])
 def test_a_device_that_is_lost_is_final_at_once(
     core: SteppedCore, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
@@ -179,7 +179,7 @@ def test_a_device_that_is_lost_is_final_at_once(
     session = core.session()
     device = Failing(core.step, monkeypatch, RuntimeError(ASSERT), operation, "rebuild")
     device.fails = True
-    if operation != "run":
+    if operation != "launch":
         core.knock(SessionConfig(prompt=PROMPT))
     if session.is_open:
         session.push(SILENCE)
@@ -194,7 +194,7 @@ def test_a_device_that_is_lost_is_final_at_once(
 
 def test_an_error_that_passes_is_forgiven(core: SteppedCore, monkeypatch: pytest.MonkeyPatch) -> None:
     session = core.session()
-    device = Failing(core.step, monkeypatch, RuntimeError(PASSING), "run")
+    device = Failing(core.step, monkeypatch, RuntimeError(PASSING), "launch")
     device.fails = True
     core.wait(0.3)
     device.fails = False
@@ -209,7 +209,7 @@ def test_of_many_who_join_one_computes_a_piece_of_its_prompt_before_each_step(
     talker = core.session(SessionConfig(live=False))
     order: list[str] = []
     monkeypatch.setattr(core.step, "prefill", noting(order, "prefill", core.step.prefill))
-    monkeypatch.setattr(core.step, "run", noting(order, "run", core.step.run))
+    monkeypatch.setattr(core.step, "launch", noting(order, "launch", core.step.launch))
     for number in range(5):
         prompt = replace(PROMPT, tokens=np.full((300, 5), number))
         core.inbox.request(opening(100 + number, prompt), lambda delivery: None)
@@ -218,7 +218,7 @@ def test_of_many_who_join_one_computes_a_piece_of_its_prompt_before_each_step(
     core.settle()
     assert order.count("prefill") >= 15 and order.count("prefill") % 5 == 0
     while_talking = order[: 2 * len(NOISE)]
-    assert while_talking == ["prefill", "run"] * len(NOISE)
+    assert while_talking == ["prefill", "launch"] * len(NOISE)
 
 
 def test_conversations_with_one_new_prompt_compute_it_once(

@@ -34,15 +34,15 @@ def end_of(events: list[Any]) -> Ended:
 
 
 def fail_once(core: SteppedCore, monkeypatch: pytest.MonkeyPatch, times: int = 1) -> None:
-    run, left = core.step.run, [times]
+    launch, left = core.step.launch, [times]
 
     def failing(inputs: Any) -> Any:
         if left[0]:
             left[0] -= 1
             raise RuntimeError("out of memory")
-        return run(inputs)
+        return launch(inputs)
 
-    monkeypatch.setattr(core.step, "run", failing)
+    monkeypatch.setattr(core.step, "launch", failing)
 
 
 def test_a_row_that_is_no_number_any_more_ends_and_its_neighbours_do_not_notice(

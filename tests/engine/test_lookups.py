@@ -261,8 +261,8 @@ def test_a_reference_begins_with_the_initial_token_and_goes_on_one_a_frame() -> 
     session = core.session(config())
     pieces = [piece for word in ANSWER.split() for piece in shipped_tokenizer().encode(word)]
     given: list[object] = []
-    run = core.step.run
-    core.step.run = lambda inputs: (given.extend(one.reference for one in inputs), run(inputs))[1]  # type: ignore[method-assign]
+    launch = core.step.launch
+    core.step.launch = lambda inputs: (given.extend(one.reference for one in inputs), launch(inputs))[1]  # type: ignore[method-assign]
     go_on(core, session, 3)
     assert referred(core, session, ANSWER).outcome == "taken"
     go_on(core, session, len(pieces) + 5)

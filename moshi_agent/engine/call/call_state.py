@@ -179,6 +179,23 @@ class CallState:
         reference = self._lookups.next()
         return RowInput(row=row, pcm=pcm, forced=forced, next_piece=text.next_piece, reference=reference)
 
+    def decides_next(self, output: RowOutput, ready: Ready[Key, CallFrame], steps: int) -> bool:
+        """Tells whether what a step has given may bear on what is brought into the next one.
+
+        Where it does not, the next step may be launched before this one's output is delivered.
+
+        Args:
+            output: of the step.
+            ready: what was brought into it.
+            steps: of the language model that are in the row's state.
+        """
+        guide, model = self._guide, self._model
+        is_guided = guide.is_saying or guide.is_held or self._lookups.is_busy
+        is_asking = model.reference_token is not None and output.next_text == model.reference_token
+        may_refresh = self.config.refresh and model.context is not None and steps >= model.context
+        is_opening_or_tail = self.is_finished or not isinstance(ready.frame, InputFrame | None)
+        return not output.healthy or is_opening_or_tail or is_guided or is_asking or may_refresh
+
     def deliver(
         self, output: RowOutput, ready: Ready[Key, CallFrame], now: float, wall_s: float, backlog_s: float
     ) -> None:

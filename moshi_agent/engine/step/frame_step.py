@@ -189,21 +189,34 @@ class FrameStep:
         self.generator.begin(self.state.lm)
         self._steps = [0] * self.rows
 
-    @own_precision()
-    @torch.inference_mode()
+    @property
+    def runs_aside(self) -> bool:
+        """Tells whether the device still computes when `launch` returns."""
+        return self._runner.runs_aside
+
     def run(self, inputs: Sequence[RowInput]) -> list[RowOutput]:
         """Takes one step of the rows named, at most one input each.
 
         Returns their outputs in the same order.
         """
+        return self.launch(inputs)()
+
+    @own_precision()
+    @torch.inference_mode()
+    def launch(self, inputs: Sequence[RowInput]) -> Callable[[], list[RowOutput]]:
+        """Begins a step as `run` takes it. Rows may move meanwhile: the device does one thing after another.
+
+        Returns:
+            What waits for the outputs. They are to be taken before the next launch.
+        """
         rows = [given.row for given in inputs]
         longest = 1 + self._positions + max(self._steps[row] for row in rows)
         capacity = self.state.lm.temporal.capacity
         count = max(1 + max(rows), self._least_rows)
-        result = self._runner.run(count, min(longest, capacity), inputs)
+        launched = self._runner.launch(count, min(longest, capacity), inputs)
         for row in rows:
             self._steps[row] += 1
-        return result.outputs(rows)
+        return lambda: launched().outputs(rows)
 
     @own_precision()
     @torch.inference_mode()

@@ -6,7 +6,7 @@ answers are on their way: they do not wait for it, and nothing they are made of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.checkpoint.recogniser import Recogniser
 from moshi_agent.config import KVCache, SamplingConfig
 from moshi_agent.engine.step.frame_step import FrameStep, RowInput, RowOutput
+from moshi_agent.engine.step.runners import GraphDevice
 from moshi_agent.errors import InputError
 from moshi_agent.text.timed_reader import Hearing
 
@@ -43,7 +44,12 @@ class RecogniserStep:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, rows: int, *, kv_cache: KVCache = "auto", graphs: bool = True
+        self,
+        checkpoint: Checkpoint,
+        rows: int,
+        *,
+        kv_cache: KVCache = "auto",
+        graphs: GraphDevice | bool = True,
     ) -> None:
         self.recogniser = Recogniser.of(checkpoint)
         assert checkpoint.tokenizer is not None
@@ -81,13 +87,9 @@ class RecogniserStep:
         except InputError:
             self.begin_row(row)
 
-    def run(self, inputs: Sequence[RowInput]) -> list[RowOutput]:
-        """Takes one frame of each user named. Where a row's numbers are none any more, it begins anew."""
-        outputs = self._step.run(inputs)
-        for given, output in zip(inputs, outputs, strict=True):
-            if not output.healthy:
-                self.begin_row(given.row)
-        return outputs
+    def launch(self, inputs: Sequence[RowInput]) -> Callable[[], list[RowOutput]]:
+        """Begins to take one frame of each user named; as `FrameStep.launch`."""
+        return self._step.launch(inputs)
 
     def rebuild(self) -> None:
         """Begins every row anew, after a step that failed half-way."""

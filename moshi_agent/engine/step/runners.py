@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -31,27 +32,37 @@ Key = tuple[int, int]  # rows, cache positions read
 Compute = Callable[[int, StepTensors, int | None], ResultTensors]
 
 
+Launched = Callable[[], ResultTensors]  # waits for a step; its result on the host, good until the next launch
+
+
 class StepRunner(Protocol):
     """Takes a step from its input on the host to its output on the host."""
+
+    @property
+    def runs_aside(self) -> bool:
+        """Whether the device still computes when `launch` returns: the host may do something else."""
+        ...
 
     def warm_up(self) -> None:
         """Does beforehand what a first step would wait for. No row's conversation is touched."""
         ...
 
-    def run(self, count: int, longest: int, inputs: Sequence[RowInput]) -> ResultTensors:
-        """Takes one step of the first `count` rows.
+    def launch(self, count: int, longest: int, inputs: Sequence[RowInput]) -> Launched:
+        """Begins one step of the first `count` rows. The next one is launched once it has been waited for.
 
         Args:
             longest: cache positions that any of the rows with input will have filled by then.
 
         Returns:
-            The result on the host, [count, ...], good until the next step.
+            What waits for the result, [count, ...].
         """
         ...
 
 
 class EagerRunner:
     """Launches every operator by itself: on a CPU, or where no graphs are wanted."""
+
+    runs_aside = False  # with thousands of launches the host is as busy as the device
 
     def __init__(self, compute: Compute, shape: StepShape) -> None:
         self._compute = compute
@@ -61,12 +72,13 @@ class EagerRunner:
     def warm_up(self) -> None:
         """Does nothing: there is nothing to do."""
 
-    def run(self, count: int, longest: int, inputs: Sequence[RowInput]) -> ResultTensors:
-        """Implements `StepRunner.run`."""
+    def launch(self, count: int, longest: int, inputs: Sequence[RowInput]) -> Launched:
+        """Implements `StepRunner.launch`."""
         self._input.fill(count, inputs)
         given = self._input.first_rows(count).compact(self._device)
         result = self._compute(count, given, None)
-        return ResultTensors(**{name: tensor.cpu() for name, tensor in vars(result).items()})
+        result = ResultTensors(**{name: tensor.cpu() for name, tensor in vars(result).items()})
+        return lambda: result
 
 
 def choose_sizes(capacity: int) -> tuple[int, ...]:
@@ -104,8 +116,12 @@ class GraphDevice(Protocol):
         """Returns a function that does again what `call` does now, on the same tensors. Runs `call`, too."""
         ...
 
+    def mark(self) -> None:
+        """Notes what has been asked for so far, to be waited for later."""
+        ...
+
     def wait(self) -> None:
-        """Waits until all that was asked for so far is done."""
+        """Waits until all that was asked for before the last mark is done."""
         ...
 
     def used_bytes(self) -> int:
@@ -146,10 +162,13 @@ class CudaDevice:
             current.wait_stream(self._stream)
         return graph.replay
 
-    def wait(self) -> None:
-        """Implements `GraphDevice.wait`."""
+    def mark(self) -> None:
+        """Implements `GraphDevice.mark`."""
         with torch.cuda.device(self._device):
             self._done.record()
+
+    def wait(self) -> None:
+        """Implements `GraphDevice.wait`."""
         self._done.synchronize()
 
     def used_bytes(self) -> int:
@@ -160,6 +179,8 @@ class CudaDevice:
 
 class GraphRunner:
     """Runs steps as graphs: the smallest one captured that has room for a step's rows and positions."""
+
+    runs_aside = True
 
     def __init__(
         self,
@@ -242,8 +263,8 @@ class GraphRunner:
             len(self._graphs) >= limits.graphs or seconds >= limits.seconds or num_bytes >= limits.num_bytes
         )
 
-    def run(self, count: int, longest: int, inputs: Sequence[RowInput]) -> ResultTensors:
-        """Implements `StepRunner.run`."""
+    def launch(self, count: int, longest: int, inputs: Sequence[RowInput]) -> Launched:
+        """Implements `StepRunner.launch`."""
         if not self._graphs:
             self.warm_up()
         key = self.choose(count, longest)
@@ -252,6 +273,10 @@ class GraphRunner:
         self._input.copy_rows(self._host_input, size)
         self._graphs[key]()
         self._host_result.copy_rows(self._result, count)
+        self._device.mark()
+        return partial(self._finish, count)
+
+    def _finish(self, count: int) -> ResultTensors:
         self._device.wait()
         return self._host_result.first_rows(count)
 

@@ -22,14 +22,14 @@ class FailingConfig(EngineConfig):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        run = FrameStep.run
+        launch = FrameStep.launch
 
         def failing(step: FrameStep, inputs: Any) -> Any:
             if self.fails_while.exists():
                 raise RuntimeError("device lost")
-            return run(step, inputs)
+            return launch(step, inputs)
 
-        setattr(FrameStep, "run", failing)  # noqa: B010
+        setattr(FrameStep, "launch", failing)  # noqa: B010
 
 
 def test_a_process_that_has_become_unhealthy_ends_and_another_one_serves(tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ from moshi_agent import (
     load_checkpoint,
 )
 from moshi_agent.checkpoint import Checkpoint
-from moshi_agent.engine.step.frame_step import RowInput
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
 from moshi_agent.transcription import TimedPiece, Transcriber
+from tests.engine.calling_device import CallingDevice
 from tests.engine.stepped_core import SILENCE, SteppedCore, taken
 from tests.recogniser_model import write_recogniser_checkpoint
 
@@ -199,18 +199,26 @@ def test_a_refreshed_model_does_not_interrupt_the_transcript(
     assert texts == [piece.text for piece in offline(recogniser, silence)]
 
 
-def test_numbers_that_are_none_begin_the_row_anew(recogniser: Checkpoint) -> None:
-    recogniser, fresh = RecogniserStep(recogniser, 2), RecogniserStep(recogniser, 2)
-    for one in (recogniser, fresh):
-        one.begin_row(0)
-        one.begin_row(1)
-    for tensor in recogniser._step.state.tensors():
+@pytest.mark.parametrize("captured", [False, True])
+def test_numbers_that_are_none_begin_the_row_anew(
+    small_checkpoint: Checkpoint, recogniser: Checkpoint, captured: bool
+) -> None:
+    """From the next frame on, what is written down is that of a user who has just begun."""
+    core = SteppedCore(small_checkpoint, recogniser=recogniser, graphs=captured and CallingDevice())
+    session, neighbour = core.session(SessionConfig(live=False)), core.session(SessionConfig(live=False))
+    assert core.recogniser is not None
+    for tensor in core.recogniser._step.state.tensors():
         if tensor.is_floating_point():
             tensor[0] = torch.nan
-    inputs = [RowInput(row=row, pcm=noise(1)[0]) for row in range(2)]
-    assert [output.healthy for output in recogniser.run(inputs)] == [False, True]
-    again = [recogniser.run([inputs[0]])[0], fresh.run([inputs[0]])[0]]
-    assert again[0] == again[1]
+    for one in (session, neighbour):
+        one.push(noise(1)[0])
+        one.push(noise(0).reshape(-1))
+        core.settle()
+    fresh = [piece.text for piece in offline(recogniser, noise(0))]
+    heard = [piece.text for piece in pieces(taken(session))]
+    assert heard[-len(fresh) :] == fresh and len(fresh) > 10
+    both = np.concatenate([noise(1)[:1], noise(0)])
+    assert [p.text for p in pieces(taken(neighbour))] == [p.text for p in offline(recogniser, both)]
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["in_this_process", "in_its_own"])

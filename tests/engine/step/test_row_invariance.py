@@ -40,13 +40,13 @@ def test_where_rows_feel_their_batch_it_is_always_the_same(
 ) -> None:
     """Steps are then of all rows, however few conversations there are."""
     counts: list[int] = []
-    run = EagerRunner.run
+    launch = EagerRunner.launch
 
     def spy(self: EagerRunner, count: int, *arguments: object) -> object:
         counts.append(count)
-        return run(self, count, *arguments)  # pyright: ignore[reportArgumentType]
+        return launch(self, count, *arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(EagerRunner, "run", spy)
+    monkeypatch.setattr(EagerRunner, "launch", spy)
     for invariant, count in ((True, 1), (False, 3)):
         monkeypatch.setattr(frame_step, "rows_are_invariant", lambda *_, answer=invariant: answer)
         step = FrameStep(checkpoint, 3)

@@ -31,31 +31,11 @@ from moshi_agent.models.lm import LMModel
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn import cache_attention, fused
 from moshi_agent.nn.sampling import MOST_CANDIDATES, RowSampling
+from tests.engine.calling_device import CallingDevice
 from tests.small_models import small_lm, small_lm_config, small_mimi, small_mimi_config
 
 _CPU = torch.device("cpu")
 _SAMPLED = SamplingConfig(temp=0.9, temp_text=0.9, top_k=20, top_k_text=10, seed=5)
-
-
-class CallingDevice:
-    """Captures nothing and calls again: the very operators of a graph, on the very buffers."""
-
-    can_pin = False
-
-    def __init__(self, bytes_each: int = 0) -> None:
-        self.captured = 0
-        self._bytes_each = bytes_each
-
-    def capture(self, call: Callable[[], None]) -> Callable[[], None]:
-        call()
-        self.captured += 1
-        return call
-
-    def wait(self) -> None:
-        pass
-
-    def used_bytes(self) -> int:
-        return self.captured * self._bytes_each
 
 
 def _checkpoint(context: int = 8, packed: bool = True) -> Checkpoint:
@@ -257,7 +237,7 @@ def test_where_capturing_fails_the_graphs_that_are_there_serve(
     with caplog.at_level(logging.WARNING, "moshi_agent.engine"):
         runner.warm_up()
     assert runner.captured == [(1, 3000), (8, 3000)]
-    assert runner.run(2, 10, []).audio.shape == (2, 1920)
+    assert runner.launch(2, 10, [])().audio.shape == (2, 1920)
     assert "2 of 8 graphs" in caplog.text and "of 2 rows and 3000 positions cannot be captured" in caplog.text
     assert "cost as much as the next larger" in caplog.text and "Compile with" not in caplog.text
 

@@ -26,6 +26,9 @@ class _Device:
         call()
         return (lambda: None) if self._forgets else call
 
+    def mark(self) -> None:
+        pass
+
     def wait(self) -> None:
         pass
 
