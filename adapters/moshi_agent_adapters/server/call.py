@@ -44,7 +44,6 @@ from moshi_agent_adapters.protocols.call_protocol import (
     Send,
     Wanted,
 )
-from moshi_agent_adapters.server.handover import LONGEST_TOKEN, MOST_BYTES
 from moshi_agent_adapters.server.idle_calls import IdleCall
 from moshi_agent_adapters.server.limits import Pace, TooMany
 from moshi_agent_adapters.server.server import Server
@@ -92,7 +91,7 @@ class _Call:
         messages = server.config.messages_per_second
         self._silent_messages = Allowance(messages, _MESSAGES_AT_ONCE_S * messages)
         self._asks = Allowance(_ASKS_PER_SECOND, _ASKS_AT_ONCE)
-        self._has_moved = False  # what still comes here is too late for the conversation
+        self._has_moved = False  # what comes here may be too late for the conversation
         self._address = websocket.client.host if websocket.client else ""
         self.log = CallLog(over=protocol.name)
 
@@ -140,16 +139,16 @@ class _Call:
 
     async def _open(self, config: SessionConfig, wanted: Wanted) -> Session:
         """Begins the conversation, or goes on with one that has come from another process."""
-        handover, token = self._server.handover, wanted.resume
-        if token is None:
+        if wanted.resume is None:
             return await self._begin(config, wanted.lookup, None)
-        snapshot = await handover.take(token[:LONGEST_TOKEN]) if handover is not None else None
-        if handover is None or snapshot is None:
+        snapshot = await self._server.take_over(wanted.resume)
+        if snapshot is None:
             raise ProtocolError("there is no call to go on with for this token", "no_such_call")
         try:
             return await self._begin(config, wanted.lookup, snapshot)
         except (EngineFull, EngineUnhealthy):
-            await handover.give_back(token, snapshot)
+            if self._server.handover is not None:
+                await self._server.handover.give_back(wanted.resume, snapshot)
             raise
 
     async def _begin(self, config: SessionConfig, lookup: Lookup | None, snapshot: bytes | None) -> Session:
@@ -200,15 +199,9 @@ class _Call:
         return CallEnd("idle", f"others wait, and nothing was said for {self._config.idle_s:g} s")
 
     async def _move(self, session: Session) -> CallEnd:
-        """Ends the conversation between two frames once it is to go elsewhere, and keeps it for the client"""
         await self._server.is_moving.wait()
-        handover = self._server.handover
-        row_bytes = (await self._server.engine.capacity_async()).row_bytes
-        if handover is None or row_bytes > MOST_BYTES:
-            await asyncio.Event().wait()  # it stays until it ends
-        assert handover is not None
         self._has_moved = True
-        return CallEnd("moved", code=await handover.give(await session.snapshot(end=True)))
+        return CallEnd("moved", code=await self._server.hand_over(session))
 
     async def _listen(self, session: Session, presence: IdleCall) -> CallEnd:
         """Takes the client's messages, one after the other. Work without audio in it is metered, too."""

@@ -23,7 +23,7 @@ from moshi_agent_adapters.personas import choose_persona
 from moshi_agent_adapters.protocols.call_protocol import Wanted
 from moshi_agent_adapters.server.backend import Backend
 from moshi_agent_adapters.server.config import ServerConfig
-from moshi_agent_adapters.server.handover import Handover
+from moshi_agent_adapters.server.handover import LONGEST_TOKEN, MOST_BYTES, Handover
 from moshi_agent_adapters.server.idle_calls import IdleCalls
 from moshi_agent_adapters.server.limits import AddressLimits
 
@@ -113,6 +113,21 @@ class Server:
         except TimeoutError as error:
             message = f"the engine has not answered within {self.config.open_s:g} s"
             raise EngineUnhealthy(message) from error
+
+    async def hand_over(self, session: Session) -> str:
+        """Waits until calls are to go on elsewhere, then ends a conversation between two frames and keeps it.
+
+        Returns the token for which it is given out. Never returns where it has to stay until its call ends.
+        """
+        await self.is_moving.wait()
+        row_bytes = (await self.engine.capacity_async()).row_bytes
+        if self.handover is None or row_bytes > MOST_BYTES:
+            return await asyncio.get_running_loop().create_future()
+        return await self.handover.give(await session.snapshot(end=True))
+
+    async def take_over(self, token: str) -> bytes | None:
+        """Returns the conversation that was kept for this token, once; None where there is none."""
+        return None if self.handover is None else await self.handover.take(token[:LONGEST_TOKEN])
 
     def left_out(self, wanted: Wanted) -> str | None:
         """Says which of a client's wishes this model cannot follow, None where it can follow all."""

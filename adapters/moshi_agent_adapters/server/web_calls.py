@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.routing import BaseRoute
 
-from moshi_agent import EngineFull, InputError, SessionConfig
+from moshi_agent import EngineFull, InputError, SessionClosed, SessionConfig
 from moshi_agent_adapters.protocols.call_protocol import Wanted
 from moshi_agent_adapters.server.limits import TooMany
 from moshi_agent_adapters.server.page_routes import page_routes
@@ -23,7 +23,14 @@ from moshi_agent_adapters.webrtc import (
     webrtc_routes,
 )
 
-_KINDS: dict[str, type] = {"role": str, "voice": str, "seed": int, "greet": bool}
+_KINDS: dict[str, type] = {
+    "role": str,
+    "voice": str,
+    "seed": int,
+    "greet": bool,
+    "moves": bool,
+    "resume": str,
+}
 
 
 def routes(server: Server) -> Sequence[BaseRoute]:
@@ -57,11 +64,20 @@ class WebCalls(Connections):
         """What the caller has chosen on the page."""
         for name, value in options.items():
             if type(value) is not _KINDS.get(name):
-                raise InputError(f"option {name!r}; accepted: role, voice, seed, greet")
-        chosen = dict(options)
+                raise InputError(f"option {name!r}; accepted: role, voice, seed, greet, moves, resume")
+        chosen = {name: value for name, value in options.items() if name not in ("moves", "resume")}
         greet = chosen.pop("greet", False)
         config = self._server.session_config(Wanted(**chosen))
         return replace(config, greet=greet or config.greet)
+
+    async def resumed(self, options: dict[str, Any]) -> bytes | None:
+        """The conversation that was kept for the token of the caller. Raises SessionClosed where none is."""
+        if (token := options.get("resume")) is None:
+            return None
+        snapshot = await self._server.take_over(token)
+        if snapshot is None:
+            raise SessionClosed("there is no call to go on with for this token")
+        return snapshot
 
     async def open(self, offer_sdp: str, options: dict[str, Any], address: str = "") -> tuple[str, str]:
         """Begins a call, if the address may."""
@@ -72,7 +88,7 @@ class WebCalls(Connections):
         except TooMany as error:
             raise TooManyCalls(str(error)) from error
         call_id, answer = await super().open(offer_sdp, options, address)
-        leaving = asyncio.ensure_future(self._leave(self.call(call_id)))
+        leaving = asyncio.ensure_future(self._follow(self.call(call_id), bool(options.get("moves"))))
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
         return call_id, answer
@@ -84,7 +100,19 @@ class WebCalls(Connections):
         except TooMany as error:
             raise TooManyCalls(str(error)) from error
 
-    async def _leave(self, call: MoshiConnection) -> None:
+    async def _follow(self, call: MoshiConnection, can_move: bool) -> None:
+        """A call to its end, here or elsewhere."""
+        moving = asyncio.ensure_future(self._move(call)) if can_move else None
         await call.wait_closed()
+        if moving is not None:
+            moving.cancel()
         if call.is_admitted:
             self._server.addresses.leave(call.address)
+
+    async def _move(self, call: MoshiConnection) -> None:
+        await self._server.is_moving.wait()
+        if call.session is not None:
+            try:
+                call.moved_to = await self._server.hand_over(call.session)
+            finally:
+                await call.close("it has moved" if call.moved_to else "it could not be moved")

@@ -68,6 +68,7 @@ class MoshiConnection:
         config: of the connection.
         on_event: called with every event of the conversation, audio chunks too.
         address: of the peer, if it is known: it decides which ICE candidates are taken, see `Candidates`.
+        resume: the snapshot of a conversation to go on with.
         admit: called when the peer is connected. Raises a MoshiAgentError where it is not to be served.
     """
 
@@ -79,13 +80,15 @@ class MoshiConnection:
         on_event: Callable[[Event], object] | None = None,
         address: str = "",
         admit: Callable[[], object] = lambda: None,
+        resume: bytes | None = None,
     ) -> None:
         self.config = config or ConnectionConfig()
         self.session: Session | None = None  # once the peer is connected
         self.address = address
         self.is_admitted = False
         self.reason = ""  # why the call is over, once it is
-        self._admit = admit
+        self.moved_to: str | None = None  # the token for which the conversation goes on elsewhere
+        self._admit, self._resume = admit, resume
         self.channel = EventChannel(
             self.config.messages_per_second,
             self.config.says_per_second,
@@ -240,7 +243,7 @@ class MoshiConnection:
         try:
             self._admit()
             self.is_admitted = True
-            session = await self._engine.session(self._session_config).open_async()
+            session = await self._engine.session(self._session_config, resume=self._resume).open_async()
         except MoshiAgentError as error:
             code = "engine_full" if isinstance(error, EngineFull) else "engine_error"
             code = "too_many_calls" if isinstance(error, TooManyCalls) else code
@@ -258,6 +261,8 @@ class MoshiConnection:
         self._run(self._tell_stats(session))
         reason = "the conversation is over"
         async for event in session:
+            if isinstance(event, Ended) and event.reason == "moved":
+                return  # whoever has moved it closes the connection, and tells where to
             self._hand_on(event)
             if isinstance(event, Ended):
                 reason = event.reason if event.error is None else f"{event.reason}, {event.error}"

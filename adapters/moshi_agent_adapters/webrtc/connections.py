@@ -72,10 +72,15 @@ class Connections:
         self._forget_closed()
         await self._check_connecting(address)
         admit = partial(self.admit, address)
-        call = MoshiConnection(self.engine, session, self.config, address=address, admit=admit)
+        resume = await self.resumed(options)
+        call = MoshiConnection(self.engine, session, self.config, address=address, admit=admit, resume=resume)
         call_id = secrets.token_urlsafe(16)
         self._calls[call_id] = call
         return call_id, await call.answer(offer_sdp)
+
+    async def resumed(self, options: dict[str, Any]) -> bytes | None:
+        """Returns the conversation to go on with, None for a new one. A subclass may know some."""
+        return None
 
     def admit(self, address: str) -> None:
         """Lets a caller in that is connected now. A subclass may raise TooManyCalls."""

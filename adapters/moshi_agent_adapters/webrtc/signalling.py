@@ -7,6 +7,8 @@
     server   {"type": "answer", "id": ..., "sdp": ...}
              {"type": "error", "code": ..., "message": ...}       as over HTTP; the end, where no call runs
              {"type": "ended", "reason": ...}                     the call is over
+             {"type": "moved", "resume": TOKEN}                   likewise; it goes on for an offer with the
+                                                                  option `resume`, if it had `moves` itself
 
 A websocket that is closed (codes 1000 and 1001) hangs up. One that is lost does not: its caller may be on the
 way from one network to another, and `silence_timeout_s` decides. The call lives in the process that the
@@ -86,7 +88,8 @@ class Signalling:
         try:
             await asyncio.wait((listening, closed), return_when=asyncio.FIRST_COMPLETED)
             if call.is_closed:
-                await self._send({"type": "ended", "reason": call.reason})
+                moved = {"type": "moved", "resume": call.moved_to}
+                await self._send(moved if call.moved_to else {"type": "ended", "reason": call.reason})
                 await self._websocket.close(_NORMAL)
         finally:
             for task in (listening, closed):

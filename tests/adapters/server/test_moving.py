@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -19,28 +18,9 @@ from moshi_agent.audio.framing import Samples
 from moshi_agent_adapters.talk.connection import CallRefused, Ears, Moved, ServerAddress, converse
 from tests.adapters.server.server_calls import Running, running
 from tests.adapters.server.server_clients import paced, question
+from tests.adapters.server.shelf import Shelf
 
 LARGEST_GAP_S = 0.3
-
-
-class Shelf:
-    """Keeps conversations in this process."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, bytes] = {}
-
-    async def give(self, snapshot: bytes) -> str:
-        token = secrets.token_urlsafe(32)
-        await self.give_back(token, snapshot)
-        return token
-
-    async def take(self, token: str) -> bytes | None:
-        await asyncio.sleep(0)
-        return self.kept.pop(token, None)
-
-    async def give_back(self, token: str, snapshot: bytes) -> None:
-        await asyncio.sleep(0)
-        self.kept[token] = snapshot
 
 
 @pytest.fixture(scope="module")

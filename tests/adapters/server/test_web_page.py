@@ -31,6 +31,7 @@ from tests.adapters.server.browser import (
     serving,
 )
 from tests.adapters.server.server_process import serving as serving_process
+from tests.adapters.server.shelf import Shelf
 
 pytestmark = [pytest.mark.real_time, pytest.mark.slow, pytest.mark.timeout(600)]
 ANSWER = "My name is Moshi, and I am a tiny talking model."
@@ -160,6 +161,26 @@ def test_an_ice_restart_goes_on_with_the_call(browser: Any, url: str, engine: En
     assert not faults
     page.context.close()
     wait_until_free(engine)
+
+
+def test_a_call_that_moves_goes_on_in_mid_sentence(browser: Any) -> None:
+    """The server gives the call away, and takes it again when the page comes back for it."""
+    engine = Engine.load("tiny", capacity=1, admit_by_time=False, shared=False)
+    app, shelf = create_app(engine, ServerConfig()), Shelf()
+    app.state.server.handover = shelf
+    with serving(app) as url:
+        page, faults = open_page(browser, url)
+        page.get_by_role("button", name="Count to five.").click()
+        page.locator("#turns .bot", has_text="One, two").wait_for()
+        app.state.server.is_moving.set()
+        while not shelf.given:
+            time.sleep(0.01)
+        app.state.server.is_moving.clear()
+        page.locator("#turns .bot", has_text="five").wait_for()
+        said = "".join(page.locator("#turns .bot").all_inner_texts())
+        assert [said.count(word) for word in ("One", "two", "three", "four", "five")] == [1] * 5, said
+        assert page.locator('#status[data-state="connected"]').is_visible() and not faults
+        page.context.close()
 
 
 def test_on_plain_http_the_page_says_what_to_do(browser: Any, url: str, engine: Engine) -> None:

@@ -12,13 +12,14 @@ const PROBE_MS = 3000; // for the server to answer a request
 
 /**
  * Fires: "begun" (the conversation has its place), "reconnecting", "connected" (again), "message" (detail: the
- * event), "track" (detail: the stream), "ended" (detail: {reason, error}; an error is a refusal).
+ * event), "track" (detail: the stream), "ended" (detail: {reason, error, resume}; an error is a refusal, and
+ * for `resume` the conversation goes on in another call).
  */
 export class Call extends EventTarget {
   #peer;
   #channel;
   #sender;
-  #signalling = new Signalling((reason) => this.#end(reason));
+  #signalling = new Signalling((reason, resume) => this.#end(reason, null, resume));
   #isAnswered = false;
   #hasBegun = false;
   #hasEnded = false;
@@ -37,7 +38,7 @@ export class Call extends EventTarget {
     this.#peer.onconnectionstatechange = () => this.#follow(this.#peer.connectionState);
     this.#sender = this.#peer.addTransceiver(track, { direction: "sendrecv" }).sender;
     try {
-      const sdp = await this.#signalling.offer(await this.#gatheredOffer(), options);
+      const sdp = await this.#signalling.offer(await this.#gatheredOffer(), { ...options, moves: true });
       if (this.#hasEnded) return this.#signalling.hangUp();
       await this.#peer.setRemoteDescription({ type: "answer", sdp });
       this.#isAnswered = true;
@@ -153,14 +154,14 @@ export class Call extends EventTarget {
     return !this.#hasEnded && this.#peer.connectionState !== "connected";
   }
 
-  #end(reason, error = null) {
+  #end(reason, error = null, resume = null) {
     if (this.#hasEnded) return;
     this.#hasEnded = true;
     this.#clearTimers();
     clearInterval(this.#watch);
     this.#signalling.hangUp();
     this.#peer.close();
-    this.#fire("ended", { reason, error });
+    this.#fire("ended", { reason, error, resume });
   }
 
   #later(delay_ms, act) {

@@ -77,6 +77,7 @@ async function begin({ withMicrophone }) {
     if (withMicrophone) await useMicrophone();
     if (state.call !== call) return;
     listen(call);
+    call.addEventListener("begun", startAnew);
     await call.start(state.microphone ?? state.sound.deskTrack, state.info?.ice_servers ?? [], chosenOptions());
   } catch (error) {
     over(call, { reason: "refused", error });
@@ -93,8 +94,16 @@ async function startAnew() {
   await recorder.start(await state.sound.start(), state.sound.user, state.sound.bot);
 }
 
+/** The server ends, and another one has the conversation: calls that, and nothing of it is gone. */
+async function goOn(resume) {
+  const call = new Call();
+  state.call = call;
+  listen(call);
+  call.addEventListener("begun", () => showStatus("connected", "Connected"));
+  await call.start(state.microphone ?? state.sound.deskTrack, state.info?.ice_servers ?? [], { resume });
+}
+
 function listen(call) {
-  call.addEventListener("begun", startAnew);
   call.addEventListener("connected", () => {
     hideLost();
     showStatus("connected", "Connected");
@@ -120,8 +129,9 @@ function silence() {
   transcript.finish();
 }
 
-function over(call, { reason, error }) {
+function over(call, { reason, error, resume }) {
   if (state.call !== call) return;
+  if (resume) return goOn(resume);
   state.call = null;
   recorder.stop();
   closeMicrophone();

@@ -12,7 +12,7 @@ export class Signalling {
   #waiting = null; // for an answer
   #onEnded;
 
-  /** `onEnded` is called with the reason when the server has ended the call. */
+  /** `onEnded` is called with the reason when the server has ended the call, and with a token if it goes on for that. */
   constructor(onEnded) {
     this.#onEnded = onEnded;
   }
@@ -69,6 +69,7 @@ export class Signalling {
     if (message.type === "answer") this.#settle(null, message);
     if (message.type === "error") this.#settle(new ApiError(0, message.code, message.message));
     if (message.type === "ended") this.#onEnded(message.reason);
+    if (message.type === "moved") this.#onEnded("moved", message.resume);
   }
 
   #settle(error, answer) {
