@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from moshi_agent import Conversation, DeviceFull, load_checkpoint
 from moshi_agent.audio.files import read_audio
 from moshi_agent.audio.framing import frames_of
 from moshi_agent.checkpoint import room
 from moshi_agent.errors import ConfigError
-from moshi_agent.nn.linear import Int8Linear, Linear, quantize_rows
+from moshi_agent.nn.linear import Int8Linear, Linear, LoraLinear, quantize_rows
 from moshi_agent.questions import find_question, sample_questions
 
 
@@ -31,6 +34,33 @@ def test_every_layer_that_can_be_is_the_rounded_one() -> None:
     assert count > 20
     assert torch.equal(ints.text_emb.weight, floats.text_emb.weight)
     assert sum(one.nbytes for one in ints.parameters()) < 0.7 * sum(one.nbytes for one in floats.parameters())
+
+
+@pytest.mark.parametrize("is_fused", [True, False])
+def test_low_rank_updates_are_in_the_rounded_weight_or_beside_a_plain_one(
+    tmp_path: Path, is_fused: bool
+) -> None:
+    """And the other layers are int8 either way."""
+    plain = load_checkpoint("tiny").lm
+    assert plain is not None
+    tuned_layer, outputs, inputs = "text_linear", *plain.text_linear.weight.shape
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(4, inputs, generator=generator), torch.randn(outputs, 4, generator=generator)
+    save_file({f"{tuned_layer}.lora_A.weight": a, f"{tuned_layer}.lora_B.weight": b}, tmp_path / "lora")
+    lm = load_checkpoint("tiny", dtype="int8", lora=tmp_path / "lora", fuse_lora=is_fused).lm
+    assert lm is not None
+    layers, whole = dict(lm.named_modules()), plain.text_linear.weight + 2 * b @ a
+    if is_fused:
+        weight, scale = quantize_rows(whole)
+        assert isinstance(layers[tuned_layer], Int8Linear)
+        # The sum may end in another last bit, and so a number that is half-way in the next step.
+        assert (layers[tuned_layer].weight.int() - weight.int()).abs().max() <= 1
+        torch.testing.assert_close(layers[tuned_layer].weight_scb, scale)
+    else:
+        assert isinstance(layers[tuned_layer], LoraLinear)
+        torch.testing.assert_close(layers[tuned_layer].whole_weight(), whole)
+    others = [name for name, layer in layers.items() if isinstance(layer, Int8Linear) and name != tuned_layer]
+    assert len(others) > 20
 
 
 def test_a_row_of_zeros_stays_one_and_extremes_are_kept() -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from moshi_agent import CheckpointError, ConfigError
-from moshi_agent.checkpoint import Checkpoint, load_checkpoint
+from moshi_agent.checkpoint import Checkpoint, load, load_checkpoint
 from moshi_agent.checkpoint.kyutai.files import locate_kyutai
 from moshi_agent.checkpoint.sources import Folder
 from moshi_agent.models import loaders
@@ -39,6 +39,19 @@ def test_the_language_model_is_float32_on_a_cpu_unless_asked(saved: Path) -> Non
     half = _lm(load_checkpoint(saved, dtype=torch.bfloat16))
     assert half.dtype == torch.bfloat16
     assert half.text_linear.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("has_bfloat16", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
+@pytest.mark.parametrize("wanted", [None, "int8"])
+def test_a_gpu_computes_in_a_type_that_it_has(
+    monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool, dtype: torch.dtype, wanted: str | None
+) -> None:
+    """Volta and Turing emulate bfloat16, and PyTorch counts that as having it unless asked not to."""
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_bfloat16 or including_emulation
+    )
+    assert load._options("cuda", wanted, True, "auto").dtype == dtype
+    assert load._options("cuda", torch.float32, True, None).dtype == torch.float32
 
 
 def test_the_codec_is_float32_whatever_the_file(saved: Path, tmp_path: Path) -> None:
