@@ -12,7 +12,8 @@ from moshi_agent.models.guidance import Guidance
 from moshi_agent.models.lm import Conditions, LMModel
 from moshi_agent.models.token_ring import TokenRing, TokenRingState
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
-from moshi_agent.nn.sampling import Draws, RowSampling
+from moshi_agent.nn.native.depth import NativeDepth
+from moshi_agent.nn.sampling import MOST_CANDIDATES, Draws, RowSampling
 from moshi_agent.nn.state import State
 from moshi_agent.nn.transformer import TransformerState
 
@@ -137,6 +138,8 @@ class Generator:
         model, batch = self.lm_model, hidden.shape[0]
         if not model.dep_q:
             return None
+        if model.native_depth is not None and self.guidance is None and chooser.can_choose_natively:
+            return chooser.choose_codebooks(model.native_depth, hidden, text)
         rows = hidden if hidden_null is None else torch.cat([hidden, hidden_null])
         if len(rows) < model.least_rows:
             rows = rows.expand(model.least_rows, -1, -1)
@@ -182,3 +185,15 @@ class _Chooser:
             return self.chosen[-1]
         forced = self._forced[:, stream]
         return torch.where(forced == UNGENERATED_TOKEN, self.chosen[-1], forced)
+
+    @property
+    def can_choose_natively(self) -> bool:
+        """Whether few enough candidates are looked at."""
+        return self._draws.audio is None or self._draws.audio.candidates <= MOST_CANDIDATES
+
+    def choose_codebooks(self, depth: NativeDepth, hidden: Tensor, text: Tensor) -> Tensor:
+        """All codebooks at once. [B, 1, dim], [B] -> [B, dep_q]."""
+        forced = None if self._forced is None else self._forced[:, 1:]
+        sampled, taken = depth.codebooks_of(hidden, text, self._draws.audio, forced)
+        self.chosen += sampled.unbind(1)
+        return taken

@@ -22,6 +22,8 @@ from moshi_agent.nn.conditioners import ConditionFuser, ConditionProvider, Condi
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN, ZERO_TOKEN, PackedEmbeddingSum, TokenEmbedding
 from moshi_agent.nn.kv_cache import LayerCache
 from moshi_agent.nn.linear import JoinedLinears, Linear
+from moshi_agent.nn.native.depth import NativeDepth
+from moshi_agent.nn.native.products import NativeProduct
 from moshi_agent.nn.norm import make_norm
 from moshi_agent.nn.packing import PackFormat
 from moshi_agent.nn.transformer import Transformer, TransformerState
@@ -76,6 +78,7 @@ class LMModel(nn.Module):
         self.fuser = ConditionFuser(config.fuser) if config.fuser else None
         self._packed_embeddings: PackedEmbeddingSum | None = None
         self._packed_depth_in: JoinedLinears | None = None
+        self.native_depth: NativeDepth | None = None  # once packed
         self.least_rows = 1  # packed products take a lone row only by way of two
         if config.depth is not None:
             self._make_depth(config.depth)
@@ -383,6 +386,22 @@ class LMModel(nn.Module):
                 cast(TokenEmbedding, embedding).pack()
             inputs = [cast(Linear, one) for one in self.depformer_in]
             self._packed_depth_in = JoinedLinears(inputs, pack_format)
+            self.native_depth = self._as_native_depth(self.config.depth, self._packed_depth_in)
+
+    def _as_native_depth(self, depth: DepthConfig, joined: JoinedLinears) -> NativeDepth | None:
+        codebooks = range(self.dep_q)
+        transformer = self.depformer.native_layers(self.dep_q)
+        embeddings = [self.depformer_text_emb, *(cast(TokenEmbedding, one) for one in self.depformer_emb)]
+        tables = [one.table for one in embeddings if one.table is not None]
+        products = [cast(Linear, one).product for one in self.linears]
+        heads = [one for one in products if isinstance(one, NativeProduct)]
+        if transformer is None or depth.norm or not isinstance(joined.product, NativeProduct):
+            return None
+        if not len(tables) == len(heads) == self.dep_q:
+            return None
+        inputs = [_weight_set(depth, index) if depth.multi_linear else 0 for index in codebooks]
+        weights = [depth.transformer.weight_set(index) for index in codebooks]
+        return NativeDepth(transformer, joined.product, heads, tables, inputs, weights)
 
     def pack_embeddings(self, dtype: torch.dtype) -> None:
         """Joins the tables of all streams where they can be, for one look-up; the plain ones are released.

@@ -121,9 +121,8 @@ class MimiModel(nn.Module, Streaming[MimiState]):
         self.encoder_transformer.pack(pack_format)
         self.decoder_transformer.pack(pack_format)
         self.quantizer.pack(pack_format)
-        for module in self.modules():
-            if isinstance(module, CausalConv1d | CausalConvTranspose1d):
-                module.pack(pack_format)
+        for part in (self.encoder, self.downsample, self.upsample, self.decoder):
+            part.pack(pack_format)
 
     def encode(self, x: Tensor) -> Tensor:
         """Encodes audio [B, channels, T] -> codes [B, K, frames].

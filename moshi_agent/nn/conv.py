@@ -15,6 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from moshi_agent.nn.native.convolutions import ConvolutionStruct, NativeConvolutions, NativeUpsampling
+from moshi_agent.nn.native.library import load_library
+from moshi_agent.nn.native.products import NativeProduct
 from moshi_agent.nn.packing import PackFormat, Product, pack_product
 from moshi_agent.nn.packing_on_use import PacksOnUse
 from moshi_agent.nn.state import State, keep
@@ -39,6 +42,7 @@ class _CausalConv(PacksOnUse):
         self.pad_steps = pad_steps
         self.pad_mode: Literal["constant", "replicate"] = "constant"
         self.product: Product | None = None
+        self._native: NativeConvolutions | None = None  # once packed
 
     def init_state(self, rows: int, device: torch.device, dtype: torch.dtype) -> ConvState:
         previous = torch.zeros(rows, self.pad_steps, self.in_channels, device=device, dtype=dtype)
@@ -65,6 +69,30 @@ class _CausalConv(PacksOnUse):
         self.drop_packed_copy()
         self.register_parameter("weight", None)
         self.register_parameter("bias", None)
+        if isinstance(self.product, NativeProduct) and self.pad_steps:
+            self._native = NativeConvolutions(self.product.library, [self.product], [self.native_struct()])
+
+    def native_struct(self, elu: bool = False, residual: int = 0) -> ConvolutionStruct:
+        """Describes the packed layer to the C, with an ELU before it; `residual` as in convolutions.h."""
+        size, stride, dilation = self.windows
+        assert isinstance(self.product, NativeProduct)
+        return ConvolutionStruct(
+            product=self.product.struct,
+            channels=self.in_channels,
+            out_channels=self.out_channels,
+            pad=self.pad_steps,
+            size=size,
+            stride=stride,
+            dilation=dilation,
+            elu=elu,
+            residual=residual,
+            replicate=self.pad_mode == "replicate",
+        )
+
+    @property
+    def windows(self) -> tuple[int, int, int]:
+        """Returns size, stride and dilation of the windows that the product reads."""
+        raise NotImplementedError
 
 
 def _windows(x: Tensor, size: int, stride: int, dilation: int) -> Tensor:
@@ -107,12 +135,18 @@ class CausalConv1d(_CausalConv):
 
     def forward(self, x: Tensor, state: ConvState | None = None, exec_mask: Tensor | None = None) -> Tensor:
         """Computes [B, T, in] -> [B, T / stride, out]; T is a multiple of the stride."""
+        if self._native is not None and state is not None:
+            return self._native.steps(x, [state], exec_mask)
         padded = self._with_past(x, state, exec_mask)
         product = self.product or self.copied_product(x, self.weight, self.bias)
         if product is not None:
-            return product(_windows(padded, self.kernel_size, self.stride, self.dilation))
+            return product(_windows(padded, *self.windows))
         y = F.conv1d(padded.transpose(1, 2), self.weight, self.bias, self.stride, dilation=self.dilation)
         return y.transpose(1, 2)
+
+    @property
+    def windows(self) -> tuple[int, int, int]:
+        return self.kernel_size, self.stride, self.dilation
 
     def as_product(self) -> tuple[Tensor, Tensor | None]:
         return self.weight.detach().transpose(1, 2).reshape(self.out_channels, -1), self.bias
@@ -137,6 +171,7 @@ class CausalConvTranspose1d(_CausalConv):
         self.kernel_size = kernel_size
         self.stride = stride
         self.depthwise = depthwise
+        self._native_filter: NativeUpsampling | None = None  # once packed
         outs = 1 if depthwise else out_channels
         self.weight = nn.Parameter(torch.empty(in_channels, outs, kernel_size))
         self.register_parameter("bias", nn.Parameter(torch.zeros(out_channels)) if bias else None)
@@ -145,13 +180,17 @@ class CausalConvTranspose1d(_CausalConv):
 
     def forward(self, x: Tensor, state: ConvState | None = None, exec_mask: Tensor | None = None) -> Tensor:
         """Computes [B, T, in] -> [B, T * stride, out]."""
+        if self._native is not None and state is not None:
+            return self._native.steps(x, [state], exec_mask)
+        if self._native_filter is not None and state is not None:
+            return self._native_filter.steps(x, state, exec_mask)
         padded = self._with_past(x, state, exec_mask)
         if self.depthwise:
             return self._filter_each_channel(padded)
         batch, steps, _ = x.shape
         product = self.product or self.copied_product(x, self.weight, self.bias)
         if product is not None:
-            y = product(_windows(padded, self.pad_steps + 1, 1, 1))
+            y = product(_windows(padded, *self.windows))
             return y.view(batch, steps * self.stride, self.out_channels)
         y = F.conv_transpose1d(padded.transpose(1, 2), self.weight, self.bias, self.stride)
         first = self.pad_steps * self.stride
@@ -176,6 +215,12 @@ class CausalConvTranspose1d(_CausalConv):
         """Packs the weights for the CPU, and releases the plain ones."""
         if not self.depthwise:
             super().pack(pack_format)
+        elif not self.weight.is_cuda and (library := load_library("float32")) is not None:
+            self._native_filter = NativeUpsampling(library, self._taps().squeeze(3), self.bias)
+
+    @property
+    def windows(self) -> tuple[int, int, int]:
+        return self.pad_steps + 1, 1, 1
 
     def as_product(self) -> tuple[Tensor, Tensor | None]:
         matrix = self._taps().permute(1, 3, 0, 2).reshape(self.stride * self.out_channels, -1)

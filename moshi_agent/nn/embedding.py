@@ -38,7 +38,7 @@ class TokenEmbedding(nn.Embedding):
         self.norm = LayerNorm(width) if norm else None
         self.low_rank = Linear(width, dim) if low_rank else None
         self.demux = demux
-        self._table: Tensor | None = None  # [num_tokens + 1, dim], once packed; the last row is zeros
+        self.table: Tensor | None = None  # [num_tokens + 1, dim], once packed; the last row is zeros
         if demux:
             self.out1 = Linear(width, dim)
             self.out2 = Linear(width, dim)
@@ -50,8 +50,8 @@ class TokenEmbedding(nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         """Embeds tokens [*] -> [*, dim]; the zero token gives zeros."""
-        if self._table is not None:
-            return F.embedding(input.remainder(len(self._table)), self._table)  # -1 is the last row
+        if self.table is not None:
+            return F.embedding(input.remainder(len(self.table)), self.table)  # -1 is the last row
         given = (input != ZERO_TOKEN)[..., None]
         tokens = input.clamp(min=0)
         if self.demux:
@@ -66,7 +66,7 @@ class TokenEmbedding(nn.Embedding):
         """Reduces the embedding to one look-up, where the table alone makes it."""
         if not self.is_plain:
             return
-        self._table = F.pad(self.weight.detach().float(), (0, 0, 0, 1))
+        self.table = F.pad(self.weight.detach().float(), (0, 0, 0, 1))
         self.register_parameter("weight", None)
 
     def _demuxed(self, tokens: Tensor) -> Tensor:

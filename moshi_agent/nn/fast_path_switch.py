@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Literal
 
-FastPathName = Literal["attention", "fused", "int8 product"]
+FastPathName = Literal["attention", "fused", "int8 product", "native step"]
 
 
 @cache

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from moshi_agent.nn.native.products import native_product
+
 PackFormat = Literal["float32", "bfloat16", "int8"]
 PACK_FORMATS: tuple[PackFormat, ...] = ("float32", "bfloat16", "int8")
 
@@ -32,6 +34,9 @@ def pack_product(weight: Tensor, bias: Tensor | None, pack_format: PackFormat) -
     bias = None if bias is None else bias.detach().float()
     if weight.is_cuda:
         return PlainProduct(weight, bias)
+    native = native_product(weight, bias, pack_format)
+    if native is not None:
+        return native
     if pack_format == "int8" and torch.backends.quantized.engine != "none":
         return _Int8Product(weight, bias)
     if not torch.backends.mkldnn.is_available():

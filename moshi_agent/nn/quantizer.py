@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from moshi_agent.config import QuantizerConfig
 from moshi_agent.errors import InputError
 from moshi_agent.nn.linear import Linear
+from moshi_agent.nn.native.products import NativeProduct
+from moshi_agent.nn.native.quantizers import NativeQuantizer
 from moshi_agent.nn.packing import PackFormat, Product, pack_product
 from moshi_agent.nn.packing_on_use import PacksOnUse
 
@@ -35,7 +37,7 @@ class Codebook(PacksOnUse):
         self.register_buffer("embedding_sum", torch.zeros(bins, dim))
         self._centroids: Tensor | None = None
         self._half_norms: Tensor | None = None
-        self._product: Product | None = None
+        self.product: Product | None = None
 
     @property
     def centroids(self) -> Tensor:  # [bins, dim]
@@ -45,7 +47,7 @@ class Codebook(PacksOnUse):
 
     def refresh(self) -> None:
         """Recomputes the centroids; call it after the buffers have changed."""
-        self._centroids = self._half_norms = self._product = None
+        self._centroids = self._half_norms = self.product = None
         self.drop_packed_copy()
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]  # pyright: ignore
@@ -64,7 +66,7 @@ class Codebook(PacksOnUse):
         if self._half_norms is None:
             self._half_norms = self.centroids.square().sum(1) / 2
         # |x - c|^2 / 2 without the part that is the same for every centroid.
-        product = self._product or self.copied_product(x, self.centroids)
+        product = self.product or self.copied_product(x, self.centroids)
         similarity = F.linear(x, self.centroids) if product is None else product(x)
         return (self._half_norms - similarity).argmin(dim=-1)
 
@@ -74,7 +76,7 @@ class Codebook(PacksOnUse):
 
     def pack(self) -> None:
         # Always in full precision: one wrong code spoils all the codebooks after it.
-        self._product = pack_product(self.centroids, None, "float32")
+        self.product = pack_product(self.centroids, None, "float32")
 
 
 class ResidualQuantizer(nn.Module):
@@ -88,6 +90,7 @@ class ResidualQuantizer(nn.Module):
         self.codebooks = nn.ModuleList(Codebook(config.bins, config.dimension) for _ in range(n_q))
         self._table: Tensor | None = None  # [n_q * bins, dim], once packed: the codebooks one below the other
         self._firsts: Tensor | None = None  # [n_q], the row where each begins
+        self.native: NativeQuantizer | None = None  # once packed
 
     def codebook(self, index: int) -> Codebook:
         return cast(Codebook, self.codebooks[index])
@@ -124,6 +127,23 @@ class ResidualQuantizer(nn.Module):
         centroids = [self.codebook(index).centroids for index in range(self.n_q)]
         self._table = torch.cat(centroids)
         self._firsts = torch.arange(self.n_q, device=self._table.device) * len(centroids[0])
+        self.native = self._as_native()
+
+    def _as_native(self) -> NativeQuantizer | None:
+        books = [self.codebook(index) for index in range(self.n_q)]
+        into, out, similarities = (
+            self.input_proj.product,
+            self.output_proj.product,
+            [one.product for one in books],
+        )
+        if not books or not isinstance(into, NativeProduct) or not isinstance(out, NativeProduct):
+            return None
+        native = [one for one in similarities if isinstance(one, NativeProduct)]
+        if len(native) < len(books):
+            return None
+        centroids = [one.centroids.float().contiguous() for one in books]
+        halves = [one.square().sum(1) / 2 for one in centroids]
+        return NativeQuantizer(into.library, into, out, native, halves, centroids)
 
 
 class SplitQuantizer(nn.Module):
@@ -148,6 +168,8 @@ class SplitQuantizer(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Encodes [B, T, C] -> codes [B, K, T]."""
+        if self._native is not None and self.num_codebooks == sum(one.codebooks for one in self._native):
+            return self._encode_native(x.float().contiguous(), self._native)
         codes = self.rvq_first.encode(x)
         if self.rvq_rest.n_q:
             codes += self.rvq_rest.encode(x)
@@ -156,6 +178,8 @@ class SplitQuantizer(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """Decodes codes [B, K, T] -> [B, T, C]."""
         semantic = self.config.n_q_semantic
+        if self._native is not None and codes.shape[1] <= self.num_codebooks:
+            return self._decode_native(codes.contiguous(), self._native)
         y = self.rvq_first.decode(codes[:, :semantic])
         if codes.shape[1] > semantic:
             y = y + self.rvq_rest.decode(codes[:, semantic:])
@@ -164,3 +188,28 @@ class SplitQuantizer(nn.Module):
     def pack(self, pack_format: PackFormat) -> None:
         self.rvq_first.pack(pack_format)
         self.rvq_rest.pack(pack_format)
+
+    @property
+    def _native(self) -> tuple[NativeQuantizer, ...] | None:
+        """Both, or the only one that is in use."""
+        parts = (self.rvq_first.native, *([self.rvq_rest.native] if self.rvq_rest.n_q else []))
+        return cast(tuple[NativeQuantizer, ...], parts) if all(parts) else None
+
+    def _encode_native(self, x: Tensor, parts: tuple[NativeQuantizer, ...]) -> Tensor:
+        codes = torch.empty(len(x), self.num_codebooks, x.shape[1], dtype=torch.long)
+        first = 0
+        for part in parts:
+            part.encode(x, codes, first)
+            first += part.codebooks
+        return codes
+
+    def _decode_native(self, codes: Tensor, parts: tuple[NativeQuantizer, ...]) -> Tensor:
+        batch, count, steps = codes.shape
+        y = torch.empty(batch, steps, parts[0].out_features)
+        first = 0
+        for part in parts:
+            used = min(part.codebooks, count - first)
+            if used > 0:
+                part.decode(codes, first, used, y, add=first > 0)
+            first += part.codebooks
+        return y

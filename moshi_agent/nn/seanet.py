@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moshi_agent.config import SEANetConfig
-from moshi_agent.nn.conv import CausalConv1d, CausalConvTranspose1d
+from moshi_agent.nn.conv import CausalConv1d, CausalConvTranspose1d, ConvState
+from moshi_agent.nn.native.convolutions import NativeConvolutions
+from moshi_agent.nn.native.products import NativeProduct
+from moshi_agent.nn.packing import PackFormat
 from moshi_agent.nn.state import State
 
 
@@ -33,13 +37,52 @@ class Stack(nn.Module):
     def __init__(self, layers: Iterable[nn.Module]) -> None:
         super().__init__()
         self.model = nn.ModuleList(layers)
+        self._native: NativeConvolutions | None = None  # once packed
 
     def init_state(self, rows: int, device: torch.device, dtype: torch.dtype) -> StackState:
         return StackState([_init_layer_state(layer, rows, device, dtype) for layer in self.model])
 
     def forward(self, x: Tensor, state: StackState | None = None, exec_mask: Tensor | None = None) -> Tensor:
         """Computes [B, T, C] -> [B, T', C']."""
+        if self._native is not None and state is not None:
+            return self._native.steps(x, _conv_states(self.model, state), exec_mask)
         return _run(self.model, x, state, exec_mask)
+
+    def pack(self, pack_format: PackFormat) -> None:
+        """Packs the weights for the CPU."""
+        layers = list(_convolutions(self.model))
+        for conv, _, _ in layers:
+            conv.pack(pack_format)
+        products = [conv.product for conv, _, _ in layers if isinstance(conv.product, NativeProduct)]
+        if len(products) == len(layers):
+            structs = [conv.native_struct(elu, residual) for conv, elu, residual in layers]
+            self._native = NativeConvolutions(products[0].library, products, structs)
+
+
+def _convolutions(
+    layers: nn.ModuleList, in_block: bool = False
+) -> Iterator[tuple[CausalConv1d | CausalConvTranspose1d, bool, int]]:
+    """Each convolution, whether an ELU stands before it, and 1 or 2 for the first and second of a block."""
+    elu, seen = False, 0
+    for layer in layers:
+        if isinstance(layer, ResidualBlock):
+            yield from _convolutions(layer.block, in_block=True)
+        elif isinstance(layer, CausalConv1d | CausalConvTranspose1d):
+            seen += 1
+            yield layer, elu, seen if in_block else 0
+        elu = isinstance(layer, Elu)
+
+
+def _conv_states(layers: nn.ModuleList, state: StackState) -> list[ConvState | None]:
+    """The states of `_convolutions`."""
+    states: list[ConvState | None] = []
+    for layer, layer_state in zip(layers, state.layers, strict=True):
+        if isinstance(layer, ResidualBlock):
+            assert isinstance(layer_state, StackState)
+            states += _conv_states(layer.block, layer_state)
+        elif not isinstance(layer, Elu):
+            states.append(cast(ConvState | None, layer_state))
+    return states
 
 
 def _init_layer_state(layer: nn.Module, rows: int, device: torch.device, dtype: torch.dtype) -> State | None:

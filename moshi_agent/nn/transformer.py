@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from moshi_agent.nn.attention import CrossAttention, SelfAttention
 from moshi_agent.nn.feedforward import GatedFeedForward
 from moshi_agent.nn.kv_cache import SCALE_DTYPE, LayerCache
 from moshi_agent.nn.linear import Linear
+from moshi_agent.nn.native.transformers import LayerProducts, NativeTransformer, native_transformer
 from moshi_agent.nn.norm import LayerNorm, LayerScale, make_norm
 from moshi_agent.nn.packing import PackFormat
 from moshi_agent.nn.per_step import apply_per_step
@@ -110,6 +112,17 @@ class TransformerLayer(nn.Module):
             assert isinstance(gate, GatedFeedForward)
             gate.pack(pack_format, norm, scale)
 
+    def products(self, weight_set: int = 0) -> LayerProducts:
+        """Returns the four products of a packed layer: in and out of attention, up and down."""
+        into, out = (
+            cast(Linear, one[weight_set]) for one in (self.self_attn.in_projs, self.self_attn.out_projs)
+        )
+        if self.gating is None:
+            return into.product, out.product, self.linear1.product, self.linear2.product
+        gate = self.gating[weight_set] if isinstance(self.gating, nn.ModuleList) else self.gating
+        assert isinstance(gate, GatedFeedForward)
+        return into.product, out.product, gate.linear_in.product, gate.linear_out.product
+
 
 def _make_gating(config: TransformerConfig) -> nn.ModuleList | GatedFeedForward | None:
     widths = config.dim_feedforward
@@ -138,6 +151,7 @@ class Transformer(nn.Module):
         self.config = config
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
         self.checkpointing = False  # recompute layers in the backward pass rather than keep them
+        self.native: NativeTransformer | None = None  # once packed
 
     def init_state(
         self, rows: int, device: torch.device, dtype: torch.dtype, kv_int8: bool = False
@@ -171,6 +185,8 @@ class Transformer(nn.Module):
         if state is None:
             positions = torch.arange(x.shape[1], device=x.device)[None]
             return self._run(self._with_positions(x, positions), plan_whole(self.config, x), None, cross)
+        if self.native is not None and self.native.serves(state.kv) and cross is None and length is None:
+            return self.native.steps(x, state.offset, state.kv, exec_mask)
         steps = x.shape[1]
         if length is None and state.offset.is_cuda:
             length = state.capacity  # looking at the offsets would wait for the device
@@ -219,6 +235,19 @@ class Transformer(nn.Module):
         for layer in self.layers:
             assert isinstance(layer, TransformerLayer)
             layer.pack(pack_format)
+        if not self.config.weights_per_step:
+            self.native = self.native_layers(self.config.context)
+
+    def native_layers(self, capacity: int | None) -> NativeTransformer | None:
+        """Makes the layers in C, once packed, of all weight sets; None where they have to stay as they are.
+
+        `capacity` is how many positions a cache has.
+        """
+        layers = [cast(TransformerLayer, one) for one in self.layers]
+        sets = range(self.config.num_weight_sets)
+        return native_transformer(
+            self.config, [one.products(index) for index in sets for one in layers], capacity
+        )
 
 
 class ProjectedTransformer(nn.Module):

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from moshi_agent.nn.native.products import NativeProduct
 from moshi_agent.nn.packing import Float32Product
 
 
@@ -22,13 +23,13 @@ def rows_are_invariant(models: Iterable[nn.Module], rows: int) -> bool:
         (product.in_features, product.out_features): product
         for model in models
         for module in model.modules()
-        if isinstance(product := getattr(module, "product", None), Float32Product)
+        if isinstance(product := getattr(module, "product", None), Float32Product | NativeProduct)
     }
     return all(_is_invariant(product, rows) for product in products.values())
 
 
 @torch.inference_mode()
-def _is_invariant(product: Float32Product, rows: int) -> bool:
+def _is_invariant(product: Float32Product | NativeProduct, rows: int) -> bool:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(rows, product.in_features, dtype=torch.float32, generator=generator)
     whole = product(x)
