@@ -12,8 +12,10 @@ from moshi_agent.engine.capacity import STEP_BUDGET_MS
 from moshi_agent.engine.metrics.histogram import Distribution
 from moshi_agent.engine.metrics.metrics import EngineMetrics
 
+NOISY_MS = 5.0  # a quiet machine is late by less than one
 _COLUMNS = (
     ("callers", 7),
+    ("machine p99 ms", 14),
     ("step p50/p95/p99 ms", 20),
     ("latency p50/p95/p99 ms", 23),
     ("backlog p99 ms", 14),
@@ -48,6 +50,7 @@ class CallMetrics:
     queue_wait_ms: Percentiles  # from a frame's arrival to its step
     backlog_ms: Percentiles  # input that waits behind a frame
     push_late_ms: Percentiles  # by how much the callers themselves were late
+    machine_late_ms: Percentiles  # by how much the machine was, asked by a process with nothing else to do
     batches: dict[str, int]  # steps by the number of conversations in them
     skipped_frames: int
     stalled_frames: int
@@ -95,12 +98,18 @@ def table(runs: Sequence[CallMetrics]) -> str:
     for run in runs:
         batches = ", ".join(f"{size}: {count}" for size, count in run.batches.items())
         lines.append(f"{run.sessions} callers: steps by conversations in them: {batches or 'none'}")
+        if run.machine_late_ms.p99 > NOISY_MS:
+            lines.append(
+                f"{run.sessions} callers: the machine was busy with something else: one moment in a hundred "
+                f"came {run.machine_late_ms.p99:.0f} ms late or later, whatever the engine did"
+            )
     return "\n".join(lines)
 
 
 def _cells(run: CallMetrics) -> list[str]:
     return [
         str(run.sessions),
+        f"{run.machine_late_ms.p99:.1f}",
         str(run.step_ms),
         str(run.frame_latency_ms),
         f"{run.backlog_ms.p99:.0f}",

@@ -19,6 +19,7 @@ from moshi_agent.cli.call_metrics import CallMetrics, batches_between, percentil
 from moshi_agent.cli.callers import Beginning, Crowd, Line, full_context, spoken_questions
 from moshi_agent.cli.machine import device_bytes, machine_name, resident_bytes, versions
 from moshi_agent.cli.model import check_device
+from moshi_agent.cli.timer_jitter import TimerJitter
 from moshi_agent.config import KVCache
 from moshi_agent.outputs import naming, whole_file
 
@@ -115,7 +116,7 @@ async def _all_runs(benchmark: Benchmark) -> list[CallMetrics]:
             runs.append(await run(sessions))
             _write(benchmark, runs)  # what there is stays, should a larger number break down
         if benchmark.find_most:
-            runs += await find_most(run, benchmark.find_most)
+            runs += await find_most(run, benchmark.find_most, most_that_hold(runs))
         await crowd.resize(0)
         return runs
 
@@ -135,24 +136,46 @@ def _load(benchmark: Benchmark) -> Engine:
     )
 
 
-async def find_most(run: Callable[[int], Awaitable[CallMetrics]], limit: int) -> list[CallMetrics]:
-    """Doubles the number of callers while it holds, then halves the rest. Returns every run, by callers."""
+async def find_most(
+    run: Callable[[int], Awaitable[CallMetrics]], limit: int, holds: int = 0
+) -> list[CallMetrics]:
+    """Doubles the number of callers while it holds, then halves the rest.
+
+    A number that does not hold is tried again: one blip of the machine says nothing about the engine.
+
+    Args:
+        holds: a number that has held already, from which the search goes on.
+
+    Returns:
+        The last run of every number that was tried, by callers.
+    """
     runs: dict[int, CallMetrics] = {}
-    low, high = 0, limit + 1  # the largest that holds and the smallest that does not, as far as is known
+    low, high = (
+        min(holds, limit),
+        limit + 1,
+    )  # the largest that holds and the smallest that does not, as far as is known
     while low + 1 < high:
         sessions = min(max(1, 2 * low), limit) if high > limit else (low + high) // 2
-        runs[sessions] = await run(sessions)
+        for _ in range(_TRIES):
+            runs[sessions] = await run(sessions)
+            if runs[sessions].holds:
+                break
         low, high = (sessions, high) if runs[sessions].holds else (low, sessions)
     return [metrics for _, metrics in sorted(runs.items())]
+
+
+_TRIES = 3  # of a number of callers, before it is said not to hold
 
 
 async def _measure(engine: Engine, crowd: Crowd, benchmark: Benchmark) -> CallMetrics:
     await asyncio.sleep(benchmark.warm_up)
     engine.restart_percentiles()
     before, started = await asyncio.to_thread(engine.metrics), time.monotonic()
-    for _ in tqdm(range(10), desc=f"{len(crowd.callers)} callers", leave=False, disable=None):
-        await asyncio.sleep(benchmark.seconds / 10)
-        crowd.check()
+    with TimerJitter() as jitter:
+        for _ in tqdm(range(10), desc=f"{len(crowd.callers)} callers", leave=False, disable=None):
+            await asyncio.sleep(benchmark.seconds / 10)
+            crowd.check()
+        machine_late_ms = jitter.close()
     after, ended = await asyncio.to_thread(engine.metrics), time.monotonic()
     answers = [a for caller in crowd.callers for a in caller.answers if started <= a.at < ended]
     late_s = [late for caller in crowd.callers for at, late in caller.late_s if started <= at < ended]
@@ -166,6 +189,7 @@ async def _measure(engine: Engine, crowd: Crowd, benchmark: Benchmark) -> CallMe
         queue_wait_ms=recent_ms(after.queue_wait_s),
         backlog_ms=recent_ms(after.backlog_s),
         push_late_ms=percentiles_ms(late_s),
+        machine_late_ms=machine_late_ms,
         batches=batches_between(before, after),
         skipped_frames=after.skipped_frames - before.skipped_frames,
         stalled_frames=after.stalled_frames - before.stalled_frames,
