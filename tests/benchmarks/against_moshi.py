@@ -1,16 +1,20 @@
 """Speed beside Kyutai's `moshi` package: the same weights, the same input, in turn, in one process.
 
     pip install "moshi==0.2.13" -e .
-    python tests/benchmarks/against_moshi.py [--threads 1] [--rounds 7] [--only mimi|offline|lm]
+    python tests/benchmarks/against_moshi.py [--threads 1] [--rounds 7] [--only frame|mimi|lm] [--table]
 
 Prints a line for the models as they are loaded and for each way of packing them: the median time of both,
 and the median over the rounds of their ratio, which is what holds from one machine to another. Agreement is
-over the same input.
+over the same input. With one thread the time is the processor's, so that other work counts less.
+
+`--table` keeps the ratios in `tests/benchmarks/ratios.md`: what has become worse by more than a fifth is said
+there, and at the end, and the command fails.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import statistics
 import tempfile
@@ -26,6 +30,10 @@ from moshi.models import loaders as peer_loaders
 from safetensors.torch import save_file
 
 import moshi_agent
+from moshi_agent.audio.files import read_audio
+from moshi_agent.checkpoint import load_checkpoint
+from moshi_agent.config import SamplingConfig
+from moshi_agent.engine.step.frame_step import FrameStep, RowInput
 from moshi_agent.models import LMGen, loaders
 from moshi_agent.nn.packing import PACK_FORMATS
 
@@ -44,6 +52,9 @@ SMALL_LM = {
 OURS_LM = {key: value for key, value in SMALL_LM.items() if key != "depformer_context"}
 AS_LOADED = "as loaded"
 FRAMES_PER_ROUND = 10
+FRAME_ROWS = (1, 8, 16)
+TABLE = Path(__file__).with_name("ratios.md")
+WORSE = 0.8  # of the ratio that was kept
 
 
 def main() -> None:
@@ -55,22 +66,148 @@ def main() -> None:
         f"{platform.machine()}, {options.threads} thread(s), "
         f"{options.rounds} rounds of {FRAMES_PER_ROUND} frames"
     )
-    benchmarks = {"mimi": mimi_frames, "offline": mimi_offline, "lm": lm_steps}
+    benchmarks = {"frame": tiny_frames, "mimi": mimi_frames, "offline": mimi_offline, "lm": lm_steps}
+    report = Report(time.thread_time if options.threads == 1 else time.perf_counter)
     with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
         for name, benchmark in benchmarks.items():
             if options.only in (None, name):
-                benchmark(Path(folder), options.rounds)
+                benchmark(Path(folder), options.rounds, report)
+    if options.table and report.keep(TABLE):
+        raise SystemExit("something has become worse by more than a fifth: see the table")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", choices=("mimi", "offline", "lm"))
+    parser.add_argument("--only", choices=("frame", "mimi", "offline", "lm"))
+    parser.add_argument("--table", action="store_true")
     return parser.parse_args()
 
 
-def mimi_frames(folder: Path, rounds: int) -> None:
+class Report:
+    """Prints what was measured, and keeps the ratios."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock  # seconds
+        self._ratios: dict[str, float] = {}
+
+    def in_turn(
+        self, rounds: int, peer: Callable[[], object], ours: Callable[[], object]
+    ) -> list[tuple[float, float]]:
+        """Seconds of each round, the peer's and ours, after one round that does not count."""
+        times: list[tuple[float, float]] = []
+        for _ in range(rounds + 1):
+            started = self.clock()
+            peer()
+            between = self.clock()
+            ours()
+            times.append((between - started, self.clock() - between))
+        return times[1:]
+
+    def add(self, what: str, how: str, times: list[tuple[float, float]], note: str) -> None:
+        """Prints a line."""
+        per = FRAMES_PER_ROUND if "10 s" not in what else 1
+        peer_ms, ours_ms = (1000 / per * statistics.median(column) for column in zip(*times, strict=True))
+        ratio = statistics.median(peer / ours for peer, ours in times)
+        print(
+            f"{what:28} {how:9} moshi {peer_ms:8.1f} ms  ours {ours_ms:8.1f} ms  {ratio:5.2f} x  {note}",
+            flush=True,
+        )
+        self._ratios[f"{what}, {how}"] = ratio
+
+    def keep(self, table: Path) -> bool:
+        """Writes the ratios over those of the table. Returns whether any has become much worse."""
+        before = _ratios_in(table.read_text(encoding="utf-8")) if table.exists() else {}
+        lines = [
+            "# Times faster than Kyutai's package",
+            "",
+            f"Printed by `{Path(__file__).name} --table`.",
+            "",
+        ]
+        lines += ["| what | times faster | |", "|---|---|---|"]
+        worse = False
+        for name, ratio in (before | self._ratios).items():
+            fell = name in before and ratio < WORSE * before[name]
+            lines.append(f"| {name} | {ratio:.2f} | {f'WORSE, was {before[name]:.2f}' if fell else ''} |")
+            worse |= fell
+        table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return worse
+
+
+def _ratios_in(table: str) -> dict[str, float]:
+    cells = [line.split("|") for line in table.splitlines()[6:] if line.startswith("|")]
+    return {name.strip(): float(ratio) for _, name, ratio, *_ in cells}
+
+
+def tiny_frames(folder: Path, rounds: int, report: Report) -> None:
+    """A whole frame of `tiny` as its callers hear it: encode, sample, decode."""
+    assets = Path(moshi_agent.__file__).parent / "assets"
+    tiny, question = assets / "tiny", sorted((assets / "questions").glob("*.flac"))[0]
+    settings = json.loads((tiny / "config.json").read_text())["lm_gen_config"]
+    kept = peer_loaders.CheckpointInfo.from_hf_repo(
+        "tiny",
+        **{
+            name: tiny / f"{file}.safetensors"
+            for name, file in (("moshi_weights", "model"), ("mimi_weights", "mimi"))
+        },
+        tokenizer=tiny / "tokenizer_spm.model",
+        config_path=tiny / "config.json",
+        mimi_config_path=tiny / "mimi_config.json",
+    )
+    mimi, lm = kept.get_mimi(), kept.get_moshi(dtype=torch.float32)
+    speech = torch.from_numpy(read_audio(question, mimi.sample_rate))
+    speech = torch.cat([speech.flatten(), torch.zeros(3 * mimi.sample_rate)])
+    heard = speech[: len(speech) // mimi.frame_size * mimi.frame_size].view(-1, 1, 1, mimi.frame_size)
+    wanted = _peer_text(mimi, PeerLMGen(lm, use_sampling=False), heard)
+    for rows in FRAME_ROWS:
+        frames = 0.1 * torch.randn(FRAMES_PER_ROUND, rows, 1, mimi.frame_size)
+        generator = PeerLMGen(lm, **settings)
+        with _stream(mimi, rows), _stream(generator, rows):
+            peer = _each_frame_answered(mimi, generator, frames)
+            for _ in range(-(-lm.context // FRAMES_PER_ROUND) + 1):
+                peer()  # until its cache is full
+            for how in PACK_FORMATS:
+                step = FrameStep(load_checkpoint("tiny", pack=how), rows)
+                agreement = (_our_text(step, heard) == wanted).float().mean()
+                for row in range(rows):
+                    step.set_sampling(row, SamplingConfig(**settings, seed=row))
+                    step.fill_row(row)
+                inputs = [
+                    [RowInput(row=row, pcm=one[0].numpy()) for row, one in enumerate(f)] for f in frames
+                ]
+                times = report.in_turn(rounds, peer, lambda: [step.run(one) for one in inputs])  # noqa: B023
+                report.add(
+                    f"tiny's frame, {rows} rows", how, times, f"text of an answer equal {agreement:.1%}"
+                )
+
+
+def _each_frame_answered(
+    mimi: torch.nn.Module, generator: PeerLMGen, frames: torch.Tensor
+) -> Callable[[], None]:
+    def run() -> None:
+        for frame in frames:
+            tokens = generator.step(mimi.encode(frame))
+            if tokens is not None:
+                mimi.decode(tokens[:, 1:])
+
+    return run
+
+
+def _peer_text(mimi: torch.nn.Module, generator: PeerLMGen, heard: torch.Tensor) -> torch.Tensor:
+    """The text tokens of the greedy answer, [steps]."""
+    with _stream(mimi), _stream(generator):
+        tokens = [generator.step(mimi.encode(frame)) for frame in heard]
+    return torch.tensor([int(one[0, 0, 0]) for one in tokens if one is not None])
+
+
+def _our_text(step: FrameStep, heard: torch.Tensor) -> torch.Tensor:
+    step.begin_row(0, SamplingConfig(greedy=True))
+    outputs = [step.run([RowInput(row=0, pcm=frame[0, 0].numpy())])[0] for frame in heard]
+    return torch.tensor([one.text for one in outputs if one.audio is not None])
+
+
+def mimi_frames(folder: Path, rounds: int, report: Report) -> None:
     """One frame of 80 ms through encoder and decoder, streaming, batch 1."""
     peer, path = _peer_mimi(folder)
     frames = 0.1 * torch.randn(40, 1, 1, peer.frame_size)
@@ -83,11 +220,11 @@ def mimi_frames(folder: Path, rounds: int) -> None:
         with _stream(ours):
             agreement = (torch.cat([ours.encode(frame) for frame in frames]) == wanted).float().mean()
         with _stream(peer), _stream(ours):
-            times = _in_turn(rounds, _each_frame(peer, frames), _each_frame(ours, frames))
-        _report("mimi frame, encode + decode", how, times, f"codes equal {agreement:.1%}")
+            times = report.in_turn(rounds, _each_frame(peer, frames), _each_frame(ours, frames))
+        report.add("mimi frame, encode + decode", how, times, f"codes equal {agreement:.1%}")
 
 
-def mimi_offline(folder: Path, rounds: int) -> None:
+def mimi_offline(folder: Path, rounds: int, report: Report) -> None:
     """Ten seconds at once."""
     peer, path = _peer_mimi(folder)
     audio = 0.1 * torch.randn(1, 1, 240_000)
@@ -95,13 +232,13 @@ def mimi_offline(folder: Path, rounds: int) -> None:
     packed = loaders.get_mimi(path)
     packed.pack("float32")
     for name, ours in ((AS_LOADED, plain), ("float32", packed)):
-        times = _in_turn(
+        times = report.in_turn(
             rounds, lambda: peer.decode(peer.encode(audio)), lambda ours=ours: ours.decode(ours.encode(audio))
         )
-        _report("mimi 10 s, encode + decode", name, times, "")
+        report.add("mimi 10 s, encode + decode", name, times, "")
 
 
-def lm_steps(folder: Path, rounds: int) -> None:
+def lm_steps(folder: Path, rounds: int, report: Report) -> None:
     """One greedy step of a small language model, batch 1."""
     peer = peer_loaders.get_moshi_lm(None, SMALL_LM, dtype=torch.float32)
     path = folder / "lm.safetensors"
@@ -115,8 +252,8 @@ def lm_steps(folder: Path, rounds: int) -> None:
         agreement = (_greedy(LMGen(model, use_sampling=False), codes) == wanted).float().mean()
         peer_gen, gen = PeerLMGen(peer, use_sampling=False), LMGen(model, use_sampling=False)
         with _stream(peer_gen), _stream(gen):
-            times = _in_turn(rounds, _each_step(peer_gen, codes), _each_step(gen, codes))
-        _report("small lm step", how, times, f"greedy tokens equal {agreement:.1%}")
+            times = report.in_turn(rounds, _each_step(peer_gen, codes), _each_step(gen, codes))
+        report.add("small lm step", how, times, f"greedy tokens equal {agreement:.1%}")
 
 
 def _peer_mimi(folder: Path) -> tuple[torch.nn.Module, Path]:
@@ -160,30 +297,9 @@ def _greedy(generator: LMGen | PeerLMGen, codes: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def _stream(model: torch.nn.Module | LMGen) -> Iterator[None]:
-    with model.streaming(1):
+def _stream(model: torch.nn.Module | LMGen, rows: int = 1) -> Iterator[None]:
+    with model.streaming(rows):
         yield
-
-
-def _in_turn(
-    rounds: int, peer: Callable[[], object], ours: Callable[[], object]
-) -> list[tuple[float, float]]:
-    """Seconds of each round, the peer's and ours, after one round that does not count."""
-    times: list[tuple[float, float]] = []
-    for _ in range(rounds + 1):
-        started = time.perf_counter()
-        peer()
-        between = time.perf_counter()
-        ours()
-        times.append((between - started, time.perf_counter() - between))
-    return times[1:]
-
-
-def _report(what: str, how: str, times: list[tuple[float, float]], note: str) -> None:
-    per = FRAMES_PER_ROUND if "10 s" not in what else 1
-    peer_ms, ours_ms = (1000 / per * statistics.median(column) for column in zip(*times, strict=True))
-    ratio = statistics.median(peer / ours for peer, ours in times)
-    print(f"{what:28} {how:9} moshi {peer_ms:8.1f} ms  ours {ours_ms:8.1f} ms  {ratio:5.2f} x  {note}")
 
 
 if __name__ == "__main__":
