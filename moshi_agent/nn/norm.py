@@ -58,7 +58,9 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # [*, C] -> [*, C]
         dtype = x.dtype
         if x.is_cuda and self.alpha is not None and self._is_float32(dtype):
-            # The same in one kernel rather than eight; it computes in float32, too.
+            # The same in one kernel or two rather than eight; they compute in float32, too.
+            if not has_norm_kernel() and fused.serves(x):
+                return fused.add_and_norm(x, torch.zeros_like(x), self.alpha.flatten(), self.eps)[1]
             return F.rms_norm(x, (x.shape[-1],), self.alpha.flatten(), self.eps)
         if self._eps is not None and dtype == torch.float32:
             return x * _quick_scale(x, self._eps)
@@ -87,6 +89,11 @@ class RMSNorm(nn.Module):
         self.register_parameter("alpha", None)
         self._eps = scale.new_full((1,), self.eps, dtype=torch.float32)
         return scale, None
+
+
+def has_norm_kernel() -> bool:
+    """Tells whether `F.rms_norm` is one kernel on CUDA, as from PyTorch 2.9 on; before, it is eight."""
+    return tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 9)
 
 
 def _quick_scale(x: Tensor, eps: Tensor) -> Tensor:

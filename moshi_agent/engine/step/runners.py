@@ -21,6 +21,7 @@ from moshi_agent.engine.step.memory import RESERVED_BYTES
 from moshi_agent.engine.step.step_tensors import InputBuffers, ResultTensors, RowInput, StepShape, StepTensors
 from moshi_agent.errors import ConfigError, DeviceFull
 from moshi_agent.nn.device_errors import is_final, is_out_of_memory
+from moshi_agent.nn.own_precision import whole_float32
 
 _log = logging.getLogger("moshi_agent.engine")
 _SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 448, 512)
@@ -294,4 +295,6 @@ class GraphRunner:
         def step() -> None:
             result.copy_rows(self._compute(size, given, length), size)
 
-        return self._device.capture(step)
+        # TF32, which a program may have asked for, would change the codec's codes.
+        with whole_float32():
+            return self._device.capture(step)

@@ -100,6 +100,24 @@ def test_steps_in_buffers_give_the_bits_of_plain_steps(kv_cache: KVCache) -> Non
     assert device.captured == len(choose_sizes(5)) == 4
 
 
+def test_a_graph_has_the_products_of_float32_whatever_the_program_around_it_asks_for() -> None:
+    """A precision set for the whole process is not captured, and is as it was afterwards."""
+    seen: set[str] = set()
+
+    class LookingDevice(CallingDevice):
+        def capture(self, call: Callable[[], None]) -> Callable[[], None]:
+            seen.add(torch.get_float32_matmul_precision())
+            return super().capture(call)
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        GraphRunner(_no_step, _shape(2), LookingDevice(), (8,)).warm_up()
+        assert seen == {"highest"} and torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_capturing_among_live_rows_leaves_them_as_they_are() -> None:
     """What warms a graph up is masked: conversations go on as if it had not run."""
     checkpoint, generator = _checkpoint(), np.random.default_rng(4)
