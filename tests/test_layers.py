@@ -18,7 +18,7 @@ import moshi_agent_adapters
 LAYERS = {
     "moshi_agent": """
         _version errors events plural
-        config outputs questions saved
+        config named_object outputs questions saved
         audio nn
         text
         models

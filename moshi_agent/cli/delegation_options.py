@@ -13,9 +13,14 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _OPTIONS = (
     click.option(
+        "--look-up",
+        metavar="FILE.py:NAME",
+        help="An async function of your own (or MODULE:NAME) that finds what callers ask for.",
+    ),
+    click.option(
         "--backend-url",
         metavar="URL",
-        help="A language model that looks things up for GPT-Live clients, such as http://localhost:11434/v1.",
+        help="A language model that looks things up, such as http://localhost:11434/v1.",
     ),
     click.option("--backend-model", metavar="NAME", help="Its name there."),
     click.option(

@@ -29,8 +29,9 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @lora_option
 @click.option(
     "--transcribe",
-    metavar="REPO|FOLDER",
-    help="A model for speech recognition, such as kyutai/stt-1b-en_fr, that writes down what callers say.",
+    metavar="REPO|FOLDER|NAME",
+    help="What writes down what callers say: a model such as kyutai/stt-1b-en_fr, or whisper[:MODEL], "
+    "pocketsphinx, MODULE:NAME or FILE.py:NAME.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @threads_option
@@ -141,6 +142,7 @@ def serve(
         ice_servers=command.ice_servers(options.pop("ice_servers")),
         webrtc=_webrtc(command, options),
         backend=backend,
+        look_up=command.look_up(options.pop("look_up")),
         **{limit.field: options.pop(limit.field) for limit in LIMITS},
         **{name: options.pop(name) for name in names},
     )

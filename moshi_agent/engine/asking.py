@@ -28,6 +28,9 @@ class AskConfig:
         None  # of the user, after each so many: while he speaks, and when he has stopped
     )
     when: Callable[[Sequence[Turn]], bool] | None = None  # asked whenever the user has said something
+    # The bot is silent until the user's words are written down, and it is known whether there is something to
+    # be looked up. None: where `when` decides that.
+    awaits_words: bool | None = None
     hold: bool | None = None  # the bot is silent meanwhile; None: except where it was trained to lead in
     filler: str | None = None  # what the bot says meanwhile, such as "One moment, please."
     filler_after_s: float = 0.5  # of waiting, that an answer without it may take

@@ -140,7 +140,11 @@ class Session:
         if self._desk is not None:
             self._desk.start(loop)
         # A function stays here: the engine may be in another process.
-        asking = self.config.asking and replace(self.config.asking, when=None)
+        asking = self.config.asking
+        if asking is not None:
+            decides = asking.when is not None and asking.hold is not False
+            awaits = decides if asking.awaits_words is None else asking.awaits_words
+            asking = replace(asking, when=None, awaits_words=awaits)
         config = replace(self.config, asking=asking)
         outlet = self._intake.put if self._tap is None else tapped(self._intake.put, self._tap)
         return self._backend.request(Open(self.key, config, self._snapshot), outlet)

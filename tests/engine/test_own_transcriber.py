@@ -13,13 +13,13 @@ import pytest
 import soundfile as sf
 from numpy.typing import NDArray
 
-from moshi_agent import AskConfig, Event, ReferenceWanted, Session, UserSaid, UserWord
+from moshi_agent import AskConfig, Event, ReferenceWanted, Session, TextToken, UserSaid, UserWord
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.engine.call.utterances import Utterance, Utterances, check_words
 from moshi_agent.errors import InputError
 from moshi_agent.questions import find_question, sample_questions
 from tests.engine.stepped_core import FRAME_S, SILENCE, SteppedCore, kinds_of, taken
-from tests.engine.test_lookups import config
+from tests.engine.test_lookups import checkpoint_of, config, go_on
 
 QUESTION = "How much is two plus two?"
 GRAMMAR = """#JSGF V1.0; grammar questions;
@@ -110,6 +110,33 @@ def test_no_frame_waits_for_a_slow_recogniser(small_checkpoint: Checkpoint) -> N
         core.settle()
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("decides", [True, False])
+def test_the_bot_is_silent_until_it_is_known_what_was_asked(decides: bool) -> None:
+    """A rule decides by the words; without one, the bot need not wait for them."""
+    may_go_on = threading.Event()
+
+    def transcribe(samples: NDArray[np.float32]) -> list[tuple[str, float, float]]:
+        may_go_on.wait(60)
+        return [("order", 0.0, 0.1)]
+
+    asking = AskConfig(by_model=False, when=(lambda turns: False) if decides else None)
+    core = SteppedCore(checkpoint_of(None), transcriber=transcribe, capacity=1)
+    session = core.session(config(asking))
+
+    def texts_of(frames: int, speech: bool = False) -> int:
+        return len(kinds_of(go_on(core, session, frames, speech), TextToken))
+
+    assert texts_of(10) > 3, "this model speaks at random"
+    texts_of(8, speech=True)
+    held = texts_of(15)
+    assert (held == 0) == decides
+    may_go_on.set()
+    while not kinds_of(go_on(core, session, 1), UserSaid):
+        time.sleep(0.01)
+    texts_of(4)
+    assert texts_of(10) > 3, "nothing is to be looked up: the bot says what it has to say"
 
 
 def test_an_utterance_goes_from_before_its_voice_to_its_end() -> None:

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import fields
+from dataclasses import asdict, fields, is_dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from moshi_agent.events import AudioChunk, Event
 
 
 def event_to_dict(event: Event) -> dict[str, Any]:
     """Returns the event as plain JSON values."""
-    values = {name: getattr(event, name) for name in _field_names(type(event))}
+    values = {name: _plain(getattr(event, name)) for name in _field_names(type(event))}
     if isinstance(event, AudioChunk):
         values["samples"] = len(values.pop("pcm"))
     return {"type": type_name(type(event)), **values}
@@ -29,6 +29,13 @@ def event_to_dict(event: Event) -> dict[str, Any]:
 def event_to_json(event: Event) -> str:
     """Writes the event as one line of JSON."""
     return json.dumps(event_to_dict(event), ensure_ascii=False, separators=(",", ":"))
+
+
+def _plain(value: Any) -> Any:
+    """Returns turns, which are records in a tuple, as JSON has them."""
+    if isinstance(value, tuple):
+        return [_plain(one) for one in cast("tuple[Any, ...]", value)]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 @cache

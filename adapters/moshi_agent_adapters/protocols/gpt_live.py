@@ -71,6 +71,7 @@ class LiveServer:
     say_commentary: bool = False
     takes_references: bool = False  # the model, as it was trained
     client_asking: AskConfig | None = None  # when clients look something up
+    looks_up: bool = False  # the server does, for clients that do not say that they will
     backend: LanguageModel | None = None  # that does it for those who want it so
     backend_asking: AskConfig | None = None
 
@@ -157,7 +158,7 @@ class LiveProtocol:
             role=text_of(session, "instructions"),
             voice=voice if isinstance(voice, str) else None,
             output_sample_rate=self._audio.rate,
-            asking=self._asking(delegation.get("type", "client")),
+            asking=self._asking(delegation.get("type")),
             lookup=self._responses and self._responses.answer,
         )
         self._session = {
@@ -170,8 +171,10 @@ class LiveProtocol:
             "instructions": session.get("instructions"),
         }
 
-    def _asking(self, target: str) -> AskConfig | None:
-        if target == "client":
+    def _asking(self, target: str | None) -> AskConfig | None:
+        if target is None and self._server.looks_up:
+            return None
+        if target in (None, "client"):
             return self._server.client_asking
         return self._server.backend_asking if self._responses is not None else None
 

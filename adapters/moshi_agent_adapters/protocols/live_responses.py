@@ -30,7 +30,7 @@ _log = logging.getLogger("moshi_agent.server")
 _MOST_ROUNDS = 8  # of calls and their outputs, for one answer
 _MOST_ITEMS = 200  # beside what was said: the oldest are forgotten
 _LONGEST_TEXT = 50_000  # characters, of one of them
-_SPOKEN = (
+SPOKEN = (
     "Your answer is spoken to the user. Answer in the user's language, in one or two short sentences of "
     "plain text, without lists, markup or addresses."
 )
@@ -55,6 +55,11 @@ class Completion:
     calls: tuple[FunctionCall, ...] = ()
     input_tokens: int = 0
     output_tokens: int = 0
+
+
+def chat_message(turn: Turn) -> Json:
+    """Returns a turn as a message of Chat Completions."""
+    return {"role": _ROLES[turn.speaker], "content": turn.text}
 
 
 class BackendFailed(Exception):
@@ -228,11 +233,9 @@ class ResponsesDelegation:
 
     def _messages(self, turns: tuple[Turn, ...]) -> list[Json]:
         """All that was said and done up to now, in the order of time."""
-        said = [
-            (turn.start, {"role": _ROLES[turn.speaker], "content": turn.text}) for turn in turns if turn.text
-        ]
+        said = [(turn.start, chat_message(turn)) for turn in turns if turn.text]
         in_order = [message for _, message in sorted([*said, *self._items], key=lambda one: one[0])]
-        rules = [_SPOKEN, self._settings.get("instructions", ""), *self._notes]
+        rules = [SPOKEN, self._settings.get("instructions", ""), *self._notes]
         return [{"role": "system", "content": "\n\n".join(filter(None, rules))}, *in_order]
 
     # What the client is told

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from moshi_agent.errors import ConfigError
+from moshi_agent.events import ReferenceWanted
 from moshi_agent_adapters.protocols.json_events import Json
-from moshi_agent_adapters.protocols.live_responses import BackendFailed, Completion, FunctionCall
+from moshi_agent_adapters.protocols.live_responses import (
+    SPOKEN,
+    BackendFailed,
+    Completion,
+    FunctionCall,
+    chat_message,
+)
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
 
+_log = logging.getLogger("moshi_agent.server")
 _LONGEST_MESSAGE = 300  # characters, of an error of the endpoint's
 _MOST_CALLS = 32  # of tools, in one response
 
@@ -73,6 +82,16 @@ class Backend:
             raise BackendFailed(str(error)[:_LONGEST_MESSAGE]) from error
         except (AttributeError, IndexError, TypeError, ValueError) as error:
             raise BackendFailed(f"its answer is no chat completion: {error}"[:_LONGEST_MESSAGE]) from error
+
+    async def look_up(self, wanted: ReferenceWanted) -> str | None:
+        """Answers what was said in a conversation, without tools; None where it cannot."""
+        said = [chat_message(turn) for turn in wanted.turns if turn.text]
+        try:
+            completion = await self.complete([{"role": "system", "content": SPOKEN}, *said], {})
+        except BackendFailed as error:
+            _log.warning("the back end has no answer: %s", error)
+            return None
+        return completion.text or None
 
     async def aclose(self) -> None:
         """Closes its connections."""

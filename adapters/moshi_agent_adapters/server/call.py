@@ -24,8 +24,8 @@ from moshi_agent import (
     ReferenceWanted,
     Session,
     SessionClosed,
-    SessionConfig,
 )
+from moshi_agent.engine.reference_desk import OnReference
 from moshi_agent_adapters.allowance import Allowance
 from moshi_agent_adapters.call_log import CallLog
 from moshi_agent_adapters.protocols.call_protocol import (
@@ -36,7 +36,6 @@ from moshi_agent_adapters.protocols.call_protocol import (
     HangUp,
     Hear,
     Hold,
-    Lookup,
     Message,
     ProtocolError,
     Refer,
@@ -112,7 +111,7 @@ class _Call:
             await self._send(self._protocol.connected())
             wanted = await self._hear_wishes()
             left_out = self._server.left_out(wanted)
-            session = await self._open(self._server.session_config(wanted), wanted)
+            session = await self._open(wanted)
             self.log.session = session.key
             try:
                 await self._send(self._protocol.began())
@@ -137,27 +136,31 @@ class _Call:
             _log.exception("%s failed: %s", self.log.name, error, extra=self.log.facts)
             return CallEnd("failed", "a fault of the server")
 
-    async def _open(self, config: SessionConfig, wanted: Wanted) -> Session:
+    async def _open(self, wanted: Wanted) -> Session:
         """Begins the conversation, or goes on with one that has come from another process."""
+        config, on_reference = self._server.session_config(wanted), self._look_up(wanted)
         if wanted.resume is None:
-            return await self._begin(config, wanted.lookup, None)
+            return await self._server.open(config, on_reference)
         snapshot = await self._server.take_over(wanted.resume)
         if snapshot is None:
             raise ProtocolError("there is no call to go on with for this token", "no_such_call")
         try:
-            return await self._begin(config, wanted.lookup, snapshot)
+            return await self._server.open(config, on_reference, snapshot)
         except (EngineFull, EngineUnhealthy):
             if self._server.handover is not None:
                 await self._server.handover.give_back(wanted.resume, snapshot)
             raise
 
-    async def _begin(self, config: SessionConfig, lookup: Lookup | None, snapshot: bytes | None) -> Session:
+    def _look_up(self, call: Wanted) -> OnReference | None:
+        """What looks something up in a call: its protocol, its client (None), or else the server."""
+        lookup = call.lookup
+        if lookup is None:
+            return self._server.look_up if call.asking is None else None
+
         async def answer(wanted: ReferenceWanted) -> str | None:
-            assert lookup is not None
             return await lookup(wanted, self._send)
 
-        answers = None if lookup is None else answer
-        return await self._server.open(config, answers, snapshot)
+        return answer
 
     async def _hear_wishes(self) -> Wanted:
         try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import socket
 import ssl
 from collections.abc import Generator, Iterable
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,10 @@ import uvicorn
 from moshi_agent import ConfigError, Engine
 from moshi_agent.checkpoint.recogniser import is_recogniser
 from moshi_agent.config import KVCache
+from moshi_agent.engine.reference_desk import OnReference
+from moshi_agent.named_object import find_named
 from moshi_agent.plural import counted
+from moshi_agent.training.annotation.recogniser import NamedRecogniser, open_recogniser
 from moshi_agent_adapters.recordings import Recordings
 from moshi_agent_adapters.server.app import create_app
 from moshi_agent_adapters.server.backend import BackendConfig
@@ -83,13 +88,26 @@ def _serve(asked: Serve, tls: ssl.SSLContext | None, certificate: Path | None) -
         share_one_heap()
     most = connections_that_fit(server.most_connections, asked.capacity, raise_descriptor_limit())
     server = replace(server, most_connections=most)
-    sockets = listen(server.host, server.port)
+    with ExitStack() as opened:
+        sockets = listen(server.host, server.port)
+        for one in sockets:
+            opened.callback(one.close)
+        _serve_at(asked, server, sockets, tls, certificate)
+
+
+def _serve_at(
+    asked: Serve,
+    server: ServerConfig,
+    sockets: list[socket.socket],
+    tls: ssl.SSLContext | None,
+    certificate: Path | None,
+) -> None:
     port = int(sockets[0].getsockname()[1])
     engine = Engine.load(
         asked.model,
         lora=asked.lora,
         recogniser=is_recogniser(asked.model),
-        transcriber=asked.transcribe,
+        transcriber=recogniser(asked.transcribe),
         voices=asked.voices,
         personas=asked.personas,
         device=asked.device,
@@ -188,6 +206,24 @@ def ice_servers(texts: Iterable[str]) -> tuple[IceServer, ...]:
 def webrtc_limits(**fields: Any) -> ConnectionConfig:
     """What goes for calls over WebRTC. Raises ConfigError."""
     return ConnectionConfig(**fields)
+
+
+def recogniser(name: str | None) -> str | NamedRecogniser | None:
+    """What `--transcribe` names: a checkpoint, or a recogniser. Raises ConfigError where there is none."""
+    if name is None or not NamedRecogniser.is_meant(name):
+        return name
+    open_recogniser(name)  # here it can still be said what is wrong
+    return NamedRecogniser(name)
+
+
+def look_up(name: str | None) -> OnReference | None:
+    """The function that `--look-up` names. Raises ConfigError."""
+    if name is None:
+        return None
+    found = find_named(name, "what looks things up,")
+    if not inspect.iscoroutinefunction(found):
+        raise ConfigError(f"{name} is no async function; accepted: one that takes a ReferenceWanted")
+    return found
 
 
 def backend(url: str | None, model: str | None, key: str | None) -> BackendConfig | None:

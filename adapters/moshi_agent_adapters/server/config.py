@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
+from moshi_agent.engine.reference_desk import OnReference
 from moshi_agent.errors import ConfigError
 from moshi_agent_adapters.origins import as_sent
 from moshi_agent_adapters.server.backend import BackendConfig
@@ -59,7 +60,8 @@ class ServerConfig:
     delegation_s: float = 30.0  # after which an answer is not wanted any more
     filler: str | None = None  # what the bot says while something is looked up
     apology: str | None = "I am sorry, I cannot tell you that now."  # where no answer comes
-    backend: BackendConfig | None = None  # a language model that looks things up for GPT-Live clients
+    backend: BackendConfig | None = None  # a language model that looks things up
+    look_up: OnReference | None = None  # looks up what callers ask for whose clients do not; None: `backend`
 
     def __post_init__(self) -> None:
         if any(len(token.strip()) < 8 for token in self.tokens):

@@ -29,6 +29,7 @@ def routes(server: Server) -> Sequence[BaseRoute]:
             say_commentary=config.say_commentary,
             takes_references=server.engine.model.references is not None,
             client_asking=server.asking(by_backend=False),
+            looks_up=config.look_up is not None,
             backend=server.backend,
             backend_asking=None if server.backend is None else server.asking(by_backend=True),
         )

@@ -14,6 +14,7 @@ from moshi_agent import (
     Engine,
     EngineFull,
     EngineUnhealthy,
+    ReferenceWanted,
     Session,
     SessionConfig,
     Turn,
@@ -65,7 +66,9 @@ class Server:
 
     def _check_delegation(self) -> None:
         config, model = self.config, self.engine.model
-        if (config.backend is not None or config.delegate == "turns") and model.transcriber is None:
+        needs_words = config.backend is not None or config.delegate == "turns"
+        needs_words |= config.look_up is not None and not model.asks
+        if needs_words and model.transcriber is None:
             raise ConfigError(
                 "what callers ask for is looked up by their words, and nothing writes those down; accepted: "
                 "a recogniser (--transcribe)"
@@ -83,6 +86,30 @@ class Server:
             filler=config.filler,
             apology=config.apology,
             timeout_s=config.delegation_s,
+        )
+
+    @property
+    def look_up(self) -> OnReference | None:
+        """What looks something up for callers whose clients do not; None where nothing asks for it."""
+        if self.config.look_up is not None:
+            return self.config.look_up
+        if self.backend is not None:
+            return self.backend.look_up
+        return _find_nothing if self.engine.model.asks else None
+
+    def _own_asking(self) -> AskConfig | None:
+        """Says when `look_up` is asked."""
+        if self.look_up is None:
+            return None
+        asking = self.asking(by_backend=self.config.look_up is None and self.backend is not None)
+        if asking is not None or self.config.look_up is None:
+            return asking
+        # Asked about everything that is said, it finds nothing where there is nothing to be looked up.
+        return AskConfig(
+            by_model=False,
+            when=_always,
+            filler=self.config.filler,
+            timeout_s=self.config.delegation_s,
         )
 
     def drain(self, seconds: float) -> None:
@@ -144,6 +171,8 @@ class Server:
             self._has_warned = True  # once: clients of other models' protocols always name a voice
             _log.warning("a caller's wish is left out, as others will be: %s", chosen.left_out)
         role, voice = chosen.role or self.config.role, chosen.voice or self.config.voice
+        asking = wanted.asking or self._own_asking()
+        looks_up = wanted.lookup is not None or (wanted.asking is None and asking is not None)
         return SessionConfig(
             sampling=wanted.sampling,
             seed=wanted.seed,
@@ -152,10 +181,14 @@ class Server:
             output_sample_rate=wanted.output_sample_rate,
             greet=self.config.greet and role is None and voice is None,
             when_late="drop_oldest",
-            asking=wanted.asking,
-            references="say" if wanted.lookup and self.engine.model.references is None else "as_trained",
+            asking=asking,
+            references="say" if looks_up and self.engine.model.references is None else "as_trained",
         )
 
 
 def _always(turns: Sequence[Turn]) -> bool:
     return True
+
+
+async def _find_nothing(wanted: ReferenceWanted) -> str | None:
+    return None

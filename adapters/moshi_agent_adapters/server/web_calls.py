@@ -50,7 +50,7 @@ class WebCalls(Connections):
             ice_servers=config.ice_servers,
             longest_call_s=config.longest_call_s,
         )
-        super().__init__(server.engine, webrtc)
+        super().__init__(server.engine, webrtc, on_reference=server.look_up)
         self._server = server
         self._leaving: set[asyncio.Task[None]] = set()
 

@@ -28,6 +28,7 @@ from moshi_agent import (
     SessionConfig,
 )
 from moshi_agent.audio.framing import SAMPLE_RATE_HZ
+from moshi_agent.engine.reference_desk import OnReference
 from moshi_agent_adapters.allowance import Allowance
 from moshi_agent_adapters.call_log import CallLog, one_line
 from moshi_agent_adapters.protocols.event_json import event_to_json
@@ -68,8 +69,9 @@ class MoshiConnection:
         config: of the connection.
         on_event: called with every event of the conversation, audio chunks too.
         address: of the peer, if it is known: it decides which ICE candidates are taken, see `Candidates`.
-        resume: the snapshot of a conversation to go on with.
         admit: called when the peer is connected. Raises a MoshiAgentError where it is not to be served.
+        resume: the snapshot of a conversation to go on with.
+        on_reference: looks up what is asked for, as for `Engine.session`.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class MoshiConnection:
         address: str = "",
         admit: Callable[[], object] = lambda: None,
         resume: bytes | None = None,
+        on_reference: OnReference | None = None,
     ) -> None:
         self.config = config or ConnectionConfig()
         self.session: Session | None = None  # once the peer is connected
@@ -102,6 +105,7 @@ class MoshiConnection:
         if not self._session_config.live or self._session_config.output_sample_rate != SAMPLE_RATE_HZ:
             raise InputError(f"a session for WebRTC is live and puts out {SAMPLE_RATE_HZ} Hz")
         self._on_event = on_event
+        self._on_reference = on_reference
         self._call_log = CallLog(over="webrtc")
         self._peer = RTCPeerConnection(self.config.rtc_configuration())
         self._tasks: set[asyncio.Task[None]] = set()
@@ -243,7 +247,10 @@ class MoshiConnection:
         try:
             self._admit()
             self.is_admitted = True
-            session = await self._engine.session(self._session_config, resume=self._resume).open_async()
+            session = self._engine.session(
+                self._session_config, resume=self._resume, on_reference=self._on_reference
+            )
+            await session.open_async()
         except MoshiAgentError as error:
             code = "engine_full" if isinstance(error, EngineFull) else "engine_error"
             code = "too_many_calls" if isinstance(error, TooManyCalls) else code

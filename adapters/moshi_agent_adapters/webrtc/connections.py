@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from moshi_agent import Engine, EngineFull, InputError, SessionClosed, SessionConfig
+from moshi_agent.engine.reference_desk import OnReference
 from moshi_agent.plural import counted
 from moshi_agent_adapters.networks import network_of
 from moshi_agent_adapters.personas import choose_persona
@@ -21,12 +22,18 @@ class Connections:
     """Holds the calls of one engine, by an id that cannot be guessed.
 
     A subclass may say in `info` and `session_config` what callers can choose, and in `open` and `admit` whom
-    it lets in.
+    it lets in. `on_reference` looks up what they ask for, as for `Engine.session`.
     """
 
-    def __init__(self, engine: Engine, config: ConnectionConfig | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        config: ConnectionConfig | None = None,
+        on_reference: OnReference | None = None,
+    ) -> None:
         self.engine = engine
         self.config = config or ConnectionConfig()
+        self._on_reference = on_reference
         self._calls: dict[str, MoshiConnection] = {}
 
     def __len__(self) -> int:
@@ -73,7 +80,15 @@ class Connections:
         await self._check_connecting(address)
         admit = partial(self.admit, address)
         resume = await self.resumed(options)
-        call = MoshiConnection(self.engine, session, self.config, address=address, admit=admit, resume=resume)
+        call = MoshiConnection(
+            self.engine,
+            session,
+            self.config,
+            address=address,
+            admit=admit,
+            resume=resume,
+            on_reference=self._on_reference,
+        )
         call_id = secrets.token_urlsafe(16)
         self._calls[call_id] = call
         return call_id, await call.answer(offer_sdp)

@@ -20,6 +20,7 @@ from moshi_agent.saved import saved_record, saved_value
 
 _log = logging.getLogger("moshi_agent.engine")
 _GOES_ON_FRAMES = 3  # of the user's voice, after which he counts as going on: more than a cough
+_DECISION_FRAMES = 4  # that `AskConfig.when` may take, once it has the words
 _REMEMBERED = 64  # requests that are over
 
 
@@ -80,10 +81,10 @@ class Lookups:
 
     @property
     def holds(self) -> bool:
-        """Whether the bot is to say nothing of its own until the answer is there."""
+        """Whether the bot is to say nothing of its own until the answer is there, or the words are."""
         request = self._open
         if request is None:
-            return False
+            return self._state.undecided_frames > 0
         if self._config.hold is not None:
             return self._config.hold
         # MoshiRAG speaks while it waits; and who is asked with each word of the user has not his turn yet.
@@ -107,6 +108,8 @@ class Lookups:
         """
         state, request = self._state, self._open
         state.words += words
+        if has_stopped:
+            state.undecided_frames = min(state.undecided_frames, _DECISION_FRAMES)
         told: Told = []
         if has_stopped and request is not None and request.tell_in:
             request.tell_in = 0
@@ -140,6 +143,10 @@ class Lookups:
         goes_on = state.voiced_frames == _GOES_ON_FRAMES
         if goes_on and not state.is_by_words:
             self._queue = []
+        if self._config.awaits_words and state.voiced_frames >= _GOES_ON_FRAMES:
+            state.undecided_frames = self.delay_frames  # nobody waits where nothing writes words down
+        else:
+            state.undecided_frames = max(0, state.undecided_frames - 1)
         if request is None:
             return []
         request.frames += 1
@@ -280,5 +287,6 @@ class _State:
     asked: int = 0  # requests so far
     words: int = 0  # of the user since the last request
     voiced_frames: int = 0  # in which the user has spoken without a pause, up to now
+    undecided_frames: int = 0  # until it is taken for known whether what was said is to be looked up
     was_asking: bool = False  # the model wrote its token in the last frame
     is_by_words: bool = False  # the reference answers a request that the user's words have made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from moshi_agent.errors import ConfigError, DataError
+from moshi_agent.named_object import find_named
 from moshi_agent.training.mimi.audio_data import AudioFile, Batch, Place
 from moshi_agent.training.mimi.distillation import Targets, pool_features
 from moshi_agent.training.runs.settings import require_range
@@ -142,11 +142,7 @@ class FunctionTeacher:
 
 
 def _imported(name: str) -> FeatureFunction:
-    module, _, function = name.partition(":")
-    try:
-        found: object = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"[teacher] function={name!r} cannot be imported: {error}") from error
+    found = find_named(name, "[teacher] function =")
     if not callable(found):
         raise ConfigError(f"[teacher] function={name!r} is no function")
     return cast(FeatureFunction, found)

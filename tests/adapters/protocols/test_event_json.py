@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from moshi_agent import events
-from moshi_agent.events import AudioChunk, Ended, Event, TextToken
+from moshi_agent.events import AudioChunk, Ended, Event, ReferenceWanted, TextToken, Turn
 from moshi_agent_adapters.protocols.event_json import event_to_dict, event_to_json, type_name
 
 KINDS = [kind for kind in vars(events).values() if isinstance(kind, type) and Event in kind.__bases__]
@@ -42,3 +42,10 @@ def test_every_kind_has_a_name_of_its_own(kind: type[Event]) -> None:
     names = [type_name(other) for other in KINDS]
     assert names.count(type_name(kind)) == 1
     assert getattr(events, "".join(part.title() for part in type_name(kind).split("_"))) is kind
+
+
+def test_what_was_said_before_a_request_is_plain() -> None:
+    turns = (Turn(speaker="user", text="Where is it?", start=0.5, end=1.2, whole=True),)
+    line = event_to_json(ReferenceWanted(**AT, id=1, by="model", turns=turns))
+    [turn] = json.loads(line)["turns"]
+    assert turn == {"speaker": "user", "text": "Where is it?", "start": 0.5, "end": 1.2, "whole": True}

@@ -54,17 +54,20 @@ def find_chromium() -> str:
 
 @contextmanager
 def chromium(
-    path: str, question: str, folder: Path, *, silence_s: float = SILENCE_BEFORE_S, times: int = 1
+    path: str, question: str | Path, folder: Path, *, silence_s: float = SILENCE_BEFORE_S, times: int = 1
 ) -> Iterator[Any]:
     """The browser. Its microphone is silent for a while once it is opened, then asks the question.
 
     Args:
+        question: the words of a sample question, or a recording of another one.
         silence_s: before the question.
         times: how often both are repeated, for those who may mishear it.
     """
     from playwright.sync_api import sync_playwright
 
-    said = read_audio(find_question(question, sample_questions()).path, RATE_HZ)
+    is_sample = isinstance(question, str)
+    path_of_it = find_question(question, sample_questions()).path if is_sample else question
+    said = read_audio(path_of_it, RATE_HZ)
     before, after = (np.zeros(int(s * RATE_HZ), np.float32) for s in (silence_s, SILENCE_AFTER_S))
     microphone = folder / "microphone.wav"
     write_audio(microphone, np.concatenate([*[before, said] * times, after]), RATE_HZ)

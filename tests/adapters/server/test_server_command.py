@@ -39,6 +39,7 @@ from tests.adapters.webrtc.webrtc_asking import refused_offer
 
 QUESTION = str(find_question("What is your name?", sample_questions()).path)
 ANSWER = "My name is Moshi, and I am a tiny talking model."
+LOOK_UP = Path(__file__).parents[3] / "examples" / "look_up.py"
 
 
 def _invoke(*arguments: str) -> Result:
@@ -56,6 +57,11 @@ def _invoke(*arguments: str) -> Result:
         (["--ssl-cert", __file__, "--ssl-key", __file__], "cannot be used"),
         (["--host", "nowhere.invalid", "--insecure-no-auth"], "cannot listen"),
         (["--allow-origin", "example.org"], "origin"),
+        (["--look-up", "shop"], "FILE.py:NAME"),
+        (["--look-up", "missing.py:look_up"], "there is no file missing.py"),
+        (["--look-up", "os.path:join"], "no async function"),
+        (["--transcribe", "missing.py:Hearing"], "there is no file missing.py"),
+        (["--look-up", f"{LOOK_UP}:look_up"], "--transcribe"),
         (["--ice-server", "example.org:3478"], "stun:HOST"),
         (["--ice-server", "turn:example.org"], "credential"),
         (["--ice-server", "turn:example.org,moshi"], "credential"),

@@ -8,7 +8,7 @@ import { Recorder } from "./recorder.js";
 import { Sound } from "./sound.js";
 import { Timeline } from "./timeline.js";
 import { Transcript } from "./transcript.js";
-import { end, refusal } from "./words.js";
+import { end, found, refusal } from "./words.js";
 import {
   $, chosenOptions, download, hideLost, hideNotice, isConnected, notify, showLevel, showLost, showMicrophones,
   showOptions, showQuestions, showSpeaking, showStatus,
@@ -202,6 +202,8 @@ const reactions = {
   user_text: (event) => transcript.addUserText(event.text),
   user_said: () => transcript.userSaid(),
   interrupted: () => transcript.interrupted(),
+  reference_wanted: (event) => transcript.lookUp(event.id),
+  reference_ended: (event) => transcript.lookedUp(event.id, found(event)),
   context_refreshed: () => transcript.addNote("The model begins anew."),
 };
 

@@ -12,6 +12,7 @@ export class Transcript {
   #botStoppedAt = 0; // 0 while it speaks
   #userTurn = null;
   #heardTurn = null; // of the caller, whose words are still coming
+  #lookup = null; // {id, note}, while something is looked up
   #isHeard = true; // what the caller says is not known otherwise
   #startedAt = Date.now();
 
@@ -24,7 +25,7 @@ export class Transcript {
   clear() {
     this.#list.replaceChildren();
     this.#turns = [];
-    this.#botTurn = this.#userTurn = this.#heardTurn = null;
+    this.#botTurn = this.#userTurn = this.#heardTurn = this.#lookup = null;
     this.#isHeard = true;
     this.#botStoppedAt = 0;
     this.#startedAt = Date.now();
@@ -112,6 +113,7 @@ export class Transcript {
   /** The call is over. */
   finish() {
     this.#endBotTurn();
+    if (this.#lookup) this.lookedUp(this.#lookup.id, "The call ended before anything was found.");
     if (this.#userTurn && this.#userTurn.element !== this.#heardTurn?.element) this.#userTurn.element.remove();
     this.#heardTurn = null;
     this.#turns = this.#turns.filter(({ element }) => element.isConnected);
@@ -120,7 +122,23 @@ export class Transcript {
 
   addNote(text) {
     this.#endBotTurn();
-    this.#add("note", text);
+    return this.#add("note", text);
+  }
+
+  /** Something is looked up: request `id`. */
+  lookUp(id) {
+    this.#lookup = { id, note: this.addNote("Looking something up…") };
+    this.#lookup.note.element.classList.add("live");
+  }
+
+  /** Request `id` is over; `text` says how. */
+  lookedUp(id, text) {
+    if (this.#lookup?.id !== id) return;
+    const { note } = this.#lookup;
+    note.element.classList.remove("live");
+    note.text = note.body.textContent = text;
+    this.#announcer.textContent = text;
+    this.#lookup = null;
   }
 
   /** All of it as plain text. */

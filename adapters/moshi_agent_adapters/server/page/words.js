@@ -27,3 +27,15 @@ export function refusal(error) {
 export function end(reason) {
   return ENDS[reason] ?? "The server has ended the call.";
 }
+
+const NOT_FOUND = {
+  interrupted: "You went on talking: the search was dropped.",
+  superseded: "Something else is looked up instead.",
+  timed_out: "Nothing was found in time.",
+};
+
+/** What has become of something that was looked up. */
+export function found({ reason, text }) {
+  if (reason === "answered") return `Found: ${text}`;
+  return NOT_FOUND[reason] ?? "Nothing was found.";
+}
