@@ -9,6 +9,7 @@
     delegation.py   a backend LLM that writes what Moshi speaks, and calls tools
     stt.py          STT, speech recognition for a cascade
     translation.py  Translator, Hibiki in LiveKit's beta of translation; not imported here
+    engine_call.py  a session of the engine, from its beginning to its end
     frames.py       LiveKit's audio frames as the engine takes them
     server.py       MoshiServer, a worker with one engine
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -19,27 +18,22 @@ from moshi_agent import (
     AudioChunk,
     BacklogFull,
     Ended,
-    EngineUnhealthy,
     Event,
     Interrupted,
-    SessionClosed,
     TextToken,
     UserSaid,
     UserStarted,
     UserStopped,
     UserText,
 )
-from moshi_agent_adapters.call_log import CallLog
 from moshi_agent_adapters.livekit.bot_speech import BotSpeech
 from moshi_agent_adapters.livekit.delegation import Delegation
-from moshi_agent_adapters.livekit.frames import mono
+from moshi_agent_adapters.livekit.engine_call import EngineCall
 from moshi_agent_adapters.livekit.user_speech import UserSpeech
 
 if TYPE_CHECKING:
     from moshi_agent import Session
     from moshi_agent_adapters.livekit.model import MoshiModel
-
-_log = logging.getLogger("livekit.plugins.moshi")
 
 # `engine_event` brings every event of the engine, `reply_failed` why an expected reply will not come.
 Extra = Literal["engine_event", "reply_failed"]
@@ -54,9 +48,7 @@ class MoshiSession(llm.DuplexSession[Extra]):
     def __init__(self, model: MoshiModel) -> None:
         super().__init__(model)
         self._model = model
-        self._call: Session | None = None
-        self._log = CallLog(over="LiveKit")
-        self._why_ended = ""
+        self._call = EngineCall()
         self._tools = llm.ToolContext.empty()
         self._user = UserSpeech()
         self._bot = BotSpeech()
@@ -70,9 +62,7 @@ class MoshiSession(llm.DuplexSession[Extra]):
     @property
     def call(self) -> Session:
         """The engine's session. Raises SessionClosed before LiveKit has opened it."""
-        if self._call is None:
-            raise SessionClosed("the conversation has not been opened")
-        return self._call
+        return self._call.session
 
     # Beginning and end
 
@@ -88,17 +78,14 @@ class MoshiSession(llm.DuplexSession[Extra]):
         Raises:
             EngineFull, EngineUnhealthy, InputError: as `Session.open`; the AgentSession does not start.
         """
-        if self._call is None:
+        if not self._call.has_begun:
             await self._open(instructions if is_given(instructions) else "")
         await super()._update_session(instructions=instructions, chat_ctx=chat_ctx, tools=tools)
 
     async def _open(self, instructions: str) -> None:
-        engine, began = self._model.engine, time.monotonic()
-        await engine.start_async()
-        self._role = self._model.session_config(instructions).role
-        call = engine.session(self._model.session_config(instructions))
-        await call.open_async()
-        self._call, self._log.session = call, call.key
+        config, began = self._model.session_config(instructions), time.monotonic()
+        self._role = config.role
+        await self._call.open(self._model.engine, config)
         self._report_connection_acquired(time.monotonic() - began)
 
     async def aclose(self) -> None:
@@ -106,23 +93,16 @@ class MoshiSession(llm.DuplexSession[Extra]):
         await super().aclose()
         if self._delegation is not None:
             await self._delegation.aclose()
-        if self._call is not None and self._call.is_open:
-            self._call.close()
-            line, facts = self._log.ended(self._why_ended or "LiveKit closed it")
-            _log.info("%s", line, extra=facts)
+        self._call.close()
 
     # Audio
 
     def push_audio(self, frame: rtc.AudioFrame) -> None:
         """Gives Moshi something to hear. Before the beginning and after the end nobody hears it."""
-        if self._call is None or not self._call.is_open:
-            return
         try:
-            self._call.push(mono(frame), frame.sample_rate)
+            self._call.push(frame)
         except BacklogFull as error:
             self._model.warn_once("backlog", f"{error}; such input is not heard")
-        except SessionClosed:
-            pass  # between the check and now; its last event tells why
 
     @property
     def audio_stream(self) -> AsyncIterator[llm.DuplexAudioFrame]:
@@ -131,9 +111,9 @@ class MoshiSession(llm.DuplexSession[Extra]):
 
     async def _read(self) -> AsyncIterator[llm.DuplexAudioFrame]:
         await self._configured.wait()
-        if self._call is None:
+        if not self._call.has_begun:
             return
-        async for event in self._call:
+        async for event in self._call.session:
             self.emit("engine_event", event)
             turn_is_over = self._bot.follow(event)
             if isinstance(event, AudioChunk):
@@ -198,12 +178,8 @@ class MoshiSession(llm.DuplexSession[Extra]):
 
     def _ended(self, event: Ended) -> None:
         """The engine has ended a conversation that was to go on, unless it was closed here."""
-        if self._closing:
-            return
-        self._why_ended = f"{event.reason}{': ' if event.error else ''}{event.error or ''}"
-        line, facts = self._log.ended(self._why_ended)
-        _log.warning("%s", line, extra=facts)
-        self.fail(EngineUnhealthy(f"the conversation was ended ({self._why_ended})"), recoverable=False)
+        if not self._closing:
+            self.fail(self._call.lost(event, "conversation"), recoverable=False)
 
     def fail(self, error: Exception, *, recoverable: bool) -> None:
         """Tells the AgentSession of an error; one that is not recoverable closes it."""

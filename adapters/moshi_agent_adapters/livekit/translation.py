@@ -30,24 +30,21 @@ from moshi_agent import (
     BacklogFull,
     ConfigError,
     Ended,
-    EngineUnhealthy,
     Event,
     MoshiAgentError,
-    SessionClosed,
     TextToken,
     UserSaid,
     UserStarted,
     UserStopped,
     UserText,
 )
-from moshi_agent_adapters.call_log import CallLog
 from moshi_agent_adapters.livekit.bot_speech import BotSpeech
-from moshi_agent_adapters.livekit.frames import mono
+from moshi_agent_adapters.livekit.engine_call import EngineCall
 from moshi_agent_adapters.livekit.turn_gate import TurnGate
 from moshi_agent_adapters.livekit.user_speech import UserSpeech
 
 if TYPE_CHECKING:
-    from moshi_agent import Engine, Session, SessionConfig
+    from moshi_agent import Engine, SessionConfig
 
 _log = logging.getLogger("livekit.plugins.moshi")
 
@@ -124,19 +121,15 @@ class TranslatorSession(TranslationModelSession[Any]):
     def __init__(self, translator: Translator) -> None:
         super().__init__(translator)
         self._translator = translator
-        self._call: Session | None = None
-        self._log = CallLog(over="LiveKit")
-        self._why_ended = ""
+        self._call = EngineCall()
         self._speaker = UserSpeech()
         self._speech, self._gate = BotSpeech(), TurnGate()
 
     def push_audio(self, frame: rtc.AudioFrame) -> None:
         """Gives the translator something to hear. Before the beginning and after the end nobody hears it."""
-        if self._call is None or not self._call.is_open:
-            return
         try:
-            self._call.push(mono(frame), frame.sample_rate)
-        except (BacklogFull, SessionClosed) as error:
+            self._call.push(frame)
+        except BacklogFull as error:
             _log.warning("input is not heard: %s", error)
 
     @property
@@ -145,17 +138,13 @@ class TranslatorSession(TranslationModelSession[Any]):
         return self._read()
 
     async def _read(self) -> AsyncIterator[TranslatedAudioFrame | OutputSpeechStopped]:
-        engine = self._translator.engine
+        translator = self._translator
         try:
-            await engine.start_async()
-            self._call = engine.session(self._translator.session_config())
-            await self._call.open_async()
+            session = await self._call.open(translator.engine, translator.session_config())
         except MoshiAgentError as error:
-            self._call = None
             self._fail(error)
             return
-        self._log.session = self._call.key
-        async for event in self._call:
+        async for event in session:
             is_over = self._speech.follow(event)
             if isinstance(event, AudioChunk):
                 deltas, frame = self._speech.speak(event)
@@ -196,8 +185,7 @@ class TranslatorSession(TranslationModelSession[Any]):
 
     def _ended(self, event: Ended) -> None:
         if not self._closing:
-            self._why_ended = f"{event.reason}{': ' if event.error else ''}{event.error or ''}"
-            self._fail(EngineUnhealthy(f"the translation was ended ({self._why_ended})"))
+            self._fail(self._call.lost(event, "translation"))
 
     def _fail(self, error: Exception) -> None:
         label = self._translator.label
@@ -208,10 +196,5 @@ class TranslatorSession(TranslationModelSession[Any]):
 
     async def aclose(self) -> None:
         """Ends the translation. May be called again."""
-        if self._closing:
-            return
         self._closing = True
-        if self._call is not None:
-            self._call.close()
-            line, facts = self._log.ended(self._why_ended or "LiveKit closed it")
-            _log.info("%s", line, extra=facts)
+        self._call.close()

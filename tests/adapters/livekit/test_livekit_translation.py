@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("livekit.agents", reason="needs the extra `livekit`: pip install moshi-agent[livekit]")
+pytest.importorskip("livekit.agents.beta.translation", reason="LiveKit translates since 1.8.9")
 
 from livekit.agents.beta.translation import TranslationSession
 from livekit.agents.testing import fake_job_context
