@@ -1,14 +1,25 @@
-"""A small endpoint of OpenAI's Chat Completions on a port of this machine, whose answers a test decides."""
+"""A small endpoint of OpenAI's Chat Completions on a port of this machine, whose answers a test decides.
+
+It speaks as well, at `/v1/audio/speech`, with flite's voice.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import soundfile as sf
+
+from moshi_agent.audio.files import read_audio
 
 Json = dict[str, Any]
 # A text, a tool and its arguments, a status of HTTP, seconds in which nothing comes, or any body.
@@ -21,11 +32,16 @@ class LanguageModelEndpoint:
 
     def __init__(self, decide: Decide) -> None:
         self.asked: list[Json] = []
+        self.spoken: list[str] = []
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self.path == "/v1/audio/speech":
+                    endpoint.spoken.append(body["input"])
+                    _speak(self, body)
+                    return
                 endpoint.asked.append(body)
                 answer = decide(body) if self.path == "/v1/chat/completions" else 404
                 with suppress(OSError):  # the client has given up
@@ -96,6 +112,28 @@ def _send(handler: BaseHTTPRequestHandler, answer: Answer, body: Json) -> None:
     else:
         choice = {"message": {"role": "assistant", **_message(answer)}, "finish_reason": "stop"}
         handler.wfile.write(json.dumps(_completion("chat.completion", choice)).encode())
+
+
+def _speak(handler: BaseHTTPRequestHandler, body: Json) -> None:
+    form = body["response_format"]
+    sound = speech(body["input"], form)
+    handler.send_response(200)
+    handler.send_header("Content-Type", f"audio/{form}")
+    handler.end_headers()
+    handler.wfile.write(sound)
+
+
+def speech(text: str, form: str) -> bytes:
+    """What flite says, at 24 kHz: 16-bit samples (`pcm`), or a file of that format."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "speech.wav"
+        subprocess.run(["flite", "-voice", "slt", "-t", text, "-o", str(file)], check=True)
+        samples = read_audio(file)
+    if form == "pcm":
+        return (samples * 32767).astype("<i2").tobytes()
+    written = io.BytesIO()
+    sf.write(written, samples, 24_000, format=form.upper())
+    return written.getvalue()
 
 
 def _completion(kind: str, choice: Json) -> Json:

@@ -6,6 +6,8 @@
     context.py       what it takes from a context
     settings.py      what of it can be changed while it runs
     stt.py           MoshiSTTService, speech recognition for a cascade
+    translation.py   MoshiTranslator, for Hibiki
+    frames.py        audio as the engine takes it
     whole_words.py   pieces of text joined into words
     playout.py       whole frames for the transport, and no more than it can play in time
     metrics.py       figures that Pipecat has no words for
@@ -22,6 +24,7 @@ from moshi_agent_adapters.pipecat.service import MoshiLLMService
 from moshi_agent_adapters.pipecat.settings import MoshiLLMSettings
 from moshi_agent_adapters.pipecat.stt import MoshiSTTService
 from moshi_agent_adapters.pipecat.transcript import TranscriptFile
+from moshi_agent_adapters.pipecat.translation import MoshiTranslator
 
 __all__ = [
     "ClientDelegation",
@@ -29,6 +32,7 @@ __all__ = [
     "MoshiLLMSettings",
     "MoshiMetricsData",
     "MoshiSTTService",
+    "MoshiTranslator",
     "TranscriptFile",
     "use_short_jitter_buffers",
 ]

@@ -48,6 +48,7 @@ from moshi_agent_adapters.call_log import CallLog
 from moshi_agent_adapters.pipecat.context import ignored_in, role_in
 from moshi_agent_adapters.pipecat.conversation import ConversationFrames
 from moshi_agent_adapters.pipecat.delegation import ClientDelegation, Delegations
+from moshi_agent_adapters.pipecat.frames import mono
 from moshi_agent_adapters.pipecat.settings import (
     SAMPLING_FIELDS,
     UNSUPPORTED_FIELDS,
@@ -313,7 +314,7 @@ class MoshiLLMService(ConversationFrames):
         if self._session is None or not self._session.is_open:
             return
         try:
-            self._session.push(_mono(frame), frame.sample_rate)
+            self._session.push(mono(frame), frame.sample_rate)
         except BacklogFull as error:
             self._warn_once("backlog", f"{error}; such input is not heard")
         except SessionClosed:
@@ -343,11 +344,3 @@ class MoshiLLMService(ConversationFrames):
             await asyncio.wrap_future(self._session.say(text))
         except MoshiAgentError as error:
             await self.push_error(f"cannot say {text!r}: {error}", exception=error)
-
-
-def _mono(frame: InputAudioRawFrame) -> NDArray[np.int16]:
-    """[N] int16: the frame's samples, its channels averaged."""
-    samples = np.frombuffer(frame.audio, "<i2")
-    if frame.num_channels == 1:
-        return samples
-    return samples.reshape(-1, frame.num_channels).mean(axis=1).astype(np.int16)

@@ -12,11 +12,15 @@ from pipecat.frames.frames import (
     EndFrame,
     Frame,
     InterimTranscriptionFrame,
+    ProposedUserStartedSpeakingFrame,
+    ProposedUserStoppedSpeakingFrame,
+    STTMetadataFrame,
     TranscriptionFrame,
 )
 from pipecat.processors.frame_processor import FrameProcessorSetup
 from pipecat.services.settings import STTSettings
 from pipecat.services.stt_service import STTService
+from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
 from pipecat.utils.time import time_now_iso8601
 
 from moshi_agent import (
@@ -28,6 +32,8 @@ from moshi_agent import (
     SessionClosed,
     SessionConfig,
     UserSaid,
+    UserStarted,
+    UserStopped,
     UserText,
 )
 from moshi_agent_adapters.call_log import CallLog
@@ -40,6 +46,9 @@ class MoshiSTTService(STTService):
 
     Pushes InterimTranscriptionFrame with all of an utterance so far as words come, and TranscriptionFrame,
     finalized, once the user has stopped: by the recogniser's own sense of pauses, and by voice.
+
+    It proposes the turns of the user, and recommends strategies that take them: a turn begins with voice, and
+    interrupts the bot; it ends with the transcript. No voice activity detection and no turn model is needed.
 
     Args:
         engine: Loaded with `recogniser=True`; all pipelines of a process share it, and none closes it.
@@ -66,6 +75,12 @@ class MoshiSTTService(STTService):
     def can_generate_metrics(self) -> bool:
         """Returns True: how long a transcript takes, and seconds of audio."""
         return True
+
+    def service_metadata_frame(self) -> STTMetadataFrame:
+        """Recommends turns as proposed by this service."""
+        frame = super().service_metadata_frame()
+        frame.user_turn_strategies = ExternalUserTurnStrategies()
+        return frame
 
     async def setup(self, setup: FrameProcessorSetup) -> None:
         """Takes a row of the engine, which starts here if nobody has started it.
@@ -119,6 +134,10 @@ class MoshiSTTService(STTService):
                 self._session, log.session = session, session.key
                 async for event in session:
                     match event:
+                        case UserStarted():
+                            await self.broadcast_frame(ProposedUserStartedSpeakingFrame)
+                        case UserStopped():
+                            await self.broadcast_frame(ProposedUserStoppedSpeakingFrame)
                         case UserText():
                             await self._write(event.text)
                         case UserSaid():
