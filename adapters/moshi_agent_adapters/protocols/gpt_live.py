@@ -26,7 +26,16 @@ import numpy as np
 
 from moshi_agent.audio.framing import Samples
 from moshi_agent.engine.asking import AskConfig
-from moshi_agent.events import AudioChunk, Event, ReferenceEnded, ReferenceWanted, TextToken, UserText
+from moshi_agent.events import (
+    AudioChunk,
+    Event,
+    ReferenceEnded,
+    ReferenceWanted,
+    TextToken,
+    UserSaid,
+    UserText,
+)
+from moshi_agent_adapters.bot_turn import BotTurn, begins_turn
 from moshi_agent_adapters.protocols.call_protocol import (
     Ask,
     CallEnd,
@@ -46,6 +55,7 @@ from moshi_agent_adapters.protocols.live_audio import PCM_24K, LiveAudio, audio_
 from moshi_agent_adapters.protocols.live_delegation import ClientDelegation
 from moshi_agent_adapters.protocols.live_fixture import LiveFixture
 from moshi_agent_adapters.protocols.live_responses import LanguageModel, ResponsesDelegation, text_in
+from moshi_agent_adapters.protocols.turn_text import TurnText
 
 _FRAME_MS = 80
 _CONTEXT = ("session.instructions.append", "session.thinking.append", "session.commentary.append")
@@ -87,7 +97,9 @@ class LiveProtocol:
         self._audio: LiveAudio = PCM_24K
         self._session: Json = {}
         self._is_muted = False
-        self._has_begun = self._has_spoken = False
+        self._has_begun = False
+        self._turn: BotTurn | None = None
+        self._bot_text, self._user_text = TurnText(), TurnText()
         self._heard_s = 0.0
         self._media_ms = 0
         self._numbers = itertools.count(1)
@@ -297,19 +309,28 @@ class LiveProtocol:
 
     def tell(self, event: Event) -> Iterator[Message]:
         """Returns what the client is told of an event."""
+        self._follow_turn(event)
         if isinstance(event, AudioChunk):
             self._media_ms = round(1000 * event.media_s) + _FRAME_MS
             yield from self._sound(event.pcm)
         elif isinstance(event, TextToken):
-            text = event.text if self._has_spoken else event.text.lstrip()  # a transcript begins with a word
-            self._has_spoken = self._has_spoken or bool(text)
-            yield self._transcript("output", text, event.aligned_frame * _FRAME_MS)
+            if text := self._bot_text.add(event.text):
+                yield self._transcript("output", text, event.aligned_frame * _FRAME_MS)
         elif isinstance(event, UserText):
-            yield self._transcript("input", event.text, round(1000 * event.start))
+            if text := self._user_text.add(event.text):
+                yield self._transcript("input", text, round(1000 * event.start))
+        elif isinstance(event, UserSaid):
+            self._user_text = TurnText()
         elif isinstance(event, ReferenceWanted | ReferenceEnded) and self._responses is None:
             yield from self._client.tell(event)
         elif isinstance(event, ReferenceEnded) and self._responses is not None:
             yield from self._responses.over(event)
+
+    def _follow_turn(self, event: Event) -> None:
+        if self._turn is None and begins_turn(event):
+            self._turn, self._bot_text = BotTurn(), TurnText()
+        if self._turn is not None and self._turn.ends_with(event):
+            self._turn = None
 
     def _sound(self, pcm: Samples) -> Iterator[Message]:
         fixture = self._fixture

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 from moshi_agent_adapters.protocols.json_events import Json
+from moshi_agent_adapters.protocols.turn_text import TurnText
 
 ResponseEnd = Literal["completed", "turn_detected", "client_cancelled"]
 
@@ -42,7 +43,7 @@ class RealtimeResponse:
             "output_index": 0,
             "content_index": 0,
         }
-        self._transcript = ""
+        self._transcript = TurnText()
 
     def begin(self) -> Iterator[str]:
         """Returns the events before the first sound."""
@@ -59,14 +60,12 @@ class RealtimeResponse:
 
     def text(self, piece: str) -> Iterator[str]:
         """Returns the event for a piece of the transcript, which begins without a space."""
-        piece = piece if self._transcript else piece.lstrip()
-        self._transcript += piece
-        if piece:
+        if piece := self._transcript.add(piece):
             yield self._make_event("response.output_audio_transcript.delta", **self._place, delta=piece)
 
     def end(self, end: ResponseEnd) -> Iterator[str]:
         """Returns the events after the last sound."""
-        transcript = self._transcript
+        transcript = self._transcript.text
         status = "completed" if end == "completed" else "incomplete"  # of the item
         item = self._item(status, [{"type": "output_audio", "transcript": transcript}])
         yield self._make_event("response.output_audio.done", **self._place)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from moshi_agent_adapters.protocols.json_events import Json
 from moshi_agent_adapters.protocols.realtime_events import RealtimeEvents
+from moshi_agent_adapters.protocols.turn_text import TurnText
 
 _TRANSCRIPTION = "conversation.item.input_audio_transcription"
 
@@ -24,15 +25,14 @@ class RealtimeUserItem:
         self.item_id = item_id
         self.after = after
         self._is_told = False
-        self._transcript = ""
+        self._transcript = TurnText()
 
     def text(self, piece: str) -> Iterator[str]:
         """Returns the events for a piece of the transcript, which begins without a space."""
-        piece = piece if self._transcript else piece.lstrip()
+        piece = self._transcript.add(piece)
         if not piece:
             return
         yield from self._begin()
-        self._transcript += piece
         yield self._make_event(f"{_TRANSCRIPTION}.delta", item_id=self.item_id, content_index=0, delta=piece)
 
     def end(self, seconds: float) -> Iterator[str]:
@@ -42,7 +42,7 @@ class RealtimeUserItem:
             f"{_TRANSCRIPTION}.completed",
             item_id=self.item_id,
             content_index=0,
-            transcript=self._transcript.rstrip(),
+            transcript=self._transcript.text.rstrip(),
             usage={"type": "duration", "seconds": round(seconds, 3)},
         )
         yield self._make_event("conversation.item.done", item=self._item("completed"))
@@ -54,6 +54,6 @@ class RealtimeUserItem:
             yield self._make_event("conversation.item.added", previous_item_id=self.after, item=item)
 
     def _item(self, status: str) -> Json:
-        content = {"type": "input_audio", "transcript": self._transcript.rstrip()}
+        content = {"type": "input_audio", "transcript": self._transcript.text.rstrip()}
         names = {"object": "realtime.item", "id": self.item_id, "type": "message", "role": "user"}
         return {**names, "status": status, "content": [content]}

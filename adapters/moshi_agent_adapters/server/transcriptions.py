@@ -31,6 +31,7 @@ from moshi_agent_adapters.protocols.realtime import RealtimeServer
 from moshi_agent_adapters.protocols.realtime_transcription import RealtimeTranscriptionProtocol
 from moshi_agent_adapters.protocols.transcript_forms import WholeTranscript
 from moshi_agent_adapters.protocols.transcription_models import check_transcription_model
+from moshi_agent_adapters.protocols.turn_text import TurnText
 from moshi_agent_adapters.server.call import hold_call
 from moshi_agent_adapters.server.file_hearing import FileHearing
 from moshi_agent_adapters.server.limits import TooMany
@@ -133,15 +134,12 @@ async def _whole(upload: Upload, session: Session) -> Response:
 
 async def _pieces(upload: Upload, session: Session) -> AsyncGenerator[str]:
     """The transcript as server-sent events, while it is written."""
-    transcript, said = WholeTranscript(), ""
+    transcript, said = WholeTranscript(), TurnText()
     try:
         async for event in FileHearing(upload.file, upload.name).events(session):
             transcript.add(event)
-            if isinstance(event, UserText):
-                piece = event.text if said else event.text.lstrip()
-                said += piece
-                if piece:
-                    yield _sent({"type": "transcript.text.delta", "delta": piece})
+            if isinstance(event, UserText) and (piece := said.add(event.text)):
+                yield _sent({"type": "transcript.text.delta", "delta": piece})
     except MoshiAgentError as error:
         yield _sent({"error": {"type": "server_error", "code": "failed", "message": str(error)}})
         return

@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 
 pytest.importorskip("av", reason="needs the extra `server`: pip install moshi-agent[server]")
 
-from moshi_agent import AudioChunk, BotStarted, ReferenceEnded, ReferenceWanted, Referral, TextToken, UserText
+from moshi_agent import (
+    AudioChunk,
+    BotStarted,
+    BotStopped,
+    Event,
+    ReferenceEnded,
+    ReferenceWanted,
+    Referral,
+    TextToken,
+    UserSaid,
+    UserText,
+)
 from moshi_agent_adapters.protocols.call_protocol import (
     CallEnd,
     HangUp,
@@ -157,7 +168,25 @@ def test_what_the_user_says_comes_with_its_time() -> None:
     (message,) = protocol.tell(UserText(**_AT, text=" hello", start=1.23))
     event = _checked(message)
     assert event["type"] == "session.input_transcript.delta"
-    assert (event["delta"], event["start_ms"], event["end_ms"]) == (" hello", 1230, 1310)
+    assert (event["delta"], event["start_ms"], event["end_ms"]) == ("hello", 1230, 1310)
+
+
+def test_every_turn_of_both_sides_begins_with_a_word() -> None:
+    protocol = _started()
+    events: list[Event] = []
+    for turn in range(2):
+        at = {"frame": 100 * turn, "media_s": 8.0 * turn, "wall_s": 0.0}
+        later = at | {"frame": 100 * turn + 20}
+        events += [
+            *(TextToken(**at, text=text, token=5, aligned_frame=5) for text in (" It", " is.")),
+            BotStopped(**at),
+            AudioChunk(**later, pcm=np.zeros(1920, np.float32), sample_rate=24_000),
+            *(UserText(**later, text=text, start=1.0) for text in (" What", " now?")),
+            UserSaid(**later, text="What now?", start=1.0, end=2.0),
+        ]
+    told = [_checked(message) for event in events for message in protocol.tell(event)]
+    deltas = [event["delta"] for event in told if "transcript" in event["type"]]
+    assert deltas == ["It", " is.", "What", " now?"] * 2
 
 
 def test_a_muted_client_is_heard_as_silence() -> None:
