@@ -181,7 +181,8 @@ class _Call:
         """Both directions at once, until the first of them ends."""
         presence = self._server.idle_calls.enter(self._address, time.monotonic())
         works = [self._listen(session, presence), self._tell(session), self._make_room(presence)]
-        works += [self._move(session)] * can_move
+        if can_move:
+            works.append(self._move(session))
         tasks = [asyncio.create_task(work) for work in works]
         try:
             done, _ = await asyncio.wait(
