@@ -67,13 +67,14 @@ def main() -> None:
         f"{options.rounds} rounds of {FRAMES_PER_ROUND} frames"
     )
     benchmarks = {"frame": tiny_frames, "mimi": mimi_frames, "offline": mimi_offline, "lm": lm_steps}
-    report = Report(time.thread_time if options.threads == 1 else time.perf_counter)
+    clock = time.thread_time if options.threads == 1 else time.perf_counter
+    report = Report(clock, TABLE if options.table else None)
     with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
         for name, benchmark in benchmarks.items():
             if options.only in (None, name):
                 benchmark(Path(folder), options.rounds, report)
-    if options.table and report.keep(TABLE):
-        raise SystemExit("something has become worse by more than a fifth: see the table")
+    if report.worse:
+        raise SystemExit(f"worse by more than a fifth: {'; '.join(report.worse)}")
 
 
 def _options() -> argparse.Namespace:
@@ -88,8 +89,11 @@ def _options() -> argparse.Namespace:
 class Report:
     """Prints what was measured, and keeps the ratios."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], table: Path | None) -> None:
         self.clock = clock  # seconds
+        self.worse: list[str] = []  # by more than a fifth than in the table
+        self._table = table
+        self._before = _ratios_in(table.read_text(encoding="utf-8")) if table and table.exists() else {}
         self._ratios: dict[str, float] = {}
 
     def in_turn(
@@ -114,11 +118,15 @@ class Report:
             f"{what:28} {how:9} moshi {peer_ms:8.1f} ms  ours {ours_ms:8.1f} ms  {ratio:5.2f} x  {note}",
             flush=True,
         )
-        self._ratios[f"{what}, {how}"] = ratio
+        name = f"{what}, {how}"
+        self._ratios[name] = ratio
+        if name in self._before and ratio < WORSE * self._before[name]:
+            self.worse.append(name)
+        if self._table:
+            self._keep(self._table)
 
-    def keep(self, table: Path) -> bool:
-        """Writes the ratios over those of the table. Returns whether any has become much worse."""
-        before = _ratios_in(table.read_text(encoding="utf-8")) if table.exists() else {}
+    def _keep(self, table: Path) -> None:
+        """Writes the ratios over those that the table had, line by line: a run may be ended half-way."""
         lines = [
             "# Times faster than Kyutai's package",
             "",
@@ -126,13 +134,10 @@ class Report:
             "",
         ]
         lines += ["| what | times faster | |", "|---|---|---|"]
-        worse = False
-        for name, ratio in (before | self._ratios).items():
-            fell = name in before and ratio < WORSE * before[name]
-            lines.append(f"| {name} | {ratio:.2f} | {f'WORSE, was {before[name]:.2f}' if fell else ''} |")
-            worse |= fell
+        for name, ratio in (self._before | self._ratios).items():
+            was = f"WORSE, was {self._before[name]:.2f}" if name in self.worse else ""
+            lines.append(f"| {name} | {ratio:.2f} | {was} |")
         table.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return worse
 
 
 def _ratios_in(table: str) -> dict[str, float]:

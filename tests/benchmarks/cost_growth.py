@@ -111,11 +111,14 @@ def _picture(curves: Sequence[Curve]) -> str:
     for number, (name, points) in enumerate(curves):
         left, base = edge + number * (width + edge), edge + height
         most_x, most_ms = points[-1][0], 1.1 * max(ms for _, ms in points)
-        places = [(left + width * 0.9 * x / most_x, base - height * ms / most_ms, x, ms) for x, ms in points]
+        places = [
+            (left + width * 0.95 * (x / most_x) ** 0.5, base - height * ms / most_ms, x, ms)
+            for x, ms in points
+        ]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in places)
         parts.append(f'<path d="M{left} {edge}V{base}H{left + width}" fill="none" stroke="#888"/>')
         parts.append(f'<polyline points="{line}" fill="none" stroke="#2266aa" stroke-width="2"/>')
-        parts.append(f'<text x="{left}" y="{edge - 12}">ms a frame, by {name}</text>')
+        parts.append(f'<text x="{left}" y="{edge - 12}">ms a frame, by {name} (as its root)</text>')
         for x, y, value, ms in places:
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#2266aa"/>')
             parts.append(f'<text x="{x:.1f}" y="{y - 7:.1f}" text-anchor="middle">{ms:.1f}</text>')
