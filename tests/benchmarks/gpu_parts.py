@@ -193,7 +193,7 @@ def _profile(step: FrameStep, figures: Figures) -> None:
 
 def codec(options: argparse.Namespace, figures: Figures) -> None:
     """The built-in model on the device beside the CPU: what it answers, and shares of equal codes."""
-    questions = [read_audio(question.path) for question in sample_questions()[:4]]
+    questions = [read_audio(question.path) for question in sample_questions()[: min(4, options.most)]]
     answers: dict[str, list[str]] = {}
     for device, dtype in (("cpu", "float32"), (options.device, "float32"), (options.device, "bfloat16")):
         name = f"{device} {dtype}"
