@@ -79,6 +79,7 @@ LAYERS = {
         protocols
         recordings talk webrtc
         livekit pipecat server
+        ray
     """,
 }
 # Kyutai's import path `moshi.models.loaders` is a façade over the checkpoints, which stand above the models.

@@ -17,9 +17,11 @@ from moshi_agent.cli.options import (
     model_option,
     threads_option,
 )
+from moshi_agent.cli.replica_options import replica_options, replicas_of
 from moshi_agent.cli.serve_limits import LIMITS, WEBRTC_LIMITS, limit_options
 from moshi_agent.cli.whole_text import WholeText
 
+_ELSEWHERE = ("gradio_tunnel", "tunnel_token", "on_ray")  # options that are none of the server's
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
@@ -98,6 +100,7 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     help="Write every call into this folder: sound, words, events. Callers' consent is up to you.",
 )
 @delegation_options
+@replica_options
 @click.option("--gradio-tunnel", "--tunnel", is_flag=True, hidden=True)
 @click.option("--gradio-tunnel-token", "tunnel_token", hidden=True)
 @click.option(
@@ -114,14 +117,8 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     show_default=True,
     help="Lines for people, or a JSON object a line for programs.",
 )
-def serve(
-    model: str,
-    token_file: Path | None,
-    no_process: bool,
-    gradio_tunnel: bool,
-    tunnel_token: str | None,
-    **options: Any,
-) -> None:
+@click.pass_context
+def serve(context: click.Context, gradio_tunnel: bool, tunnel_token: str | None, **options: Any) -> None:
     """Serve a model to many callers at once, each a conversation of its own.
 
     Speaks Kyutai's websocket protocol at /api/chat and OpenAI's GPT-Live at /v1/live/sessions. Talk to it
@@ -130,6 +127,26 @@ def serve(
     """
     if gradio_tunnel or tunnel_token is not None:
         raise click.ClickException(_no_tunnel(options["port"]))
+    asked, replicas = asked_for(context)
+    if replicas is None:
+        load_adapter("server.command", "server").serve(asked)
+    else:
+        load_adapter("ray.command", "ray").serve(asked, replicas)
+
+
+def asked_for(context: click.Context) -> tuple[Any, Any]:
+    """Returns the `Serve` of the parsed options, and the `Replicas` of it, None where it is to be one server.
+
+    Args:
+        context: of this command.
+    """
+    options = {name: value for name, value in context.params.items() if name not in _ELSEWHERE}
+    replicas = replicas_of(context, options)
+    return _server(**options), replicas
+
+
+def _server(model: str, token_file: Path | None, no_process: bool, **options: Any) -> Any:
+    """The `Serve` of these options."""
     command = load_adapter("server.command", "server")
     tokens = options.pop("tokens") + (command.read_tokens(token_file) if token_file else ())
     names = ("host", "port", "origins", "voice", "role", "greet", "say_commentary", *DELEGATION)
@@ -146,7 +163,7 @@ def serve(
         **{limit.field: options.pop(limit.field) for limit in LIMITS},
         **{name: options.pop(name) for name in names},
     )
-    command.serve(command.Serve(model=model, server=config, process=not no_process, **options))
+    return command.Serve(model=model, server=config, process=not no_process, **options)
 
 
 def _webrtc(command: Any, options: dict[str, Any]) -> Any:

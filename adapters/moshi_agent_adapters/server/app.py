@@ -26,6 +26,11 @@ GROUPS: tuple[RouteGroup, ...] = (health.routes, kyutai_chat.routes, openai_call
 RECOGNISER_GROUPS: tuple[RouteGroup, ...] = (health.routes, transcriptions.routes)
 
 
+def groups_for(engine: Engine) -> tuple[RouteGroup, ...]:
+    """Returns what a server with this engine speaks."""
+    return RECOGNISER_GROUPS if engine.model.kind == "recogniser" else GROUPS
+
+
 def create_app(
     engine: Engine, config: ServerConfig | None = None, groups: Sequence[RouteGroup] | None = None
 ) -> Starlette:
@@ -41,7 +46,7 @@ def create_app(
     """
     server = Server(engine, config or ServerConfig())
     if groups is None:
-        groups = RECOGNISER_GROUPS if engine.model.kind == "recogniser" else GROUPS
+        groups = groups_for(engine)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:

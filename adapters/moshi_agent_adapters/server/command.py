@@ -103,7 +103,27 @@ def _serve_at(
     certificate: Path | None,
 ) -> None:
     port = int(sockets[0].getsockname()[1])
-    engine = Engine.load(
+    engine = load_engine(asked)
+    app = create_app(engine, server)
+    with recording(asked, engine):
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="info" if asked.log_level == "debug" else asked.log_level,  # debug tells headers
+            access_log=False,  # tokens may stand in a query
+            server_header=False,
+            **uvicorn_options(server, behind_proxy=asked.proxies is not None, tls=tls),
+            timeout_graceful_shutdown=_GRACE_S,
+            proxy_headers=asked.proxies is not None,
+            forwarded_allow_ips=asked.proxies,
+        )
+        _announce(asked, port, certificate)
+        DrainingServer(config, app.state.server).run(sockets)
+
+
+def load_engine(asked: Serve) -> Engine:
+    """Loads the engine that was asked for. Raises CheckpointError, ConfigError."""
+    return Engine.load(
         asked.model,
         lora=asked.lora,
         recogniser=is_recogniser(asked.model),
@@ -120,25 +140,10 @@ def _serve_at(
         hang_s=asked.hang_s,
         admit_by_time=not asked.overcommit,
     )
-    app = create_app(engine, server)
-    with _recordings(asked, engine):
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            log_level="info" if asked.log_level == "debug" else asked.log_level,  # debug tells headers
-            access_log=False,  # tokens may stand in a query
-            server_header=False,
-            **uvicorn_options(server, behind_proxy=asked.proxies is not None, tls=tls),
-            timeout_graceful_shutdown=_GRACE_S,
-            proxy_headers=asked.proxies is not None,
-            forwarded_allow_ips=asked.proxies,
-        )
-        _announce(asked, port, certificate)
-        DrainingServer(config, app.state.server).run(sockets)
 
 
 @contextmanager
-def _recordings(asked: Serve, engine: Engine) -> Generator[None]:
+def recording(asked: Serve, engine: Engine) -> Generator[None]:
     """Records every call, if that is wanted.
 
     Raises:

@@ -38,7 +38,7 @@ def serving(*options: str) -> Iterator[ServeProcess]:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     ) as process:
         try:
-            yield ServeProcess(process, _address(process))
+            yield ServeProcess(process, address_of(process))
         finally:
             process.terminate()
             try:
@@ -47,7 +47,8 @@ def serving(*options: str) -> Iterator[ServeProcess]:
                 process.kill()
 
 
-def _address(process: subprocess.Popen[str]) -> str:
+def address_of(process: subprocess.Popen[str]) -> str:
+    """The address that the command says it serves at; fails with all that it said where it says none."""
     assert process.stdout is not None
     seen: list[str] = []
     for line in process.stdout:

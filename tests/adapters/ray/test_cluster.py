@@ -1,0 +1,196 @@
+"""Replicas on Ray, with real callers: they come, go, are full and are killed, and calls go on.
+
+One cluster for all: it takes a minute to begin. The tests stand in the order of its life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray", reason="needs the extra `ray`: pip install moshi-agent[ray]")
+pytest.importorskip("aiortc", reason="needs the extra `server`: pip install moshi-agent[server]")
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from moshi_agent.audio.files import read_audio
+from moshi_agent.questions import find_question, sample_questions
+from moshi_agent_adapters.protocols.kyutai import Kind
+from moshi_agent_adapters.protocols.opus import OpusWriter
+from tests.adapters.ray.ray_process import Cluster, serving_on_ray
+from tests.adapters.server.server_clients import PATIENCE_S, ask_kyutai, ask_live, paced, question
+from tests.adapters.webrtc.webrtc_asking import ask_signalling
+
+pytestmark = [pytest.mark.slow, pytest.mark.real_time, pytest.mark.timeout(600)]
+ANSWER = "tiny talking model"
+CAPACITY = 3
+SCALE_S = 120.0  # for a replica to come, or to go
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """One to two replicas; a second one where more than one and a half calls are there for each."""
+    options = ("--replicas", "1-2", "--capacity", str(CAPACITY), "--target-load", "0.5")
+    with serving_on_ray(*options, "--scale-up-seconds", "1", "--scale-down-seconds", "5") as cluster:
+        yield cluster
+
+
+@dataclass
+class Line:
+    """A call that says nothing, and hears when it is over."""
+
+    websocket: ClientConnection
+    heard_at: list[float] = field(default_factory=list)
+    ended: ConnectionClosed | None = None
+    ended_at: float = 0.0
+
+    async def listen(self) -> None:
+        try:
+            while True:
+                await self.websocket.recv()
+                self.heard_at.append(time.monotonic())
+        except ConnectionClosed as error:
+            self.ended, self.ended_at = error, time.monotonic()
+
+    async def speak(self) -> None:
+        writer = OpusWriter()
+        await self.websocket.send(Kind.AUDIO.message(writer.header()))
+        async for chunk in paced(question("What is your name?")[:0]):
+            await self.websocket.send(Kind.AUDIO.message(writer.push(chunk)))
+
+
+@asynccontextmanager
+async def line(cluster: Cluster) -> AsyncIterator[Line]:
+    """A call over `/api/chat`, for as long as the block."""
+    address = f"{cluster.websocket}/api/chat"
+    async with connect(address, compression=None, open_timeout=PATIENCE_S) as websocket:
+        assert await websocket.recv() == Kind.HANDSHAKE.message()
+        call = Line(websocket)
+        tasks = [asyncio.create_task(call.listen()), asyncio.create_task(call.speak())]
+        try:
+            yield call
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def wait_for_replicas(cluster: Cluster, number: int, at_least_one_call_each: bool = False) -> None:
+    def is_so(found: dict[str, dict[str, int]]) -> bool:
+        least = min((one["live"] for one in found.values()), default=0)
+        return len(found) == number and (least > 0 or not at_least_one_call_each)
+
+    await asyncio.to_thread(cluster.wait_for_replicas, is_so, SCALE_S)
+
+
+def test_a_second_replica_comes_for_more_calls_and_one_goes_without_a_call_noticing(cluster: Cluster) -> None:
+    async def talk() -> None:
+        async with line(cluster), line(cluster):
+            await wait_for_replicas(cluster, 2)
+            async with line(cluster) as there:
+                await wait_for_replicas(cluster, 2, at_least_one_call_each=True)
+                assert there.ended is None
+        # One call on each: that is too few for two replicas, and one of them goes, with its call.
+        async with line(cluster) as first, line(cluster) as second:
+            asked = question("What is your name?")
+            await wait_for_replicas(cluster, 2, at_least_one_call_each=True)
+            until = time.monotonic() + SCALE_S
+            while not any(one["draining"] for one in (await asyncio.to_thread(cluster.replicas)).values()):
+                assert time.monotonic() < until, "no replica was to go"
+                await asyncio.sleep(0.5)
+            heard = await ask_kyutai(cluster.websocket, asked, ANSWER)
+            assert ANSWER in heard.text
+            await asyncio.sleep(5)
+            now = time.monotonic()
+            assert first.ended is None and second.ended is None
+            assert now - first.heard_at[-1] < 2 and now - second.heard_at[-1] < 2
+        await wait_for_replicas(cluster, 1)
+
+    asyncio.run(talk())
+
+
+def test_calls_over_three_protocols_are_answered_and_full_replicas_refuse_at_once(cluster: Cluster) -> None:
+    async def talk() -> None:
+        path = find_question("What is your name?", sample_questions()).path
+        asked, at_48 = question("What is your name?"), read_audio(path, 48_000)
+        heard = await asyncio.gather(
+            ask_kyutai(cluster.websocket, asked, ANSWER),
+            ask_live(cluster.websocket, asked, ANSWER),
+            ask_signalling(cluster.url, at_48, ANSWER),
+        )
+        for one in heard:
+            assert one.text.strip().startswith("My name is Moshi") and one.energy > 1
+
+    asyncio.run(talk())
+
+
+def test_of_a_killed_replica_the_callers_are_told_and_others_notice_nothing(cluster: Cluster) -> None:
+    async def talk() -> None:
+        async with line(cluster) as first, line(cluster) as second, line(cluster) as third:
+            await wait_for_replicas(cluster, 2)
+            async with line(cluster) as there:
+                await wait_for_replicas(cluster, 2, at_least_one_call_each=True)
+                calls = [first, second, third, there]
+                victim = replica_processes(cluster.process.pid)[0]
+                killed_at = time.monotonic()
+                os.kill(victim, signal.SIGKILL)
+                await asyncio.sleep(2)
+                told = [one for one in calls if one.ended is not None]
+                others = [one for one in calls if one.ended is None]
+                assert told and others, "each replica had calls"
+                assert all(one.ended_at - killed_at < 2 for one in told)
+                assert all(time.monotonic() - one.heard_at[-1] < 1 for one in others)
+                heard = await ask_kyutai(cluster.websocket, question("What is your name?"), ANSWER)
+                assert ANSWER in heard.text, "who was cut off calls again"
+                print([(one.ended, one.ended_at - killed_at) for one in told])
+                await wait_for_replicas(cluster, 2)
+                print("again after", time.monotonic() - killed_at)
+
+    asyncio.run(talk())
+
+
+def replica_processes(root: int) -> list[int]:
+    """Those of the replicas that this process has begun, through whatever is between."""
+    parents: dict[int, int] = {}
+    names: dict[int, str] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = (folder / "stat").read_text()
+            names[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue
+        parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
+
+    def is_ours(process: int) -> bool:
+        return process == root or (process in parents and is_ours(parents[process]))
+
+    return [one for one in names if "ray::ServeReplica" in names[one] and is_ours(one)]
+
+
+def test_health_and_metrics_are_those_of_all(cluster: Cluster) -> None:
+    status, body = cluster.get("/metrics")
+    assert status == 200
+    names = {f'replica="{name}"' for name in cluster.replicas()}
+    lines = [row for row in body.decode().splitlines() if row.startswith("moshi_agent_live_sessions{")]
+    assert len(lines) == len(names) and all(any(name in row for row in lines) for name in names)
+    assert cluster.get("/health")[0] == 200
+
+
+def test_sigterm_lets_calls_end_and_ends(cluster: Cluster) -> None:
+    async def talk() -> None:
+        async with line(cluster) as there:
+            cluster.process.terminate()
+            await asyncio.sleep(4)
+            assert there.ended is None and time.monotonic() - there.heard_at[-1] < 2
+
+    asyncio.run(talk())
+    assert cluster.process.wait(90) == 0
