@@ -20,7 +20,7 @@ _log = logging.getLogger("moshi_agent.audio")
 
 LOUDEST = 16.0  # a little over 1 is no harm; 32767 is somebody's int16 as float
 OFFSET = 0.02  # a mean of so much over a second is no sound
-_CANCELLED = 0.05  # of the louder channel's power is left in the mean of both
+_CANCELLED = 0.1  # of the power that the mean of unrelated channels has
 _SILENT_POWER = 1e-8  # -80 dBFS
 _OFFSET_S = 1.0  # time constant of a live stream's mean
 _FIRST_OFFSET_S = 0.5  # no mean is believed before
@@ -51,14 +51,16 @@ class FileLevels:
         return block - self._offset if self._offset.any() else block
 
     def mono(self, block: NDArray[np.float32]) -> Samples:
-        """Returns the mean of a block's channels, [n]; one of two that cancel each other."""
+        """Returns the mean of a block's channels, [n]; the loudest of those that cancel each other."""
         if block.shape[1] == 1 or not len(block):
             return block[:, 0]  # a mean over one channel would be an expensive copy
         mean = block.mean(axis=1, dtype=np.float32)
-        if block.shape[1] != 2 or not _cancels(block, mean):
+        power = (block**2).mean(axis=0)  # [channels]
+        if not _cancels(power, mean):
             return mean
         _say(self._source, "has channels that cancel each other: one of them is read")
-        return np.ascontiguousarray(block[:, 0])
+        loudest = 0 if len(power) == 2 else int(power.argmax())  # of two, the same in every block
+        return np.ascontiguousarray(block[:, loudest])
 
     def finish(self) -> None:
         """Warns of a file in which every sample was zero."""
@@ -78,11 +80,15 @@ class FileLevels:
         return mean
 
 
-def _cancels(block: NDArray[np.float32], mean: Samples) -> bool:
-    """Whether next to nothing of two channels, [n, 2], is left in their mean, [n]."""
-    power = (block**2).mean(axis=0)
-    alike = power.min() > power.max() / 4 and power.max() > _SILENT_POWER
-    return bool(alike) and float((mean**2).mean()) < _CANCELLED * float(power.max())
+def _cancels(power: NDArray[np.float32], mean: Samples) -> bool:
+    """Whether next to nothing of channels of a power, [channels], is left in their mean, [n].
+
+    The mean of channels that have nothing to do with each other has their summed power over the square of
+    their number.
+    """
+    if power.max() <= _SILENT_POWER or (len(power) == 2 and power.min() <= power.max() / 4):
+        return False
+    return float((mean**2).mean()) < _CANCELLED * float(power.sum()) / len(power) ** 2
 
 
 @lru_cache(maxsize=4096)

@@ -9,6 +9,7 @@ from moshi_agent.engine.config import SessionConfig
 from moshi_agent.engine.step.frame_step import Frame
 from moshi_agent.engine.step.step_tensors import Reference
 from moshi_agent.events import AskedBy
+from moshi_agent.text.pieces import Words
 from moshi_agent.text.word_tracker import TimedWord
 
 Key = int  # of a conversation, unique in its engine
@@ -57,6 +58,7 @@ class Say:
     text: str
     at_once: bool = False
     alone: bool = False
+    words: Words | None = field(default=None, repr=False)  # of the text, before it comes to the steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class GiveReference:
     for_id: int | None
     text: str | None
     reference: Reference | None = field(default=None, repr=False)  # None: to be said, or nothing was found
+    words: Words | None = field(default=None, repr=False)  # of the text, where it is to be said
     refusal: str | None = None  # why the text cannot be given
 
 

@@ -187,7 +187,7 @@ class Core:
             case Finish():
                 conversations.finish(command.key, self._clock())
             case Say():
-                conversations[command.key].say(command.text, command.at_once, command.alone)
+                conversations[command.key].say(command)
             case Hold():
                 conversations[command.key].hold(command.seconds)
             case Ask():

@@ -16,7 +16,7 @@ from moshi_agent.checkpoint import Checkpoint, load_checkpoint
 from moshi_agent.engine.birthplace import Birthplace
 from moshi_agent.engine.call.model import model_of, recogniser_model_of
 from moshi_agent.engine.capacity import Capacity, StepTimes
-from moshi_agent.engine.commands import Close, Command, Open, Refer, Stop
+from moshi_agent.engine.commands import Close, Command, Open, Refer, Say, Stop
 from moshi_agent.engine.config import EngineConfig
 from moshi_agent.engine.core import Core
 from moshi_agent.engine.event_queue import Outlet
@@ -30,10 +30,12 @@ from moshi_agent.engine.step.memory import free_bytes
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
 from moshi_agent.engine.step.step_check import check_graphs
 from moshi_agent.engine.user_transcriber import UserTranscriber
-from moshi_agent.errors import EngineUnhealthy
+from moshi_agent.errors import EngineUnhealthy, MoshiAgentError
 from moshi_agent.nn.device_errors import memory_for
 from moshi_agent.nn.fast_paths import check_fast_paths
 from moshi_agent.plural import counted
+from moshi_agent.text.pieces import Tokenizer
+from moshi_agent.text.sentences import words_to_say
 
 _WARM_UP_STEPS = 6
 _EXIT_S = 10.0  # that a program which exits without `close` waits for the step that is being taken
@@ -190,7 +192,19 @@ class LocalBackend:
             return self._served.openings.open(command, outlet)
         if isinstance(command, Refer) and self._served is not None:
             return self._served.references.refer(command, self._inbox.request)
+        if isinstance(command, Say) and self._served is not None:
+            return self._say(command, self._served.checkpoint.tokenizer)
         return self._inbox.request(command, outlet)
+
+    def _say(self, command: Say, tokenizer: Tokenizer | None) -> Future[Any]:
+        """Tokenizes here, in the caller's thread: nobody's frames are to wait for it."""
+        try:
+            words = words_to_say(tokenizer, command.text)
+        except MoshiAgentError as error:
+            refused: Future[Any] = Future()
+            refused.set_exception(error)
+            return refused
+        return self._inbox.request(replace(command, words=words))
 
     def prompt(self, source: PromptSource) -> Prompt:
         """Returns the tokens of a prompt. Takes its time, in the caller's thread."""

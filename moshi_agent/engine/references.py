@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from moshi_agent.engine.commands import GiveReference, Refer
 from moshi_agent.engine.step.step_tensors import Reference
 from moshi_agent.errors import InputError, MoshiAgentError
 from moshi_agent.text.pieces import pieces_of
+from moshi_agent.text.sentences import words_to_say
 
 # Encodes a text -> [n, row_dim]. It is called by one thread at a time.
 EncodeReference = Callable[[str], NDArray[np.float32] | Tensor]
@@ -72,8 +74,10 @@ class References:
 
     def _read(self, command: Refer) -> GiveReference:
         given = GiveReference(command.key, command.for_id, command.text)
-        if command.text is None or command.as_sentence:
+        if command.text is None:
             return given
+        if command.as_sentence:
+            return replace(given, words=words_to_say(self._tokenizer, command.text))
         if self._kind is None:
             return GiveReference(command.key, command.for_id, command.text, refusal=_NONE_TAKEN)
         reference = self._tokens(command.text) if self._kind == "tokens" else self._rows(command.text)

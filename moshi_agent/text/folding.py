@@ -12,8 +12,12 @@ _PLAIN = {
     "\u201a": "'",
     "\u201b": "'",
     "\u2032": "'",
+    "\u2035": "'",
     "\u00b4": "'",
+    "\u02b9": "'",
+    "\u02bb": "'",
     "\u02bc": "'",
+    "\u02bd": "'",
     "\u201c": '"',
     "\u201d": '"',
     "\u201e": '"',
@@ -29,15 +33,38 @@ _PLAIN = {
     "\u00d8": "O",
     "\u0142": "l",
     "\u0141": "L",
+    "\u0111": "d",
+    "\u0110": "D",
+    "\u00f0": "d",
+    "\u00d0": "D",
+    "\u00fe": "th",
+    "\u00de": "Th",
+    "\u0131": "i",
 }
-_DASHES = "-/_|\u2010\u2011\u2012\u2013\u2014\u2015\u2212"  # part words where they are no text themselves
+_ZERO_WIDTH_SPACE = "\u200b"
+_WITHIN_WORDS = (
+    "Ps",
+    "Pe",
+    "Pi",
+    "Pf",
+    "Mn",
+    "Mc",
+    "Me",
+    "Cf",
+    "Cc",
+    "Cn",
+    "Co",
+    "Sk",
+)  # brackets, quotes, marks
+_ROUND_WORDS = "\"'*~"
 
 
 def fold(text: str, is_known: Callable[[str], bool]) -> str:
     """Returns the text with every character that is not known replaced by what reads alike, or left out.
 
-    Typographic quotes, dashes, ligatures and accents become plain ones; signs that nobody reads aloud, emoji
-    and marks without width are left out. Letters and digits for which nothing plain is there stay.
+    Typographic quotes, ligatures and accents become plain ones; quotes, brackets and marks without width are
+    left out; dashes, emoji and other signs become spaces, since they part words. Letters and digits for which
+    nothing plain is there stay.
 
     Args:
         is_known: whether a character can stand in the text.
@@ -58,11 +85,16 @@ def _folded(character: str, is_known: Callable[[str], bool]) -> str:
 def _without_marks(character: str) -> str:
     """The letters of a ligature, or a letter without its accents."""
     parts = unicodedata.normalize("NFKD", character)
-    return "".join(one for one in parts if not unicodedata.combining(one))
+    plain = "".join(one for one in parts if not unicodedata.combining(one))
+    is_raised = unicodedata.decomposition(character).startswith(("<super>", "<fraction>"))
+    return f" {plain} " if is_raised and plain[:1].isdigit() else plain  # 10² is not 102
 
 
 def _left_out(character: str) -> str:
     """A space for what parts words, nothing for other signs, and the character itself where it is read."""
-    if character.isspace() or character in _DASHES:
+    category = unicodedata.category(character)
+    if category[0] in "LN":
+        return character
+    if character == _ZERO_WIDTH_SPACE:
         return " "
-    return character if unicodedata.category(character)[0] in "LN" else ""
+    return "" if category in _WITHIN_WORDS or character in _ROUND_WORDS else " "

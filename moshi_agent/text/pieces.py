@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from moshi_agent.errors import InputError
 from moshi_agent.text.folding import fold
 
+Words = list[list[int]]  # the pieces of each word of a text
+
 _LONGEST_START = 3  # bytes of a character that is not complete
 _WORD_START = "\u2581"  # how sentencepiece marks the beginning of a word
 
@@ -111,7 +113,7 @@ def pieces_of(tokenizer: Tokenizer | None, text: str) -> list[int]:
     return [piece for word in word_pieces(tokenizer, text) for piece in word]
 
 
-def word_pieces(tokenizer: Tokenizer, text: str) -> list[list[int]]:
+def word_pieces(tokenizer: Tokenizer, text: str) -> Words:
     """Returns the pieces of each word of a text, which is folded where the tokenizer has none for it.
 
     Raises:
@@ -123,7 +125,7 @@ def word_pieces(tokenizer: Tokenizer, text: str) -> list[list[int]]:
     return words
 
 
-def _pieces_of_word(tokenizer: Tokenizer, word: str) -> list[list[int]]:
+def _pieces_of_word(tokenizer: Tokenizer, word: str) -> Words:
     """The pieces of a word; folding can make several words of one, or none."""
     if has_surrogates(word):
         raise InputError(f"{word!r} is not Unicode text; accepted: no surrogates")

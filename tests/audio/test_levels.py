@@ -53,6 +53,21 @@ def test_of_channels_that_cancel_each_other_one_is_read(
     ]
 
 
+@pytest.mark.parametrize("signs", [(1, -1, 1, -1), (1, -1, 0), (0.5, 0.5, -1)])
+def test_of_more_channels_that_cancel_each_other_the_loudest_is_read(
+    tmp_path: Path, question: Samples, signs: tuple[float, ...]
+) -> None:
+    path = _write(tmp_path / "phases.wav", question[:, None] * np.array(signs, np.float32))
+    heard = read_audio(path)
+    assert np.allclose(np.abs(heard), np.abs(question), atol=1e-4)
+
+
+def test_four_speakers_on_four_channels_are_mixed(tmp_path: Path, question: Samples) -> None:
+    apart = np.stack([np.roll(question, 5000 * number) for number in range(4)], axis=1)
+    path = _write(tmp_path / "four.wav", apart)
+    assert np.allclose(read_audio(path), apart.mean(axis=1), atol=1e-4)
+
+
 def test_two_speakers_on_two_channels_are_mixed(tmp_path: Path, question: Samples) -> None:
     half = len(question) // 2
     one, other = question.copy(), question.copy()

@@ -6,10 +6,11 @@ import asyncio
 import http.client
 import json
 import socket
+import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -29,13 +30,33 @@ class Place:
 
     port: int
     token: str
+    has_tls: bool = False
 
     @property
     def live(self) -> str:
-        return f"ws://127.0.0.1:{self.port}{self.path('/v1/live/sessions')}"
+        scheme = "wss" if self.has_tls else "ws"
+        return f"{scheme}://127.0.0.1:{self.port}{self.path('/v1/live/sessions')}"
+
+    @property
+    def bearer(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
 
     def path(self, path: str) -> str:
         return f"{path}?token={self.token}"
+
+    def http(self) -> http.client.HTTPConnection:
+        """A connection for requests; who has signed the certificate is not asked."""
+        if not self.has_tls:
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        context = unverified()
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=20, context=context)
+
+
+def unverified() -> ssl.SSLContext:
+    """TLS with whoever answers: the server's certificate is its own."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 Work = Callable[[Place, float], int]  # on a server, until a time: how often it did what it does
@@ -47,6 +68,7 @@ class Attack:
 
     after: str  # what it tries to have all to itself
     work: Work
+    over_tls: bool = False  # on a server with a certificate
 
 
 # Before anybody has shown a token
@@ -60,6 +82,30 @@ def silent_connections(place: Place, until: float) -> int:
                 stack.enter_context(socket.create_connection(("127.0.0.1", place.port), timeout=5))
         time.sleep(max(0.0, until - time.monotonic()))
     return 500
+
+
+def silent_handshakes(place: Place, until: float) -> int:
+    """As many as there may be who say that they want TLS, and no more."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        unverified().wrap_bio(incoming, outgoing).do_handshake()
+    hello, count = outgoing.read(), 0
+    with ExitStack() as stack:
+        for _ in range(500):
+            with suppress(OSError):
+                raw = stack.enter_context(socket.create_connection(("127.0.0.1", place.port), timeout=5))
+                raw.sendall(hello if count % 2 else hello[:40])
+                count += 1
+        time.sleep(max(0.0, until - time.monotonic()))
+    return count
+
+
+def handshakes_that_come_and_go(place: Place, until: float) -> int:
+    def once() -> None:
+        with socket.create_connection(("127.0.0.1", place.port), timeout=5) as raw:
+            unverified().wrap_socket(raw).close()
+
+    return _again(once, until)
 
 
 def endless_header(place: Place, until: float) -> int:
@@ -98,11 +144,10 @@ def _get(path: str, headers: dict[str, str] | None = None) -> Work:
 
     def one(place: Place, until: float, counts: list[int]) -> None:
         def once() -> None:
-            connection = http.client.HTTPConnection("127.0.0.1", place.port, timeout=20)
+            connection = place.http()
             try:
                 while time.monotonic() < until:
-                    sent = headers or {"Authorization": f"Bearer {place.token}"}
-                    connection.request("GET", path, headers=sent)
+                    connection.request("GET", path, headers=headers or place.bearer)
                     connection.getresponse().read()
                     counts.append(1)
             finally:
@@ -229,10 +274,10 @@ def offers_that_never_connect(place: Place, until: float) -> int:
         return sdp
 
     body = json.dumps({"sdp": asyncio.run(offer())}).encode()
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {place.token}"}
+    headers = {"Content-Type": "application/json", **place.bearer}
 
     def once() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", place.port, timeout=20)
+        connection = place.http()
         connection.request("POST", "/api/webrtc", body, headers)
         connection.getresponse().read()
         connection.close()
@@ -240,39 +285,65 @@ def offers_that_never_connect(place: Place, until: float) -> int:
     return _again(once, until)
 
 
-def _data_channel(message: str) -> Work:
-    """Sends one message as fast as a data channel takes it."""
+def _calls(hold: Callable[[Place, Any, str, float], Coroutine[Any, Any, int]]) -> Work:
+    """Holds a call over WebRTC, and another one when that has been ended."""
 
     def work(place: Place, until: float) -> int:
         count = 0
         while time.monotonic() < until:
             with suppress(OSError, AssertionError, TimeoutError):
-                count += asyncio.run(_send_over_webrtc(place, until, message))
+                count += asyncio.run(_call_over_webrtc(place, until, hold))
             time.sleep(_PAUSE_S)
         return count
 
     return work
 
 
-async def _send_over_webrtc(place: Place, until: float, message: str) -> int:
+async def _call_over_webrtc(
+    place: Place, until: float, hold: Callable[[Place, Any, str, float], Coroutine[Any, Any, int]]
+) -> int:
     from tests.adapters.webrtc.webrtc_asking import request
     from tests.adapters.webrtc.webrtc_peer import Caller
 
-    caller, count = Caller(), 0
+    caller = Caller()
     try:
         url, offer = f"http://127.0.0.1:{place.port}/api/webrtc", {"sdp": await caller.offer()}
-        bearer = {"Authorization": f"Bearer {place.token}"}
-        status, answer = await asyncio.to_thread(request, "POST", url, offer, bearer)
+        status, answer = await asyncio.to_thread(request, "POST", url, offer, place.bearer)
         assert status == 201, answer
         await caller.accept(answer["sdp"])
         await caller.wait_for(lambda: caller.has("stats"), 20)
+        return await hold(place, caller, f"{url}/{answer['id']}", until)
+    finally:
+        await caller.hang_up()
+
+
+def _data_channel(message: str) -> Work:
+    """Sends one message as fast as a data channel takes it."""
+
+    async def send(place: Place, caller: Any, url: str, until: float) -> int:
+        count = 0
         while time.monotonic() < until and caller.channel.readyState == "open":
             if caller.channel.bufferedAmount < 200_000:
                 caller.channel.send(message)
                 count += 1
             await asyncio.sleep(0 if count % 4 else 0.001)
-    finally:
-        await caller.hang_up()
+        return count
+
+    return _calls(send)
+
+
+async def _renew_offers(place: Place, caller: Any, url: str, until: float) -> int:
+    """Renews its offer as fast as that is answered, each time with many addresses."""
+    from tests.adapters.webrtc.webrtc_asking import request
+
+    count, sdp = 0, caller.peer.localDescription.sdp
+    candidates = "".join(
+        f"a=candidate:{port} 1 udp 2130706431 127.0.0.1 {port} typ host\r\n" for port in range(2000, 2600)
+    )
+    while time.monotonic() < until:
+        status, _ = await asyncio.to_thread(request, "PATCH", url, {"sdp": sdp + candidates}, place.bearer)
+        assert status != 404, "the call is over"
+        count += 1
     return count
 
 
@@ -290,6 +361,8 @@ def _again(once: Callable[[], object], until: float) -> int:
 
 ATTACKS = {
     "silent connections": Attack("connections", silent_connections),
+    "silent TLS handshakes": Attack("connections", silent_handshakes, over_tls=True),
+    "TLS handshakes that come and go": Attack("the event loop", handshakes_that_come_and_go, over_tls=True),
     "connections that come and go": Attack("connections", connections_that_come_and_go),
     "one endless header": Attack("memory before a token", endless_header),
     "headers without end": Attack("memory before a token", many_headers),
@@ -322,5 +395,6 @@ ATTACKS = {
     "sentences over a data channel": Attack(
         "the engine's thread", _data_channel(json.dumps({"type": "say", "text": "two " * 4000}))
     ),
+    "renewed offers": Attack("the event loop", _calls(_renew_offers)),
     "junk over a data channel": Attack("the event loop", _data_channel("x" * 16_000)),
 }

@@ -17,6 +17,7 @@ from websockets.exceptions import WebSocketException
 from moshi_agent_adapters.protocols.live_audio import PCM_24K
 from tests.adapters.server.bad_clients import START, append
 from tests.adapters.server.server_clients import CHUNK_S, paced, question
+from tests.benchmarks.attacks import unverified
 
 ADDRESS = "127.0.0.9"  # its own: what is counted by address is not the others' fault
 QUESTIONS = (
@@ -88,7 +89,8 @@ class _Call:
         self._asked: tuple[float, str] | None = None  # when, and what the answer holds
 
     async def hold(self, url: str) -> None:
-        async with connect(url, open_timeout=_SILENT_S, local_addr=(ADDRESS, 0)) as websocket:
+        tls = unverified() if url.startswith("wss") else None
+        async with connect(url, ssl=tls, open_timeout=_SILENT_S, local_addr=(ADDRESS, 0)) as websocket:
             await websocket.send(START)
             speech = asyncio.create_task(self._speak(websocket))
             try:

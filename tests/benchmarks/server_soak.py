@@ -2,13 +2,15 @@
 
     PYTHONPATH=.:adapters python tests/benchmarks/server_soak.py [--minutes 60] [--kill-minutes 10]
 
-Callers ask sample questions over Kyutai's protocol, GPT-Live, Realtime and WebRTC. Some hang up early, some
-are muted at first, some stall for seconds and send all at once, some send messages that nobody understands;
-all but the first are answered. Now and then the engine's process is killed, and the calls of that moment end.
+Callers ask sample questions over Kyutai's protocol, GPT-Live, Realtime and WebRTC, and by Twilio's protocol
+the phone agent of the examples. Some hang up early, some are muted at first, some stall for seconds and send
+all at once, some send messages that nobody understands; all but the first are answered. Now and then the
+engine's process is killed, and the calls of that moment end.
 
-Prints a line a minute: memory, threads and descriptors of the server, memory of the engine's process, rows,
-and what became of the calls. The exit status is 1 if an answer was wrong, if rows, threads or descriptors
-stay, or if the server's memory grows by more than 20 MB an hour after the first fifth.
+Prints a line a minute: memory, threads and descriptors of the server, memory of the engine's process, the
+same of the phone agent, rows, and what became of the calls. The exit status is 1 if an answer was wrong, if
+rows, threads or descriptors stay, or if the server's memory grows by more than 20 MB an hour after the first
+fifth.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from tests.adapters.server.server_process import ServeProcess, serving
 from tests.adapters.webrtc.webrtc_asking import request
 from tests.adapters.webrtc.webrtc_peer import Caller
 from tests.benchmarks.good_caller import QUESTIONS
+from tests.benchmarks.phone_agent import PhoneAgent, answering, as_on_the_telephone, hear_greeting, ring
 from tests.benchmarks.process_figures import Figures, engine_of, figures_of
 
 MOST_GROWTH_MB = 20.0  # an hour
@@ -78,6 +81,22 @@ class Call:
             yield chunk
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where callers can call."""
+
+    server: ServeProcess
+    phone: PhoneAgent
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    @property
+    def websocket(self) -> str:
+        return self.server.websocket
+
+
 class Refused(Exception):
     """The server has no row, or takes nobody for now."""
 
@@ -85,7 +104,7 @@ class Refused(Exception):
 # The protocols: each asks, and returns when the answer has come.
 
 
-async def ask_kyutai(place: ServeProcess, call: Call) -> None:
+async def ask_kyutai(place: Places, call: Call) -> None:
     async with connect(f"{place.websocket}/api/chat", compression=None, open_timeout=PATIENCE_S) as websocket:
         first = await websocket.recv()
         if first != Kind.HANDSHAKE.message():
@@ -103,14 +122,14 @@ async def ask_kyutai(place: ServeProcess, call: Call) -> None:
         await _until_answered(websocket, call, speak(), text_of)
 
 
-async def ask_gpt_live(place: ServeProcess, call: Call) -> None:
+async def ask_gpt_live(place: Places, call: Call) -> None:
     await _ask_openai(
         *(place, call, "/v1/live/sessions", START),
         *("session.started", "session.input_audio.append", "session.output_transcript.delta"),
     )
 
 
-async def ask_realtime(place: ServeProcess, call: Call) -> None:
+async def ask_realtime(place: Places, call: Call) -> None:
     await _ask_openai(
         *(
             place,
@@ -123,7 +142,7 @@ async def ask_realtime(place: ServeProcess, call: Call) -> None:
 
 
 async def _ask_openai(
-    place: ServeProcess, call: Call, path: str, first: str, begun: str, append: str, delta: str
+    place: Places, call: Call, path: str, first: str, begun: str, append: str, delta: str
 ) -> None:
     async with connect(f"{place.websocket}{path}", open_timeout=PATIENCE_S) as websocket:
         await websocket.send(first)
@@ -159,7 +178,7 @@ async def _until_answered(websocket: ClientConnection, call: Call, speech: Any, 
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def ask_webrtc(place: ServeProcess, call: Call) -> None:
+async def ask_webrtc(place: Places, call: Call) -> None:
     caller = Caller()
     try:
         offer = {"sdp": await caller.offer()}
@@ -183,11 +202,29 @@ async def ask_webrtc(place: ServeProcess, call: Call) -> None:
         await caller.hang_up()
 
 
+async def ask_phone(place: Places, call: Call) -> None:
+    rung = await ring(place.phone)
+    if rung is None:
+        raise Refused("busy")
+    call_sid, phone = rung
+    async with phone:
+        await hear_greeting(phone)
+        for number in (6, 7) if call.trouble == "bad messages" else ():
+            await phone.send({"event": "nothing", "number": number})
+            await phone.socket.send("{")
+        phone.say(as_on_the_telephone(call.said))
+        while call.expected.lower() not in place.phone.said(call_sid).lower():
+            if phone.is_over:
+                raise ConnectionResetError("the bot has hung up")
+            await asyncio.sleep(0.1)
+
+
 PROTOCOLS = {
     "kyutai": ask_kyutai,
     "gpt-live": ask_gpt_live,
     "realtime": ask_realtime,
     "webrtc": ask_webrtc,
+    "telephone": ask_phone,
 }
 
 
@@ -208,9 +245,7 @@ class Outcomes:
             self.wrong.append(f"{outcome}: {what}")
 
 
-async def call_again_and_again(
-    place: ServeProcess, draw: random.Random, until: float, outcomes: Outcomes
-) -> None:
+async def call_again_and_again(place: Places, draw: random.Random, until: float, outcomes: Outcomes) -> None:
     """One caller: one call after the other, each over any protocol and with any trouble."""
     while time.monotonic() < until:
         await asyncio.sleep(draw.uniform(0, 3))
@@ -236,15 +271,16 @@ async def call_again_and_again(
 class Watch:
     """Prints a line a minute, and kills the engine's process now and then."""
 
-    def __init__(self, server: ServeProcess, outcomes: Outcomes, kill_s: float) -> None:
-        self._server, self._outcomes, self._kill_s = server, outcomes, kill_s
+    def __init__(self, places: Places, outcomes: Outcomes, kill_s: float) -> None:
+        self._server, self._outcomes, self._kill_s = places.server, outcomes, kill_s
+        self._phone = places.phone
         self.sizes: list[tuple[float, float]] = []  # hours, MB
 
     async def until(self, end: float) -> None:
         """Watches for so long."""
         started = time.monotonic()
         next_kill, next_line = started + self._kill_s, started + 60
-        print("minute  rss_mb threads  fds engine_mb  rows  calls", flush=True)
+        print("minute  rss_mb threads  fds engine_mb  phone_mb threads  fds  rows  calls", flush=True)
         while (now := time.monotonic()) < end:
             await asyncio.sleep(
                 min(next_kill, next_line, end) - now if min(next_kill, next_line, end) > now else 0
@@ -268,7 +304,8 @@ class Watch:
         """Prints how it is now. Returns the server's figures and the rows in use."""
         engine = engine_of(self._server.process.pid)
         server, of_engine = figures_of(self._server.process.pid), figures_of(engine) if engine else None
-        assert server is not None, "the server is gone"
+        phone = figures_of(self._phone.process.pid)
+        assert server is not None and phone is not None, "a server is gone"
         _, ready = await asyncio.to_thread(request, "GET", f"{self._server.url}/ready")
         rows = ready.get("live", -1)  # -1: the engine's process is being started again
         self.sizes.append((hours, server.resident_mb))
@@ -276,7 +313,8 @@ class Watch:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self._outcomes.counts.items()))
         print(
             f"{60 * hours:6.1f}  {server.resident_mb:6.1f} {server.threads:7}  {server.descriptors:3}"
-            f"    {engine_mb:6.1f}  {rows:4}  {counts}",
+            f"    {engine_mb:6.1f}    {phone.resident_mb:6.1f} {phone.threads:7}  {phone.descriptors:3}"
+            f"  {rows:4}  {counts}",
             flush=True,
         )
         return server, rows
@@ -287,18 +325,18 @@ class Watch:
         return float(np.polyfit(*zip(*late, strict=True), 1)[0]) if len(late) >= 10 else 0.0
 
 
-async def soak(server: ServeProcess, asked: argparse.Namespace) -> bool:
+async def soak(places: Places, asked: argparse.Namespace) -> bool:
     """Whether all was answered, and nothing grew or was left."""
     outcomes = Outcomes()
-    watch = Watch(server, outcomes, 60 * asked.kill_minutes)
-    await asyncio.wait_for(
-        ask_gpt_live(server, Call(question(QUESTIONS[0][0]), QUESTIONS[0][1], "none", 0)), 120
-    )
+    watch = Watch(places, outcomes, 60 * asked.kill_minutes)
+    first = Call(question(QUESTIONS[0][0]), QUESTIONS[0][1], "none", 0)
+    for ask in PROTOCOLS.values():
+        await asyncio.wait_for(ask(places, first), 120)
     before, _ = await watch.line(0.0)
     watch.sizes.clear()
     end = time.monotonic() + 60 * asked.minutes
     callers = [
-        call_again_and_again(server, random.Random(asked.seed + number), end, outcomes)
+        call_again_and_again(places, random.Random(asked.seed + number), end, outcomes)
         for number in range(asked.callers)
     ]
     await asyncio.gather(watch.until(end), *callers)
@@ -327,11 +365,11 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=1, help="of what callers do")
     asked = parser.parse_args()
-    with serving("--capacity", str(_ROWS), "--overcommit") as server:
+    with serving("--capacity", str(_ROWS), "--overcommit") as server, answering(_ROWS) as phone:
         said: deque[str] = deque(maxlen=50)
         assert server.process.stdout is not None
         threading.Thread(target=said.extend, args=(server.process.stdout,), daemon=True).start()
-        is_well = asyncio.run(soak(server, asked))
+        is_well = asyncio.run(soak(Places(server, phone), asked))
         print("the last of the server's log:", *said, sep="\n  ")
     return 0 if is_well else 1
 

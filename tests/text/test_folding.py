@@ -30,6 +30,13 @@ ASCII = st.text(st.characters(max_codepoint=127, exclude_categories=["Cc"]), max
         ("na\u00efve caf\u00e9, e\u0301", "naive cafe, e"),
         ("\ufb01ne\u00ad \u200bday", "fine day"),
         ("**bold** (and) [so] on", "bold and so on"),
+        ("hello\U0001f642there", "hello there"),
+        ("\u00bd an hour, 10\u00b2 of it, H\u2082O", "1 2 an hour, 10 2 of it, H2O"),
+        ("one\u2044two \u2022 three\u2043four\u3001five", "one two three four five"),
+        ("It\u02b9s \u02bbhere\u02bc", "It's 'here'"),
+        ("me@here, that&this, more+less", "me here, that this, more less"),
+        ("\u00deor, \u0110or\u0111e, \u0131n", "Thor, Dorde, in"),
+        ("one\u200btwo\u2060three", "one twothree"),
     ],
 )
 def test_text_is_said_in_the_characters_there_are(written: str, said: str) -> None:

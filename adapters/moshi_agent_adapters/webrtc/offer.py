@@ -28,6 +28,8 @@ _TRANSPORT = (
     "setup",
 )  # of the first section of a bundle for all of it
 _CANDIDATES = ("candidate", "end-of-candidates")
+# What a medium can do without: a line of these that cannot be read is as good as none.
+_OPTIONAL = ("fmtp", "ssrc", "ssrc-group", "rtcp", "rtcp-fb", "rtpmap", "extmap", "candidate")
 _SETUPS = ("actpass", "active", "passive")
 _DATA = ("UDP/DTLS/SCTP", "TCP/DTLS/SCTP", "DTLS/SCTP")
 _ACCEPTED = "accepted: SDP with Opus audio, ICE, DTLS and rtcp-mux"
@@ -187,7 +189,23 @@ def _completed(
         lines += ["a=max-message-size:65536"] * (not section.has("max-message-size"))
     lines += [f"a=mid:{section.mid}"] * (not section.names_mid)
     kept = [line for line in lines if not line.startswith("a=candidate:") or admits(line)]
-    return replace(section, lines=tuple(kept))
+    return _readable(replace(section, lines=tuple(kept)), session)
+
+
+def _readable(section: Section, session: list[str]) -> Section:
+    """The section without optional lines that cannot be read, as RFC 8866 has it for what is not known."""
+    if not section.is_rtp or _parsed(section, session) is not None:
+        return section
+    optional = _lines(section.lines, *_OPTIONAL)
+    bare = [line for line in section.lines if line not in optional]
+    codecs = [line for line in optional if line.startswith("a=rtpmap:") and _reads(section, bare, line)]
+    broken = [line for line in optional if line not in codecs and not _reads(section, bare + codecs, line)]
+    return replace(section, lines=tuple(line for line in section.lines if line not in broken))
+
+
+def _reads(section: Section, others: list[str], line: str) -> bool:
+    """Whether a section of these lines can be read with one more."""
+    return _parsed(replace(section, lines=(*others, line)), []) is not None
 
 
 def _direction(session: list[str]) -> str:

@@ -28,14 +28,14 @@ from moshi_agent.engine.call.text_guide import TextGuide
 from moshi_agent.engine.call.turns import Turns
 from moshi_agent.engine.call.user_words import UserWords
 from moshi_agent.engine.call.utterances import Utterances
-from moshi_agent.engine.commands import GiveReference, InputFrame, Key
+from moshi_agent.engine.commands import GiveReference, InputFrame, Key, Say
 from moshi_agent.engine.config import SessionConfig
 from moshi_agent.engine.event_queue import Delivery, Outlet
 from moshi_agent.engine.metrics.metrics import SessionMetrics
 from moshi_agent.engine.schedule.pace import Pace
 from moshi_agent.engine.schedule.scheduler import Ready
 from moshi_agent.engine.step.frame_step import Frame, RowInput, RowOutput
-from moshi_agent.errors import InputError, MoshiAgentError
+from moshi_agent.errors import MoshiAgentError
 from moshi_agent.events import (
     AskedBy,
     AudioChunk,
@@ -123,11 +123,9 @@ class CallState:
         model, config = self._model, self.config
         return opening_frames(config.prompt, config.greet, model.num_streams, model.most_positions)
 
-    def say(self, text: str, at_once: bool = False, alone: bool = False) -> None:
+    def say(self, asked: Say) -> None:
         """Queues a sentence. Raises InputError for one that the model has no pieces for."""
-        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError(f"{type(text).__name__} cannot be said; accepted: text")
-        self._guide.say(text, at_once, alone)
+        self._guide.say(asked.text, asked.at_once, asked.alone, asked.words)
 
     def hold(self, seconds: float) -> None:
         """Lets the bot say nothing of its own for so long. Raises InputError as `TextGuide.hold`."""
@@ -151,7 +149,7 @@ class CallState:
         reason = given.refusal
         if reason is None and given.text is not None and given.reference is None:
             try:
-                self._guide.say(given.text, at_once=True, alone=True)
+                self._guide.say(given.text, at_once=True, alone=True, words=given.words)
             except MoshiAgentError as error:
                 reason = str(error)
         if reason is not None or given.text is None:

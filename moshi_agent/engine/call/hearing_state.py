@@ -12,7 +12,7 @@ from moshi_agent.engine.call.call_state import CallFrame, CallState
 from moshi_agent.engine.call.model import Model
 from moshi_agent.engine.call.opening import OpeningFrame, PromptFrame
 from moshi_agent.engine.call.stamp import Stamp
-from moshi_agent.engine.commands import InputFrame, Key
+from moshi_agent.engine.commands import InputFrame, Key, Say
 from moshi_agent.engine.config import SessionConfig
 from moshi_agent.engine.event_queue import Outlet
 from moshi_agent.engine.schedule.scheduler import Ready
@@ -47,7 +47,7 @@ class HearingState(CallState):
         silence = PromptFrame(None, True, of_prompt=False)
         return [PromptFrame(None, False, of_prompt=False), *[silence] * self._model.silent_frames]
 
-    def say(self, text: str, at_once: bool = False, alone: bool = False) -> None:
+    def say(self, asked: Say) -> None:
         """Raises InputError: nobody speaks here."""
         raise InputError("a recogniser says nothing: it only hears")
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from moshi_agent.errors import BacklogFull, InputError
 from moshi_agent.saved import saved_value
-from moshi_agent.text.pieces import Tokenizer, is_text, word_pieces
+from moshi_agent.text.pieces import Tokenizer, Words, is_text
+from moshi_agent.text.sentences import MOST_PIECES, words_to_say
 
-_CHARACTERS_A_PIECE = 5  # more than there are on average, in any language
 _TURN_FRAMES = 25  # in which the model may find its turn to speak
 _LONGEST_WORD_PIECES = 8  # of the model's own: more without a pause are not waited for
 
@@ -27,21 +27,18 @@ class GuidedText:
     what goes on with a word is forced at once.
 
     Args:
-        tokenizer: a sentencepiece model; None, for a checkpoint without one, is refused.
-        text: the sentence. Whitespace parts its words and has no other meaning.
+        text: the sentence.
+        words: the pieces of each of its words, at least one.
         patience_frames: how many frames the model may let pass before each word. The built-in model takes no
             more in a sentence it knows; more of them only draw out one that it has to be forced through.
         first_patience_frames: the same before the first word, where it may wait for its turn.
         alone: nothing of the model's own is to follow the sentence.
-
-    Raises:
-        InputError: no tokenizer, no words, or a word that has no pieces.
     """
 
     def __init__(
         self,
-        tokenizer: Tokenizer | None,
         text: str,
+        words: Words,
         patience_frames: int = 12,
         first_patience_frames: int = _TURN_FRAMES,
         alone: bool = False,
@@ -52,9 +49,7 @@ class GuidedText:
         self._patience: list[int] = []  # frames, for each piece
         self._taken = 0  # pieces
         self._waited = 0  # frames since the last of them
-        if tokenizer is None:
-            raise InputError("this checkpoint has no tokenizer: it cannot be asked to say a sentence")
-        for word in word_pieces(tokenizer, text):
+        for word in words:
             self._pieces += word
             self._patience += [patience_frames, *[0] * (len(word) - 1)]
         self._patience[0] = first_patience_frames
@@ -114,11 +109,11 @@ class SayQueue:
     """The sentences of a conversation, one after the other.
 
     Args:
-        tokenizer: as for `GuidedText`.
+        tokenizer: as for `words_to_say`.
         most_pieces: how many pieces may wait, of all sentences together; a piece takes a frame or more.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, most_pieces: int = 3000) -> None:
+    def __init__(self, tokenizer: Tokenizer | None, most_pieces: int = MOST_PIECES) -> None:
         self._tokenizer = tokenizer
         self._most_pieces = most_pieces
         self._queue: deque[GuidedText] = deque()
@@ -138,28 +133,23 @@ class SayQueue:
         """Whether the model is in the middle of a word of its own."""
         return 0 < self._own_pieces < _LONGEST_WORD_PIECES
 
-    def add(self, text: str, at_once: bool = False, alone: bool = False) -> None:
+    def add(self, text: str, at_once: bool = False, alone: bool = False, words: Words | None = None) -> None:
         """Queues a sentence.
 
         Args:
             text: the sentence.
             at_once: its first word does not wait until the model would speak.
             alone: as for `GuidedText`.
+            words: what `words_to_say` made of the text, where that is known.
 
         Raises:
-            InputError: as for `GuidedText`.
+            InputError: as for `words_to_say`.
             BacklogFull: too many pieces would wait; the sentence is not taken.
         """
         waiting = sum(map(len, self._queue))
-        # Before it is tokenised, which takes the time of everybody's next frame.
-        if len(text) > _CHARACTERS_A_PIECE * (self._most_pieces - waiting):
-            raise BacklogFull(
-                f"{len(text)} characters of text to say, and {waiting} pieces of text wait already; at most "
-                f"{self._most_pieces} pieces of up to {_CHARACTERS_A_PIECE} characters may: say less, or "
-                "wait for what was asked to be said"
-            )
+        words = words or words_to_say(self._tokenizer, text, self._most_pieces - waiting)
         first_patience = 0 if at_once else _TURN_FRAMES
-        guided = GuidedText(self._tokenizer, text, first_patience_frames=first_patience, alone=alone)
+        guided = GuidedText(text, words, first_patience_frames=first_patience, alone=alone)
         if waiting + len(guided) > self._most_pieces:
             raise BacklogFull(
                 f"{len(guided)} pieces of text to say, and {waiting} wait already; at most "

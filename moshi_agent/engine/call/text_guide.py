@@ -12,7 +12,7 @@ from moshi_agent.errors import InputError
 from moshi_agent.events import SayFinished, SayHeard
 from moshi_agent.models.generator import ANY_TEXT
 from moshi_agent.saved import saved_record
-from moshi_agent.text.pieces import Tokenizer, is_text
+from moshi_agent.text.pieces import Tokenizer, Words, is_text
 
 _LONGEST_HOLD_S = 3600.0
 _ALONE_FRAMES = math.ceil(1.0 / FRAME_S)  # of silence after a sentence that is to stand alone
@@ -64,9 +64,9 @@ class TextGuide:
         state = self._state
         return state.held_frames > 0 or state.alone_frames > 0
 
-    def say(self, text: str, at_once: bool = False, alone: bool = False) -> None:
-        """Queues a sentence, and ends a hold. Raises as `SayQueue.add`."""
-        self._queue.add(text, at_once=at_once, alone=alone)
+    def say(self, text: str, at_once: bool = False, alone: bool = False, words: Words | None = None) -> None:
+        """Queues a sentence, and ends a hold. Arguments and errors are those of `SayQueue.add`."""
+        self._queue.add(text, at_once, alone, words)
         self._state.held_frames = 0
 
     def hold(self, seconds: float) -> None:

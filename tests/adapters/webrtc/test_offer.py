@@ -128,9 +128,20 @@ OFFERS = {
         "0 1",
     ),
     "a damaged video": (
-        offer(audio("0"), video("1", "a=extmap:x"), bundle="0 1"),
+        offer(audio("0"), video("1"), bundle="0 1").replace("SAVPF 96", "SAVPF 96 x"),
         "audio+sendrecv video-inactive",
         "0",
+    ),
+    "damaged lines that it can do without": (
+        offer(
+            audio(
+                "0", "a=fmtp:111 ", "a=ssrc:12", "a=rtcp-fb:111", "a=extmap:x", "a=rtpmap:9 foo", "a=fmtp:q x"
+            ),
+            video("1", "a=ssrc:twelve cname:x"),
+            bundle="0 1",
+        ),
+        "audio+sendrecv video+inactive",
+        "0 1",
     ),
     "a damaged candidate": (offer(audio("0", "a=candidate:1 1 udp")), "audio+sendrecv", None),
     "no mids": (
@@ -152,7 +163,7 @@ REFUSED = {
     "no Opus": (offer([line.replace("opus/48000/2", "G722/8000") for line in audio("0")]), "no Opus"),
     "one mid twice": (offer(audio("0"), audio("0")), "the same mid"),
     "no SDP": ("m=audio nine", "none of SDP's"),
-    "a damaged line": (offer(audio("0", "a=extmap:x")), "cannot be read"),
+    "a damaged line": (offer(audio("0")).replace("SAVPF 111", "SAVPF 111 x"), "cannot be read"),
     "half a surrogate pair": (offer(audio("0", "a=msid:\ud800")), "surrogate"),
     "too long": (offer(audio("0", *["a=x"] * 20_000)), "at most 65536"),
 }

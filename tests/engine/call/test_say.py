@@ -11,11 +11,18 @@ from hypothesis import strategies as st
 
 from moshi_agent.engine.call.say import GuidedText, SayQueue
 from moshi_agent.errors import BacklogFull, InputError
+from moshi_agent.text.pieces import Tokenizer
+from moshi_agent.text.sentences import words_to_say
 from moshi_agent.training.tiny.phrases import load_phrases
 from moshi_agent.training.tiny.tokenizer import word_pieces
 from tests.text_tokenizers import END_OF_PADDING, PADDING, byte_tokenizer, shipped_tokenizer
 
 SENTENCE = "My name is Moshi, and I am a tiny talking model."
+
+
+def guided_text(text: str, tokenizer: Tokenizer | None = None, **patience: Any) -> GuidedText:
+    """A sentence in the pieces of a tokenizer, by default the built-in model's."""
+    return GuidedText(text, words_to_say(tokenizer or shipped_tokenizer(), text), **patience)
 
 
 def spoken(guided: GuidedText) -> list[int]:
@@ -30,24 +37,24 @@ def spoken(guided: GuidedText) -> list[int]:
 @pytest.mark.parametrize("text", load_phrases().spoken)
 def test_the_pieces_are_those_the_model_was_trained_on(text: str) -> None:
     pieces = word_pieces(shipped_tokenizer(), text)
-    assert spoken(GuidedText(shipped_tokenizer(), text)) == [piece for word in pieces for piece in word]
+    assert spoken(guided_text(text)) == [piece for word in pieces for piece in word]
 
 
 def test_whitespace_only_parts_words() -> None:
     """Line ends and tabs are no text, though the tokenizer has no pieces for them."""
-    plain = spoken(GuidedText(shipped_tokenizer(), "hello there"))
-    assert spoken(GuidedText(shipped_tokenizer(), "\n hello\t\nthere  ")) == plain
+    plain = spoken(guided_text("hello there"))
+    assert spoken(guided_text("\n hello\t\nthere  ")) == plain
 
 
 def test_characters_without_a_piece_are_said_in_bytes() -> None:
-    tokens = spoken(GuidedText(byte_tokenizer(), "the \u20acuro"))
+    tokens = spoken(guided_text("the \u20acuro", byte_tokenizer()))
     assert byte_tokenizer().decode(tokens) == "the \u20acuro"
 
 
 @pytest.mark.parametrize("text", ["", " \n", "\u2581"])
 def test_an_empty_sentence_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="empty"):
-        GuidedText(shipped_tokenizer(), text)
+        guided_text(text)
 
 
 @pytest.mark.parametrize(
@@ -55,17 +62,17 @@ def test_an_empty_sentence_is_refused(text: str) -> None:
 )
 def test_a_word_without_pieces_is_refused_by_name(text: str, named: str) -> None:
     with pytest.raises(InputError, match=named):
-        GuidedText(shipped_tokenizer(), text)
+        guided_text(text)
 
 
 def test_a_checkpoint_without_tokenizer_is_refused() -> None:
     with pytest.raises(InputError, match="no tokenizer"):
-        GuidedText(None, SENTENCE)
+        words_to_say(None, SENTENCE)
 
 
 def test_a_piece_is_forced_when_patience_ends() -> None:
     """Padding and end of padding are waiting; other patience for the first word than for the next."""
-    guided = GuidedText(shipped_tokenizer(), "the the the", patience_frames=3, first_patience_frames=5)
+    guided = guided_text("the the the", patience_frames=3, first_patience_frames=5)
     waited: list[int] = []
     while not guided.done:
         waited.append(0)
@@ -79,7 +86,7 @@ def test_a_piece_is_forced_when_patience_ends() -> None:
 
 def test_a_word_that_has_begun_is_not_left_hanging() -> None:
     """Its pieces are forced one after the other, as they stand in what models are trained on."""
-    guided = GuidedText(shipped_tokenizer(), "hello the")
+    guided = guided_text("hello the")
     pieces = word_pieces(shipped_tokenizer(), "hello the")
     assert len(pieces[0]) > 1
     forced: list[bool] = []
@@ -90,7 +97,7 @@ def test_a_word_that_has_begun_is_not_left_hanging() -> None:
 
 
 def test_without_patience_every_piece_is_forced() -> None:
-    guided = GuidedText(shipped_tokenizer(), SENTENCE, patience_frames=0, first_patience_frames=0)
+    guided = guided_text(SENTENCE, patience_frames=0, first_patience_frames=0)
     while not guided.done:
         assert guided.must
         guided.advance(guided.next_piece)
@@ -98,7 +105,7 @@ def test_without_patience_every_piece_is_forced() -> None:
 
 def test_a_forced_piece_that_is_not_taken_is_still_forced() -> None:
     """Forcing goes by what comes out of the model, so that no piece is skipped."""
-    guided = GuidedText(shipped_tokenizer(), "the", first_patience_frames=1)
+    guided = guided_text("the", first_patience_frames=1)
     piece = guided.next_piece
     for _ in range(5):
         guided.advance(PADDING)
@@ -108,7 +115,7 @@ def test_a_forced_piece_that_is_not_taken_is_still_forced() -> None:
 
 
 def test_tokens_after_the_end_change_nothing() -> None:
-    guided = GuidedText(shipped_tokenizer(), "the")
+    guided = guided_text("the")
     guided.advance(guided.next_piece)
     guided.advance(PADDING)
     assert guided.done and not guided.must and len(guided) == 0
@@ -127,7 +134,7 @@ def test_sentences_follow_one_another() -> None:
             done.append(queue.advance(token))
     assert [sentence for sentence in done if sentence] == sentences and len(queue) == 0
     assert [token for token in tokens if token != PADDING] == [
-        token for sentence in sentences for token in spoken(GuidedText(shipped_tokenizer(), sentence))
+        token for sentence in sentences for token in spoken(guided_text(sentence))
     ]
 
 
@@ -161,7 +168,7 @@ def test_a_refused_sentence_leaves_the_queue_as_it_was() -> None:
     queue.add("the the")
     with pytest.raises(InputError):
         queue.add("na\u00efve")
-    with pytest.raises(BacklogFull, match="7 characters of text to say, and 2 pieces of text wait already"):
+    with pytest.raises(BacklogFull, match="7 characters of text to say; accepted: 5 at once"):
         queue.add("the the")
     queue = SayQueue(shipped_tokenizer(), most_pieces=4)
     queue.add("the the")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 import soundfile as sf
 from numpy.typing import NDArray
 
-from moshi_agent import Event, InputError, SayFinished, SessionConfig, TextToken, Word
+from moshi_agent import BacklogFull, Engine, Event, InputError, SayFinished, SessionConfig, TextToken, Word
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.questions import find_question, sample_questions
+from moshi_agent.text import sentences
+from moshi_agent.text.pieces import Tokenizer, Words, word_pieces
 from moshi_agent.training.tiny.evaluation.matching import Matcher
 from tests.engine.stepped_core import SteppedCore, audio_of, kinds_of, taken
 
@@ -99,3 +102,24 @@ def test_what_cannot_be_said_is_refused(core: SteppedCore) -> None:
     with pytest.raises(InputError, match="say less"):
         session.say("one two three " * 2000).result(1)
     assert session.is_open
+
+
+def test_a_sentence_is_tokenized_by_who_asks_and_not_by_the_thread_of_the_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A long one takes milliseconds, which nobody's frames are to wait for."""
+    threads: list[str] = []
+
+    def noting(tokenizer: Tokenizer, text: str) -> Words:
+        threads.append(threading.current_thread().name)
+        return word_pieces(tokenizer, text)
+
+    monkeypatch.setattr(sentences, "word_pieces", noting)
+    config = SessionConfig(live=False, references="say")
+    engine = Engine.load("tiny", capacity=1, admit_by_time=False, shared=False)
+    with engine, engine.session(config) as session:
+        session.say("hello there").result(20)
+        assert session.refer("Here it is.").result(20)
+        with pytest.raises(BacklogFull, match="say less"):
+            session.say("two " * 4000).result(20)
+    assert threads == [threading.current_thread().name] * 2
