@@ -205,7 +205,7 @@ class SplitQuantizer(nn.Module):
 
     def _decode_native(self, codes: Tensor, parts: tuple[NativeQuantizer, ...]) -> Tensor:
         batch, count, steps = codes.shape
-        y = torch.empty(batch, steps, parts[0].out_features)
+        y = torch.empty(batch, steps, parts[0].out_features, dtype=torch.float32)
         first = 0
         for part in parts:
             used = min(part.codebooks, count - first)
