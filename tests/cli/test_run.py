@@ -59,7 +59,7 @@ def echo(monkeypatch: pytest.MonkeyPatch) -> list[answering.Run]:
         return Echo()
 
     monkeypatch.setattr(answering, "open_conversation", open_conversation)
-    monkeypatch.setattr(answering, "is_recogniser", lambda model: False)
+    monkeypatch.setattr("moshi_agent.checkpoint.recogniser.is_recogniser", lambda model: False)
     return runs
 
 
