@@ -78,7 +78,7 @@ LAYERS = {
         __init__ allowance bot_turn call_log networks origins personas
         protocols
         recordings talk webrtc
-        livekit pipecat server
+        fastrtc livekit pipecat server
         ray
     """,
 }

@@ -1,0 +1,107 @@
+"""FastRTC's own server and its websocket: a question is asked and answered, and rows come back."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastrtc", reason="needs FastRTC: pip install moshi-agent[fastrtc]")
+
+from fastapi import FastAPI
+from fastrtc import Stream
+from websockets.asyncio.client import ClientConnection, connect
+
+from moshi_agent import Engine
+from moshi_agent.audio.files import read_audio
+from moshi_agent.questions import find_question, sample_questions
+from moshi_agent_adapters.fastrtc import MoshiHandler
+from moshi_agent_adapters.protocols.g711 import decode, encode
+from tests.adapters.server.browser import serving
+
+# Gradio announces what its next version changes, and leaves event loops behind.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+RATE_HZ = 24_000  # FastRTC takes a websocket's mu-law for sound of the handler's rate
+QUESTION = read_audio(find_question("What is your name?", sample_questions()).path)
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    with Engine.load("tiny", capacity=1, shared=False) as engine:
+        yield engine
+
+
+@pytest.fixture
+def url(engine: Engine) -> Iterator[str]:
+    app = FastAPI()
+    Stream(MoshiHandler(engine), modality="audio", mode="send-receive", concurrency_limit=4).mount(app)
+    with serving(app) as url:
+        yield url.replace("http", "ws", 1) + "/websocket/offer"
+
+
+async def _begin(socket: ClientConnection, name: str) -> None:
+    await socket.send(json.dumps({"event": "start", "websocket_id": name}))
+
+
+async def _ask(socket: ClientConnection) -> None:
+    samples = np.concatenate(
+        [np.zeros(RATE_HZ // 2, np.float32), QUESTION, np.zeros(3 * RATE_HZ, np.float32)]
+    )
+    for start in range(0, len(samples), 480):
+        pcm = (samples[start : start + 480] * 32767).astype(np.int16)
+        payload = base64.b64encode(encode(pcm, "mu")).decode()
+        await socket.send(json.dumps({"event": "media", "media": {"payload": payload}}))
+        await asyncio.sleep(0.02)
+
+
+async def _heard(socket: ClientConnection, seconds: float) -> list[np.ndarray]:
+    pieces, end = list[np.ndarray](), time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            async with asyncio.timeout(end - time.monotonic()):
+                message = json.loads(await socket.recv())
+        except TimeoutError:
+            break
+        if message.get("event") == "media":
+            pieces.append(decode(base64.b64decode(message["media"]["payload"]), "mu") / 32768)
+    return pieces
+
+
+@pytest.mark.real_time
+def test_a_question_is_answered_and_the_row_comes_back(engine: Engine, url: str) -> None:
+    async def call() -> list[np.ndarray]:
+        async with connect(url) as socket:
+            await _begin(socket, "one")
+            asking = asyncio.create_task(_ask(socket))
+            pieces = await _heard(socket, 9.0)
+            await asking
+            assert engine.capacity().live == 1
+            return pieces
+
+    heard = np.concatenate(asyncio.run(call()))
+    assert np.abs(heard).max() > 0.1, "the bot has said something"
+    deadline = time.monotonic() + 10
+    while engine.capacity().live:
+        assert time.monotonic() < deadline, "the row is still taken"
+        time.sleep(0.05)
+
+
+@pytest.mark.real_time
+def test_who_finds_no_row_is_hung_up_on_and_the_other_goes_on(engine: Engine, url: str) -> None:
+    async def calls() -> None:
+        async with connect(url) as first, connect(url) as second:
+            await _begin(first, "first")
+            await asyncio.sleep(1.0)
+            await _begin(second, "second")
+            assert not any(np.abs(piece).max() > 0.05 for piece in await _heard(second, 2.0))
+            assert engine.capacity().live == 1
+
+    asyncio.run(calls())
