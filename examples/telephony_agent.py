@@ -303,91 +303,101 @@ async def end_stream(stream: MediaStream | None) -> None:
         await stream.over.wait()
 
 
-def create_app(config: AgentConfig, engine: Engine) -> FastAPI:
-    """The agent as an ASGI application. It starts the engine, and closes it at the end."""
-    lines = Lines(config.calls)
-    orders = OrderDesk(config.database)
-    backend = None
-    if config.backend_url is not None:
-        key = os.environ.get("OPENAI_API_KEY", "none")
-        backend = LanguageModel(orders, config.backend_model, config.backend_url, key)
-    shop = Shop(config, engine, orders, backend)
-    streams: dict[str, MediaStream] = {}  # by call
+class PhoneAgent:
+    """Answers what the provider asks and sends: its two webhooks, and the audio of each call."""
+
+    def __init__(self, config: AgentConfig, engine: Engine) -> None:
+        self._config, self._lines = config, Lines(config.calls)
+        self._orders = OrderDesk(config.database)
+        backend = None
+        if config.backend_url is not None:
+            key = os.environ.get("OPENAI_API_KEY", "none")
+            backend = LanguageModel(self._orders, config.backend_model, config.backend_url, key)
+        self._shop = Shop(config, engine, self._orders, backend)
+        self._streams: dict[str, MediaStream] = {}  # by call
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        if config.transcripts is not None:
-            config.transcripts.mkdir(parents=True, exist_ok=True)
-        async with engine:
+    async def lifespan(self, _: FastAPI) -> AsyncGenerator[None]:
+        """Starts the engine, and closes it at the end."""
+        if self._config.transcripts is not None:
+            self._config.transcripts.mkdir(parents=True, exist_ok=True)
+        async with self._shop.engine:
             yield
-        orders.close()
+        self._orders.close()
 
-    app = FastAPI(lifespan=lifespan, openapi_url=None)
-
-    async def signed_form(request: Request) -> dict[str, str] | None:
-        """What the provider sends, None where it is not the provider."""
-        body = await request.body() if _is_small(request) else b""
-        form = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
-        expected = signature(config.auth_token, config.public_url + _path_and_query(request), form)
-        given = request.headers.get("x-twilio-signature", "")
-        return dict(form) if hmac.compare_digest(expected.encode(), given.encode()) else None
-
-    @app.post("/voice")
-    async def voice(request: Request) -> Response:
+    async def voice(self, request: Request) -> Response:
         """The provider's webhook: a call has come in."""
-        form = await signed_form(request)
+        form = await self._signed_form(request)
         if form is None:
             return Response("wrong signature", status_code=403)
         call_sid = form.get("CallSid", "")
         if not re.fullmatch(r"CA[0-9A-Za-z]{1,64}", call_sid):
             return Response("no CallSid", status_code=400)
-        token = lines.reserve(call_sid)
+        token = self._lines.reserve(call_sid)
         if token is None:
             logger.info(f"{call_sid} hears that the line is busy: every line is taken")
             return _instructions('<Reject reason="busy"/>')
-        return _instructions(_connect(config.public_url, token, form.get("From", "")))
+        return _instructions(_connect(self._config.public_url, token, form.get("From", "")))
 
-    @app.post("/after")
-    async def after(request: Request) -> Response:
+    async def after(self, request: Request) -> Response:
         """The provider's webhook: the stream of a call is over."""
-        form = await signed_form(request)
+        form = await self._signed_form(request)
         if form is None:
             return Response("wrong signature", status_code=403)
-        outcome = await orders.outcome(form.get("CallSid", ""))
-        if outcome == "handed over" and config.person is not None:
-            return _instructions(f"<Dial>{escape(config.person)}</Dial>")
+        outcome = await self._orders.outcome(form.get("CallSid", ""))
+        if outcome == "handed over" and self._config.person is not None:
+            return _instructions(f"<Dial>{escape(self._config.person)}</Dial>")
         return _instructions("<Hangup/>")
 
-    @app.websocket("/media")
-    async def media(websocket: WebSocket) -> None:
+    async def media(self, websocket: WebSocket) -> None:
         """The audio of a call that `voice` has answered."""
         await websocket.accept()
         try:
             call = await read_start(websocket)
-            lines.take(call.token, call.call_sid)
+            self._lines.take(call.token, call.call_sid)
         except WebSocketDisconnect:
             return
         except RefusedCall as refusal:
             logger.warning(f"a media stream is refused: {refusal}")
             await websocket.close(code=1008)
             return
-        await end_stream(streams.get(call.call_sid))
-        has_person = config.person is not None
+        await end_stream(self._streams.get(call.call_sid))
+        await self._converse(websocket, call)
+
+    async def _converse(self, websocket: WebSocket, call: Call) -> None:
+        has_person = self._config.person is not None
         record = CallRecord(call_sid=call.call_sid, phone=call.phone, can_hand_over=has_person)
-        await orders.begin_call(call.call_sid, call.phone)
-        worker, llm = call_pipeline(websocket, call, shop, record)
-        stream = streams[call.call_sid] = MediaStream(worker)
+        await self._orders.begin_call(call.call_sid, call.phone)
+        worker, llm = call_pipeline(websocket, call, self._shop, record)
+        stream = self._streams[call.call_sid] = MediaStream(worker)
         try:
             runner = WorkerRunner(handle_sigint=False)
             await runner.add_workers(stream.worker)
             await runner.run()
         finally:
-            await orders.end_call(record, llm.transcript.turns)
+            await self._orders.end_call(record, llm.transcript.turns)
             stream.over.set()
-            lines.free(call.call_sid, call.token)
-            if streams.get(call.call_sid) is stream:
-                del streams[call.call_sid]
+            self._lines.free(call.call_sid, call.token)
+            if self._streams.get(call.call_sid) is stream:
+                del self._streams[call.call_sid]
 
+    async def _signed_form(self, request: Request) -> dict[str, str] | None:
+        """What the provider sends, None where it is not the provider."""
+        body = await request.body() if _is_small(request) else b""
+        form = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
+        url = self._config.public_url + _path_and_query(request)
+        expected = signature(self._config.auth_token, url, form)
+        given = request.headers.get("x-twilio-signature", "")
+        return dict(form) if hmac.compare_digest(expected.encode(), given.encode()) else None
+
+
+def create_app(config: AgentConfig, engine: Engine) -> FastAPI:
+    """The agent as an ASGI application. It starts the engine, and closes it at the end."""
+    agent = PhoneAgent(config, engine)
+    app = FastAPI(lifespan=agent.lifespan, openapi_url=None)
+    app.post("/voice")(agent.voice)
+    app.post("/after")(agent.after)
+    app.websocket("/media")(agent.media)
     return app
 
 
