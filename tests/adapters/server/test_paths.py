@@ -14,7 +14,7 @@ from websockets.sync.client import connect
 
 from tests.adapters.server.server_calls import Running
 
-SOCKETS = ["/api/chat", "/v1/live/sessions", "/v1/realtime"]
+SOCKETS = ["/api/chat", "/v1/live/sessions", "/v1/realtime", "/api/webrtc/call"]
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/live", "/live/sessions", "/page/main.js", "/v1/models"])
