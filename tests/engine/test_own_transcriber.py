@@ -137,6 +137,8 @@ def test_the_bot_is_silent_until_it_is_known_what_was_asked(decides: bool) -> No
         time.sleep(0.01)
     texts_of(4)
     assert texts_of(10) > 3, "nothing is to be looked up: the bot says what it has to say"
+    session.close()
+    core.settle()
 
 
 def test_an_utterance_goes_from_before_its_voice_to_its_end() -> None:

@@ -36,7 +36,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         yield engine
 
 
-async def translate(engine: Engine, until: str, text: str = "What is your name?") -> list[Any]:
+async def translate(engine: Engine, until: set[str], text: str = "What is your name?") -> list[Any]:
     """The events of a session to the first of a kind."""
     events: list[Any] = []
     with fake_job_context() as job:
@@ -54,7 +54,7 @@ async def translate(engine: Engine, until: str, text: str = "What is your name?"
         await session.start()
         microphone.speak(question(text))
         for _ in range(1500):
-            if any(event.type == until for event in events):
+            if until <= {event.type for event in events}:
                 break
             await asyncio.sleep(0.02)
         await session.aclose()
@@ -63,7 +63,7 @@ async def translate(engine: Engine, until: str, text: str = "What is your name?"
 
 
 def test_what_is_said_is_told_while_it_is_said(engine: Engine) -> None:
-    events = asyncio.run(translate(engine, until="translation_transcribed"))
+    events = asyncio.run(translate(engine, until={"translation_transcribed", "user_state_changed"}))
     kinds = [event.type for event in events]
     assert "error" not in kinds
     said = [event for event in events if event.type == "translation_transcribed"]
@@ -74,7 +74,7 @@ def test_what_is_said_is_told_while_it_is_said(engine: Engine) -> None:
 
 def test_a_full_engine_closes_the_session_with_its_reason(engine: Engine) -> None:
     with engine.session(), engine.session():
-        events = asyncio.run(translate(engine, until="close"))
+        events = asyncio.run(translate(engine, until={"close"}))
     [error] = [event for event in events if event.type == "error"]
     assert "no row is free" in str(error.error.error)
     assert events[-1].reason == CloseReason.ERROR
