@@ -60,6 +60,7 @@ async def backend(*deltas: dict[str, Any]) -> AsyncIterator[tuple[str, list[Any]
         await runner.cleanup()
 
 
+@pytest.mark.slow
 def test_the_example_greets_and_answers_and_ends_in_good_order() -> None:
     async def call() -> ConsolePeer:
         async with console(EXAMPLE, {"MOSHI_CALLS": "1"}) as peer:
@@ -73,6 +74,7 @@ def test_the_example_greets_and_answers_and_ends_in_good_order() -> None:
     assert not peer.errors
 
 
+@pytest.mark.slow
 def test_the_examples_backend_uses_a_tool_and_hands_over(tmp_path: Path) -> None:
     """The recogniser knows one word, which is enough for a turn of the user."""
     transcriber = str(write_sparing_checkpoint(tmp_path / "stt"))

@@ -117,6 +117,7 @@ def test_a_token_file_has_to_hold_tokens(tmp_path: Path) -> None:
 
 
 @pytest.mark.real_time
+@pytest.mark.slow
 def test_the_first_sigterm_lets_calls_go_on_and_then_ends_them_with_a_reason() -> None:
     with serving("--drain-seconds", "3", "--capacity", "2") as server:
         with connect(f"{server.websocket}/api/chat") as call:
@@ -143,6 +144,7 @@ def test_without_calls_sigterm_ends_it_at_once() -> None:
         assert server.process.wait(20) == 0
 
 
+@pytest.mark.slow
 def test_an_engine_that_hangs_neither_holds_up_the_server_nor_its_end() -> None:
     """Stopped for good: what asks it is told so, and a signal ends both."""
     with serving("--capacity", "1", "--hang-seconds", "600") as server:
@@ -209,6 +211,7 @@ def _status(connection: http.client.HTTPConnection, headers: dict[str, str], pat
 
 
 @pytest.mark.real_time
+@pytest.mark.slow
 def test_talk_asks_with_a_file_and_shows_what_it_hears(server: Running, tmp_path: Path) -> None:
     out = tmp_path / "answer.wav"
     command = [sys.executable, "-m", "moshi_agent", "talk", "--url", server.http, "--in", QUESTION]
@@ -232,6 +235,7 @@ def test_talk_says_who_refuses_it(server: Running, tmp_path: Path) -> None:
     assert "there is no file" in missing.output
 
 
+@pytest.mark.slow
 def test_talk_trusts_a_certificate_that_is_named_and_says_what_has_no_effect() -> None:
     with serving("--ssl-self-signed", "--no-process", "--capacity", "1") as server:
         assert server.process.stdout is not None

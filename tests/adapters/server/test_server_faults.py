@@ -151,6 +151,7 @@ def test_a_client_that_sends_nothing_stays(
     wait_for(lambda: not impatient.live, 5)
 
 
+@pytest.mark.slow
 def test_silent_calls_of_one_address_make_room_for_others(impatient: Running) -> None:
     with ExitStack() as stack:
         silent = [stack.enter_context(live(impatient)) for _ in range(4)]

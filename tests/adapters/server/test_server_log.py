@@ -87,6 +87,7 @@ def test_a_call_that_ends_says_why_and_after_how_long_over_every_protocol() -> N
 
 @pytest.mark.real_time
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the engine's process in /proc")
+@pytest.mark.slow
 def test_a_killed_engine_is_told_with_its_signal_and_what_was_lost() -> None:
     with serving(*JSON) as server:
         with chat(server) as connection:

@@ -322,6 +322,7 @@ class TestRetries:
 class TestWorkOfTheAgent:
     """What a call leaves in the database, and where the provider is sent after it."""
 
+    @pytest.mark.slow
     def test_key_2_hands_the_caller_over(self, example: ModuleType, tmp_path: Path, log: list[str]) -> None:
         async def call(agent: Agent) -> str:
             async with await agent.call("CA1") as phone:

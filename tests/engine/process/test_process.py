@@ -112,6 +112,7 @@ def test_a_conversation_is_the_same_to_the_last_bit(
     assert [type(event) for event in there] == [type(event) for event in here]
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_ended_and_another_one_serves(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR, "moshi_agent.engine")
     known = set(multiprocessing.active_children())
@@ -126,6 +127,7 @@ def test_a_process_that_hangs_is_ended_and_another_one_serves(caplog: pytest.Log
         assert engine.capacity().free == 2
 
 
+@pytest.mark.slow
 def test_questions_to_a_process_that_hangs_have_a_deadline_and_hold_up_no_event_loop() -> None:
     async def ask(engine: Engine) -> tuple[bool, float]:
         began, turns = time.monotonic(), 0

@@ -85,6 +85,7 @@ def _assert_equal_runs(one: Path, other: Path) -> None:
     assert [line["step"] for line in metrics(one)] == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_a_killed_and_resumed_run_ends_bit_equal(settings: dict[str, Any], tmp_path: Path) -> None:
     """Killed between two checkpoints."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
