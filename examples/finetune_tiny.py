@@ -1,10 +1,10 @@
 """Teaches the built-in model questions and answers of your own, in some ten minutes on two CPU cores.
 
-    pip install 'moshi-agent[train]'; apt install flite
+    pip install 'moshi-agent[train,voice]'; apt install flite
     python finetune_tiny.py cafe.txt --folder runs/cafe
 
-The file has a line `question | answer` for each. Both sides are synthesised with flite (and espeak-ng, if it
-is there): the questions in many voices, the answers in the model's own. They are put into calls together with
+The file has a line `question | answer` for each. The questions are synthesised with Piper, flite, and
+espeak-ng if it is there, in many voices; the answers in its own. They are put into calls together with
 what the model knows already, or it would forget that, and written in the layout of moshi-finetune. Then
 `moshi-agent train lm` trains low-rank updates (LoRA), and the new model is asked everything in voices that it
 has not heard. A run that was stopped goes on where it was.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.conv import CausalConv1d, CausalConvTranspose1d
@@ -18,8 +19,19 @@ from moshi_agent.training.runs.trainer import LossTrainer, Training
 INITIAL_GAIN = 1.2  # makes up for what the activations take
 INITIAL_LEVEL = 0.1  # about speech, where 1 would be far louder
 
-# sample(rng, batch, samples) -> float32 [batch, samples]
-Sampler = Callable[[np.random.Generator, int, int], NDArray[np.float32]]
+
+@dataclass(frozen=True, kw_only=True)
+class CropBatch:
+    """Pieces of sound of one length, with what is to be heard in them."""
+
+    heard: NDArray[np.float32]  # [batch, samples]
+    clean: NDArray[np.float32]  # [batch, samples], the speech in it alone
+    phones: NDArray[np.int64]  # [batch, steps], labels of the phones, several in a frame
+    own: NDArray[np.bool_]  # [batch], whether it is the voice that the codec is to speak in
+
+
+# sample(rng, batch, samples)
+Sampler = Callable[[np.random.Generator, int, int], CropBatch]
 
 
 class CodecTrainer(LossTrainer[MimiModel]):
@@ -36,10 +48,9 @@ class CodecTrainer(LossTrainer[MimiModel]):
         super().__init__(training, model, optimizer, **others)
         self.sample = sample
 
-    def crops(self, rng: np.random.Generator) -> Tensor:
-        """What this step reads, [B, T]."""
-        samples = self.training.frames * self.model.frame_size
-        return torch.from_numpy(self.sample(rng, self.training.batch, samples))
+    def crops(self, rng: np.random.Generator) -> CropBatch:
+        """What this step reads."""
+        return self.sample(rng, self.training.batch, self.training.frames * self.model.frame_size)
 
     def restore(self, content: dict[str, Any]) -> None:
         """See `Trainer.restore`."""

@@ -8,7 +8,7 @@ import numpy as np
 import sentencepiece
 from numpy.typing import NDArray
 
-from moshi_agent.training.tiny.corpus import Corpus
+from moshi_agent.training.tiny.corpus import Corpus, Utterance
 from moshi_agent.training.tiny.phrases import Phrases
 from moshi_agent.training.tiny.speech import FRAME_SAMPLES, SAMPLE_RATE_HZ, Audio, SpokenWord
 from moshi_agent.training.tiny.tokenizer import END_OF_PADDING, PADDING, word_pieces
@@ -23,6 +23,7 @@ class Answer:
     text: str
     audio: Audio = field(repr=False)  # [frames * FRAME_SAMPLES], digital silence after the speech
     text_tokens: Tokens = field(repr=False)  # [frames + 1]
+    pieces: tuple[int, ...] = field(repr=False, default=())  # of all its words
 
     @property
     def frames(self) -> int:
@@ -35,19 +36,27 @@ def load_answers(
 ) -> list[Answer]:
     """All texts of `phrases.spoken`, in that order. `corpus` must hold each of them."""
     said = {utterance.item.text: utterance for utterance in corpus.of_kind("answer")}
-    answers: list[Answer] = []
-    for text in phrases.spoken:
-        utterance = said[text]
-        frames = -(-utterance.length // FRAME_SAMPLES)
-        audio = np.zeros(frames * FRAME_SAMPLES, np.float32)
-        audio[: utterance.length] = corpus.audio(utterance)
-        tokens = aligned_tokens(utterance.words, word_pieces(tokenizer, text), frames)
-        answers.append(Answer(text=text, audio=audio, text_tokens=tokens))
-    return answers
+    return [make_answer(corpus, said[text], tokenizer) for text in phrases.spoken]
+
+
+def make_answer(
+    corpus: Corpus, utterance: Utterance, tokenizer: sentencepiece.SentencePieceProcessor
+) -> Answer:
+    """What an utterance of the answer voice says, on the frame grid.
+
+    The last frames may be silence: where a word has more pieces than frames are left.
+    """
+    pieces = word_pieces(tokenizer, utterance.item.text)
+    frames = -(-utterance.length // FRAME_SAMPLES)
+    tokens = aligned_tokens(utterance.words, pieces, frames)
+    audio = np.zeros((len(tokens) - 1) * FRAME_SAMPLES, np.float32)
+    audio[: utterance.length] = corpus.audio(utterance)
+    flat = tuple(piece for word in pieces for piece in word)
+    return Answer(text=utterance.item.text, audio=audio, text_tokens=tokens, pieces=flat)
 
 
 def aligned_tokens(words: tuple[SpokenWord, ...], pieces: list[list[int]], frames: int) -> Tokens:
-    """Text tokens of an answer, int64 [frames + 1]; index 0 is the frame before its first.
+    """Text tokens of an answer, int64 [frames + 1] or more; index 0 is the frame before its first.
 
     A word's first piece lies in the frame in which the word starts, its other pieces in the frames after it,
     and a word whose frame is still taken moves to the next free one. The frame before a word holds the
@@ -57,7 +66,8 @@ def aligned_tokens(words: tuple[SpokenWord, ...], pieces: list[list[int]], frame
     free = 1
     for word, ids in zip(words, pieces, strict=True):
         at = max(1 + int(word.start * SAMPLE_RATE_HZ) // FRAME_SAMPLES, free)
-        assert at + len(ids) <= len(tokens), f"the text runs past the speech at {word.word!r}"
+        over = max(at + len(ids) - len(tokens), 0)
+        tokens = np.pad(tokens, (0, over), constant_values=PADDING)
         if tokens[at - 1] == PADDING:
             tokens[at - 1] = END_OF_PADDING
         tokens[at : at + len(ids)] = ids

@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from moshi_agent.models.mimi import MimiModel
-from moshi_agent.training.tiny.conversations import SOONEST_STOP_FRAMES, Conversation
+from moshi_agent.training.tiny.conversations import SOONEST_STOP_FRAMES
+from moshi_agent.training.tiny.made_up_call import Conversation
 from moshi_agent.training.tiny.speech import FRAME_SAMPLES, Audio
 
-MEMORY_FRAMES = 8  # more than the codec looks back
+MEMORY_FRAMES = 12  # more than the codec looks back
 NOTHING_ASKED = 0
 
 Codes = NDArray[np.int16]
@@ -29,6 +30,7 @@ class EncodedCall:
     """One call. `asked[t]` is 1 + the answer that the caller asks for, or waits for, in frame t; else 0."""
 
     codes: Codes = field(repr=False)  # [frames, 1 + 2 * codebooks]: text, bot, caller
+    references: Codes = field(repr=False)  # [frames]
     asked: Codes = field(repr=False)  # [frames]
     late: NDArray[np.bool_] = field(repr=False)  # [frames] the bot should have stopped before, and has not
     told: NDArray[np.bool_] = field(repr=False)  # [frames] the text says what it was told to begin with
@@ -49,7 +51,7 @@ class CallEncoder:
 
     def encode(self, calls: Sequence[Conversation]) -> list[EncodedCall]:
         """The codes of both channels of each call beside its text."""
-        users = self._stream([call.user for call in calls])
+        users = self._encode_users([call.user for call in calls])
         bots = self._encode_bots([call.bot for call in calls])
         encoded: list[EncodedCall] = []
         for call, user, bot in zip(calls, users, bots, strict=True):
@@ -58,11 +60,20 @@ class CallEncoder:
             encoded.append(
                 EncodedCall(
                     codes=codes,
+                    references=call.references.astype(np.int16),
                     asked=_asked(call, frames),
                     late=_late(call, frames),
                     told=_told(call, frames),
                 )
             )
+        return encoded
+
+    def _encode_users(self, signals: Sequence[Audio]) -> list[Codes]:
+        """[frames * FRAME_SAMPLES] each -> [frames, codebooks] each; of many, digital silence is all."""
+        encoded = [self._quiet_codes(len(signal) // FRAME_SAMPLES) for signal in signals]
+        heard = [row for row, signal in enumerate(signals) if signal.any()]
+        for row, codes in zip(heard, self._stream([signals[row] for row in heard]), strict=True):
+            encoded[row] = codes
         return encoded
 
     def _encode_bots(self, signals: Sequence[Audio]) -> list[Codes]:
@@ -145,12 +156,11 @@ def _asked(call: Conversation, frames: int) -> Codes:
     for turn in call.turns:
         if turn.question is None:
             continue
-        first = turn.question_start // FRAME_SAMPLES
-        last = (
-            turn.answer_first_frame
-            if turn.answer_first_frame is not None
-            else turn.question_end // FRAME_SAMPLES
-        )
+        first, last = turn.question_start // FRAME_SAMPLES, turn.question_end // FRAME_SAMPLES
+        if turn.handed_over_at is not None:
+            last = turn.handed_over_at
+        elif turn.answer_first_frame is not None:
+            last = turn.answer_first_frame
         asked[first : last + 1] = 1 + turn.answer
     return asked
 
@@ -169,6 +179,6 @@ def _told(call: Conversation, frames: int) -> NDArray[np.bool_]:
     """From the frame before the sound to the first piece: what comes after it follows from it."""
     told = np.zeros(frames, bool)
     for turn in call.turns:
-        if turn.told_at is not None:
-            told[turn.question_start // FRAME_SAMPLES : turn.told_at + 1] = True
+        if turn.told_from is not None and turn.told_at is not None:
+            told[turn.told_from : turn.told_at + 1] = True
     return told

@@ -25,11 +25,11 @@ class LMTraining(Training):
     """How the language model is trained."""
 
     name: ClassVar[str] = "lm"
-    steps: int = 2600
+    steps: int = 6000
     batch: int = 8
     frames: int = 250  # well over the context
     # The other steps read questions and how their answers begin: that is what takes longest to learn.
-    long_every: int = 4
+    long_every: int = 2
     question_batch: int = 44
     question_frames: int = 48
     pace_share: float = 0.08  # of a question's frames that are left out or come twice
@@ -46,6 +46,7 @@ def new_lm(config: MoshiConfig, data: LMData, codec: MimiModel, seed: int) -> LM
     """A model to start from, in which the codes that `codec` made of the callers in `data` have a meaning."""
     torch.manual_seed(seed)
     model = LMModel(config)
+    model.add_references()
     model.init_weights()
     init_audio_embeddings(model, codec, data.heard())
     return model

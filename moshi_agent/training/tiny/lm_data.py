@@ -26,7 +26,7 @@ MOST_LEFT_OUT = 12  # frames of a question
 class LMDataPlan:
     """How many calls are made."""
 
-    shards: int = 30
+    shards: int = 24
     calls_per_shard: int = 40  # encoded at once: ten take nearly as long
     frames: int = 750  # per call
     seed: int = 31
@@ -52,6 +52,7 @@ def build_shard(
     np.savez(
         partial,
         codes=np.stack([call.codes for call in calls]),
+        references=np.stack([call.references for call in calls]),
         asked=np.stack([call.asked for call in calls]),
         late=np.stack([call.late for call in calls]),
         told=np.stack([call.told for call in calls]),
@@ -64,6 +65,7 @@ class Crops(NamedTuple):
     """Pieces of calls, as many frames long each."""
 
     codes: NDArray[np.int64]  # [batch, streams, frames]
+    references: NDArray[np.int64]  # [batch, frames]
     asked: NDArray[np.int64]  # [batch, frames]
     late: NDArray[np.bool_]  # [batch, frames] where the bot should have stopped before
     told: NDArray[np.bool_]  # [batch, frames] where it was told what to write
@@ -75,6 +77,7 @@ class LMData:
     """All calls of a folder, in memory."""
 
     codes: NDArray[np.int16] = field(repr=False)  # [calls, frames, streams]
+    references: NDArray[np.int16] = field(repr=False)  # [calls, frames]
     asked: NDArray[np.int16] = field(repr=False)  # [calls, frames]
     late: NDArray[np.bool_] = field(repr=False)  # [calls, frames]
     told: NDArray[np.bool_] = field(repr=False)  # [calls, frames]
@@ -86,10 +89,9 @@ class LMData:
         shards = [np.load(path) for path in sorted(folder.glob("calls_????.npz"))]
         if not shards:
             raise ConfigError(f"no encoded calls in {folder}; build them with build_lm_data first")
-        codes, asked, late, told = (
-            np.concatenate([shard[n] for shard in shards]) for n in ("codes", "asked", "late", "told")
-        )
-        return cls(codes, asked, late, told, shards[0]["quiet"])
+        names = ("codes", "references", "asked", "late", "told")
+        parts = {name: np.concatenate([shard[name] for shard in shards]) for name in names}
+        return cls(**parts, quiet=shards[0]["quiet"])
 
     def crops(self, rng: np.random.Generator, batch: int, frames: int) -> Crops:
         """Pieces of calls, some of which begin with their call.
@@ -158,5 +160,5 @@ class LMData:
         """calls: [batch], frames: [batch, frames] of each crop."""
         rows = calls[:, None], frames
         codes = self.codes[rows].transpose(0, 2, 1).astype(np.int64)
-        asked = self.asked[rows].astype(np.int64)
-        return Crops(codes, asked, self.late[rows], self.told[rows], frames[:, 0] == 0)
+        references, asked = (part[rows].astype(np.int64) for part in (self.references, self.asked))
+        return Crops(codes, references, asked, self.late[rows], self.told[rows], frames[:, 0] == 0)

@@ -46,6 +46,7 @@ class Batch:
     """Crops of calls."""
 
     codes: Tensor  # [B, 1 + n_q, T]
+    references: Tensor  # [B, T]
     asked: Tensor  # [B, T]
     late: Tensor  # [B, T] bool, where the bot should have stopped before: what it does there is no example
     told: Tensor  # [B, T] bool, where the bot was told what to write: that is no example of when to
@@ -66,7 +67,7 @@ class LMLoss:
         model, config = self.model, self.config
         target = model.delayed(batch.codes)
         given = model.delayed(self._with_noise(batch.codes, generator))
-        hidden, text_logits = model.temporal(given[:, :, :-1])
+        hidden, text_logits = model.temporal(given[:, :, :-1], references=batch.references)
         own, given = target[:, : 1 + model.dep_q, 1:], given[:, : 1 + model.dep_q, 1:]
         quiet = (own[:, 1:] == self.quiet[None, :, None]).all(1)  # [B, T]
         interrupted = ~quiet & (batch.asked > 0)

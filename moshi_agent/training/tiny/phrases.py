@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from importlib import resources
-from typing import cast
+from importlib.resources.abc import Traversable
+from typing import Any, cast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,12 +18,25 @@ class Exchange:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lookup:
+    """A question whose answer is looked up: the model asks for it, and says what it is given.
+
+    `answers` are templates of what that may be, see `world.filled`.
+    """
+
+    question: str
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Phrases:
-    """Everything that the model can say: `exchanges`, a `greeting`, and `default` for anything else."""
+    """What the model says by itself: `exchanges`, a `greeting`, and `default` for anything else; and the
+    questions for which it hands over (`lookups`)."""
 
     exchanges: tuple[Exchange, ...]
     greeting: str
     default: str
+    lookups: tuple[Lookup, ...] = ()
 
     @property
     def spoken(self) -> tuple[str, ...]:
@@ -36,7 +50,14 @@ def load_phrases() -> Phrases:
     pairs = cast("list[dict[str, str]]", json.loads((folder / "exchanges.json").read_text()))
     single = cast("dict[str, str]", json.loads((folder / "phrases.json").read_text()))
     exchanges = tuple(Exchange(question=pair["question"], answer=pair["answer"]) for pair in pairs)
-    return Phrases(exchanges=exchanges, greeting=single["greeting"], default=single["default"])
+    return Phrases(
+        exchanges=exchanges, greeting=single["greeting"], default=single["default"], lookups=_lookups(folder)
+    )
+
+
+def _lookups(folder: Traversable) -> tuple[Lookup, ...]:
+    rows = cast("list[dict[str, Any]]", json.loads((folder / "lookups.json").read_text()))
+    return tuple(Lookup(question=row["question"], answers=tuple(row["answers"])) for row in rows)
 
 
 def plain(text: str) -> str:

@@ -1,4 +1,5 @@
-"""What the codes must tell: the log-mel spectrum of their frame, read from the latent by a small network.
+"""What the codes must tell: the log-mel spectrum of their frame and the phones in it, read from the latent by
+small networks.
 
 It exists in training only. Through a decoder that knows nothing yet, an encoder learns for thousands of
 steps little more than loudness; against this it learns formants and pitch in hundreds.
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from moshi_agent.nn.conv import CausalConv1d
 from moshi_agent.nn.linear import Linear
 from moshi_agent.training.mimi.mel import mel_filters
+from moshi_agent.training.tiny.phone_labels import LABELS, STEP, UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,3 +80,18 @@ class Probe(nn.Module):
         told = self.out(F.gelu(self.conv(latent)))
         # The values lie around -6 with a deviation of about 2.
         return F.huber_loss(told * 2 - 6, spectrum)
+
+
+class PhoneProbe(nn.Module):
+    """Reads the phones from latents."""
+
+    def __init__(self, dimension: int, config: ProbeConfig) -> None:
+        super().__init__()
+        self.steps = config.frame_samples // STEP
+        self.conv = CausalConv1d(dimension, config.hidden, config.steps_seen)
+        self.out = Linear(config.hidden, self.steps * LABELS, bias=True)
+
+    def forward(self, latent: Tensor, phones: Tensor) -> Tensor:
+        """Latents [B, T, dimension] and labels [B, T * steps] -> a loss, scalar."""
+        logits = self.out(F.gelu(self.conv(latent))).unflatten(2, (self.steps, LABELS)).flatten(1, 2)
+        return F.cross_entropy(logits.float().transpose(1, 2), phones, ignore_index=UNKNOWN)

@@ -1,4 +1,4 @@
-"""The built-in model's recipe: speech, encoder, decoder, encoded calls, language model, export.
+"""The built-in model's recipe: speech, tokenizer, encoder, decoder, encoded calls, language model, export.
 
 Each stage leaves a folder or a file and is passed over where that is whole; one that was stopped goes on
 where it was. All sizes and seeds are in `Recipe`. A run from a trained model (`onwards`) keeps
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 
 import click
@@ -28,7 +27,7 @@ from moshi_agent.errors import ConfigError
 from moshi_agent.models.lm import LMModel
 from moshi_agent.training.tiny import tokenizer
 from moshi_agent.training.tiny.conversations import ConversationSampler
-from moshi_agent.training.tiny.corpus import Corpus, CorpusPlan, build_corpus
+from moshi_agent.training.tiny.corpus import CallSpeechPlan, Corpus, CorpusPlan, build_corpus
 from moshi_agent.training.tiny.crops import CropMix, CropSampler
 from moshi_agent.training.tiny.decoder import DecoderTrainer, DecoderTraining
 from moshi_agent.training.tiny.encoder import EncoderTrainer, EncoderTraining
@@ -41,24 +40,24 @@ from moshi_agent.training.tiny.stage import run_training
 
 
 def tiny_codec() -> MimiConfig:
-    """1.4 million weights; the short context keeps the codes of an answer apart from what was before it."""
+    """6.6 million weights; the short context keeps the codes of an answer apart from what was before it."""
     return MimiConfig(
-        seanet=SEANetConfig(dimension=128, n_filters=12),
+        seanet=SEANetConfig(dimension=256, n_filters=20),
         transformer=TransformerConfig(
-            dim=128,
+            dim=256,
             num_heads=4,
-            num_layers=1,
-            dim_feedforward=256,
+            num_layers=2,
+            dim_feedforward=1024,
             layer_scale=0.1,
-            context=8,
+            context=16,
             positional_embedding="rope",
         ),
-        quantizer=QuantizerConfig(dimension=64, n_q=8, bins=512, input_dimension=128, output_dimension=128),
+        quantizer=QuantizerConfig(dimension=64, n_q=8, bins=1024, input_dimension=256, output_dimension=256),
     )
 
 
 def tiny_lm() -> MoshiConfig:
-    """7.8 million weights. Both sides have 8 codebooks, the acoustic ones a frame late."""
+    """12.5 million weights. Both sides have 8 codebooks, the acoustic ones a frame late."""
     shared = {"norm": "rms_norm_f32", "gating": "silu"}
     temporal = TransformerConfig(
         dim=256,
@@ -66,11 +65,11 @@ def tiny_lm() -> MoshiConfig:
         num_layers=4,
         dim_feedforward=1024,
         positional_embedding="rope",
-        context=128,
+        context=160,
         **shared,  # pyright: ignore[reportArgumentType]
     )
     depth = TransformerConfig(
-        dim=96,
+        dim=128,
         num_heads=4,
         num_layers=2,
         dim_feedforward=256,
@@ -84,7 +83,7 @@ def tiny_lm() -> MoshiConfig:
         delays=(0, *(0, *[1] * 7), *(0, *[1] * 7)),
         n_q=16,
         dep_q=8,
-        card=512,
+        card=1024,
         text_card=tokenizer.VOCABULARY,
     )
 
@@ -93,12 +92,17 @@ def tiny_lm() -> MoshiConfig:
 class Recipe:
     """Everything that decides what the model becomes."""
 
-    corpus: CorpusPlan = field(default_factory=lambda: CorpusPlan(renderings_per_question=300, unknown=6000))
+    corpus: CorpusPlan = field(default_factory=CorpusPlan)
+    call_speech: CallSpeechPlan = field(default_factory=CallSpeechPlan)
     codec_model: MimiConfig = field(default_factory=tiny_codec)
     encoder: EncoderTraining = field(default_factory=EncoderTraining)
-    encoder_mix: CropMix = field(default_factory=lambda: CropMix(answer_voice=0.4, other_voices=0.5))
+    encoder_mix: CropMix = field(default_factory=lambda: CropMix(answer_voice=0.6, other_voices=0.34))
     decoder: DecoderTraining = field(default_factory=DecoderTraining)
-    decoder_mix: CropMix = field(default_factory=lambda: CropMix(answer_voice=0.8, other_voices=0.13))
+    decoder_mix: CropMix = field(
+        default_factory=lambda: CropMix(
+            answer_voice=0.86, other_voices=0.08, answer_share=0.2, exact_share=0.8
+        )
+    )
     calls: LMDataPlan = field(default_factory=LMDataPlan)
     lm_model: MoshiConfig = field(default_factory=tiny_lm)
     lm: LMTraining = field(default_factory=LMTraining)
@@ -110,8 +114,9 @@ def onwards() -> Recipe:
     return replace(
         recipe,
         corpus=replace(recipe.corpus, seed=40),
+        call_speech=replace(recipe.call_speech, seed=140),
         calls=replace(recipe.calls, seed=48),
-        lm=replace(recipe.lm, seed=16, learning_rate=1.2e-3, steps=2400, long_every=3),
+        lm=replace(recipe.lm, seed=16, learning_rate=1.2e-3, steps=2400),
     )
 
 
@@ -125,6 +130,16 @@ class Places:
     @property
     def corpus(self) -> Path:
         return self.folder / "corpus"
+
+    @property
+    def call_speech(self) -> Path:
+        """What the calls are made of beside the corpus."""
+        return self.folder / "speech"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The text tokenizer."""
+        return self.folder / tokenizer.FILE_NAME
 
     @property
     def encoder(self) -> Path:
@@ -173,7 +188,14 @@ def start_from(model: str, recipe: Recipe, places: Places) -> None:
 
 def make_corpus(recipe: Recipe, places: Places) -> None:
     """Synthesises all speech."""
-    build_corpus(places.corpus, recipe.corpus.items(load_phrases()))
+    phrases = load_phrases()
+    build_corpus(places.corpus, recipe.corpus.items(phrases))
+    build_corpus(places.call_speech, recipe.call_speech.items(phrases))
+
+
+def make_tokenizer(recipe: Recipe, places: Places) -> None:
+    """Trains the text tokenizer, of which every piece of text in the calls is made."""
+    tokenizer.train_tokenizer(places.tokenizer)
 
 
 def make_encoder(recipe: Recipe, places: Places) -> None:
@@ -197,8 +219,8 @@ def make_calls(recipe: Recipe, places: Places) -> None:
     """Makes up calls and encodes them."""
     codec = load_codec(places.encoder, recipe.codec_model)
     codec.pack()
-    corpus = Corpus.open(places.corpus)
-    sampler = ConversationSampler.make(corpus, load_phrases(), tokenizer.load_tokenizer())
+    corpus = Corpus.open(places.corpus, places.call_speech)
+    sampler = ConversationSampler.make(corpus, load_phrases(), tokenizer.load_tokenizer(places.tokenizer))
     build_lm_data(places.calls, sampler, CallEncoder(codec), recipe.calls)
 
 
@@ -207,6 +229,7 @@ def make_lm(recipe: Recipe, places: Places) -> None:
     data = LMData.open(places.calls)
     if places.start.exists():
         model = LMModel(recipe.lm_model)
+        model.add_references()
         load_weights(model, places.start)
     else:
         codec = load_codec(places.encoder, recipe.codec_model)
@@ -220,10 +243,9 @@ def export(recipe: Recipe, places: Places) -> None:
     """Writes the model as a folder in Kyutai's format."""
     codec = load_codec(places.decoder, recipe.codec_model)
     lm = LMModel(recipe.lm_model)
+    lm.add_references()
     load_weights(lm, places.lm)
-    shipped = resources.files("moshi_agent") / "assets" / "tiny" / tokenizer.FILE_NAME
-    with resources.as_file(shipped) as path:
-        save_kyutai(places.export, codec, lm, path, lm_gen_config=ADVISED_SAMPLING)
+    save_kyutai(places.export, codec, lm, places.tokenizer, lm_gen_config=ADVISED_SAMPLING)
 
 
 # Answers are known word for word: what is unlikely is an error.
@@ -232,6 +254,7 @@ PATH = click.Path(path_type=Path)
 Stage = Callable[[Recipe, Places], None]
 STAGES: dict[str, tuple[Stage, Callable[[Places], Path | None]]] = {
     "corpus": (make_corpus, lambda places: None),
+    "tokenizer": (make_tokenizer, lambda places: places.tokenizer),
     "encoder": (make_encoder, lambda places: places.encoder),
     "decoder": (make_decoder, lambda places: places.decoder),
     "calls": (make_calls, lambda places: None),

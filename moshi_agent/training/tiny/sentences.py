@@ -191,7 +191,8 @@ NEAR_SHARE = 0.2
 def unknown_sentences(count: int, seed: int) -> list[str]:
     """`count` different sentences, none of them a known question or a held-out sentence."""
     rng = np.random.default_rng(seed)
-    banned = {plain(exchange.question) for exchange in load_phrases().exchanges}
+    phrases = load_phrases()
+    banned = {plain(known.question) for known in (*phrases.exchanges, *phrases.lookups)}
     banned |= {plain(sentence) for sentence in HELD_OUT_SENTENCES}
     sentences: dict[str, str] = {}
     while len(sentences) < count:

@@ -9,16 +9,20 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import sentencepiece
 
+from moshi_agent.training.tiny import world
 from moshi_agent.training.tiny.phrases import Phrases, load_phrases
 from moshi_agent.training.tiny.sentences import unknown_sentences
 
-VOCABULARY = 400
+VOCABULARY = 800
 FILE_NAME = "tokenizer_spm.model"
 END_OF_PADDING, BEGIN, END, PADDING = 0, 1, 2, 3
+WANTED = 4  # the model asks for a reference; no part of any word
 PHRASE_WEIGHT = 400  # how often a phrase counts against one other sentence
 OTHER_SENTENCES = 1500
+WORLD_SENTENCES = 12_000
 SEED = 5
 
 
@@ -35,6 +39,7 @@ def train_tokenizer(path: Path, phrases: Phrases | None = None) -> None:
         bos_id=BEGIN,
         eos_id=END,
         pad_id=PADDING,
+        control_symbols="<reference>",
         required_chars=string.ascii_letters + string.digits + ".,!?'",
         normalization_rule_name="identity",
         # A comma is its own piece, so that a word is the same tokens wherever it stands.
@@ -66,3 +71,6 @@ def _lines(phrases: Phrases) -> Iterator[str]:
     for _ in range(PHRASE_WEIGHT):
         yield from phrases.spoken
     yield from unknown_sentences(OTHER_SENTENCES, SEED)
+    rng = np.random.default_rng(SEED)
+    templates = (*world.TEMPLATES, *(answer for lookup in phrases.lookups for answer in lookup.answers))
+    yield from (world.sentence(rng, templates) for _ in range(WORLD_SENTENCES))

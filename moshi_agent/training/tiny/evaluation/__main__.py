@@ -26,6 +26,7 @@ from moshi_agent.training.tiny.evaluation.ear import (
 )
 from moshi_agent.training.tiny.evaluation.failures import by_voice, failures, wrong_texts
 from moshi_agent.training.tiny.evaluation.line import CONDITIONS
+from moshi_agent.training.tiny.evaluation.looked_up import LookupScore, look_up, lookup_report
 from moshi_agent.training.tiny.evaluation.material import Material, open_material
 from moshi_agent.training.tiny.evaluation.report import Measure, measures, summary, table, timing
 from moshi_agent.training.tiny.evaluation.run import Settings, evaluate, tokenizer_of
@@ -97,10 +98,14 @@ def main(
         calls = evaluate(checkpoint, material, settings, recordings, heard)
         rows = measures(calls)
         told, spoken = _tell(model, material, settings.seed)
+        found = look_up(checkpoint, material, greedy=settings.greedy, seed=settings.seed)
         click.echo("\n\n".join([summary(calls), table(rows), timing(calls), report(told)]) + "\n")
+        click.echo(lookup_report(found) + "\n")
         if ear:
             picks = np.random.default_rng(settings.seed).permutation(len(heard))[:ear_answers]
-            spoken += through_codec(checkpoint.mimi, material.answers, "its own texts through the codec")
+            spoken += through_codec(
+                checkpoint.mimi, material.sentences, "new sentences through the codec"
+            ) + _found(found, material)
             understood = listen(open_ear(ear), [*(heard[int(i)] for i in picks), *spoken])
             click.echo(ear_report(understood) + "\n")
         click.echo("\n\n".join([wrong_texts(calls, load_phrases()), by_voice(calls), failures(calls, most)]))
@@ -112,15 +117,29 @@ def main(
 
 
 def _tell(model: str, material: Material, seed: int) -> tuple[list[SayScore], list[Spoken]]:
-    """Has all texts of the bot said, out of the blue."""
-    answers = material.answers
+    """Has all texts of the bot and sentences that are new to it said; its own are scored."""
+    answers = [*material.answers, *material.sentences]
     with Engine.load(model, shared=False, capacity=len(answers), admit_by_time=False) as engine:
         sounds = tell(engine, [answer.text for answer in answers], seed)
+    own = len(material.answers)
     spoken = [
-        Spoken(kind="told: its own texts", text=answer.text, bot=sound, teacher=answer.audio)
-        for answer, sound in zip(answers, sounds, strict=True)
+        Spoken(
+            kind="told: its own texts" if number < own else "told: new sentences",
+            text=answer.text,
+            bot=sound,
+            teacher=answer.audio,
+        )
+        for number, (answer, sound) in enumerate(zip(answers, sounds, strict=True))
     ]
-    return score(answers, sounds), spoken
+    return score(material.answers, sounds[:own]), spoken
+
+
+def _found(scores: Sequence[LookupScore], material: Material) -> list[Spoken]:
+    """What was said of what was found."""
+    teacher = {one.found.text: one.found.audio for one in material.lookups}
+    return [
+        Spoken(kind="looked up", text=one.found, bot=one.sound, teacher=teacher[one.found]) for one in scores
+    ]
 
 
 def _as_json(

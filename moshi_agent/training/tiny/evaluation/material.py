@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from moshi_agent.training.tiny.answers import Answer, load_answers
+from moshi_agent.training.tiny.answers import Answer, load_answers, make_answer
 from moshi_agent.training.tiny.augment import HELD_OUT_AUGMENTATION, NoiseBank
 from moshi_agent.training.tiny.corpus import Corpus, HeldOutPlan, Utterance, build_corpus
 from moshi_agent.training.tiny.noise import Rng
@@ -43,6 +43,14 @@ class Deck:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lookup:
+    """A rendering of a question that the bot is to hand over, and what it is then given to say."""
+
+    asked: Utterance
+    found: Answer
+
+
+@dataclass(frozen=True, kw_only=True)
 class Material:
     """Held-out renderings, noises, and the reference answers (as `Phrases.spoken`)."""
 
@@ -50,6 +58,8 @@ class Material:
     answers: list[Answer]
     questions: list[list[Prompt]] = field(repr=False)  # a pool for each exchange
     unknown: list[list[Prompt]] = field(repr=False)  # a pool for each sentence that the bot does not know
+    sentences: list[Answer] = field(repr=False)  # of the closed world, to be said on demand
+    lookups: list[Lookup] = field(repr=False)
     noises: NoiseBank = field(repr=False)
 
     @classmethod
@@ -60,6 +70,8 @@ class Material:
         numbers = {plain(exchange.question): i for i, exchange in enumerate(phrases.exchanges)}
         questions: list[list[Prompt]] = [[] for _ in phrases.exchanges]
         for utterance in corpus.of_kind("question"):
+            if plain(utterance.item.text) not in numbers:
+                continue
             answer = numbers[plain(utterance.item.text)]
             questions[answer].append(Prompt(utterance=utterance, answer=answer, known=True))
         default = len(phrases.exchanges)
@@ -72,6 +84,8 @@ class Material:
             answers=load_answers(corpus, phrases, tokenizer),
             questions=questions,
             unknown=list(unknown.values()),
+            sentences=[make_answer(corpus, one, tokenizer) for one in corpus.of_kind("said")],
+            lookups=_lookups(corpus, phrases, tokenizer),
             noises=NoiseBank.make(HELD_OUT_AUGMENTATION.noises, np.random.default_rng(seed)),
         )
 
@@ -79,6 +93,23 @@ class Material:
     def greeting(self) -> int:
         """The index of the greeting among the answers."""
         return len(self.answers) - 1
+
+
+def _lookups(
+    corpus: Corpus, phrases: Phrases, tokenizer: sentencepiece.SentencePieceProcessor
+) -> list[Lookup]:
+    """Every rendering of every question to be looked up, with the things found in turn."""
+    lookups: list[Lookup] = []
+    for known in phrases.lookups:
+        asked = [one for one in corpus.of_kind("question") if plain(one.item.text) == plain(known.question)]
+        found = [
+            make_answer(corpus, one, tokenizer)
+            for one in corpus.of_kind("found")
+            if one.item.looked_up == known.question
+        ]
+        if found:
+            lookups += [Lookup(asked=one, found=found[i % len(found)]) for i, one in enumerate(asked)]
+    return lookups
 
 
 def open_material(folder: Path, tokenizer: sentencepiece.SentencePieceProcessor, seed: int) -> Material:

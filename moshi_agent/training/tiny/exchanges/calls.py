@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from moshi_agent.training.stereo.alignments import Alignment, sidecar_path, write_sidecar
 from moshi_agent.training.stereo.manifest import ManifestEntry, write_manifest
-from moshi_agent.training.tiny.conversations import Conversation, ConversationMix, ConversationSampler, Turn
+from moshi_agent.training.tiny.conversations import ConversationMix, ConversationSampler
+from moshi_agent.training.tiny.made_up_call import Conversation, Turn
 from moshi_agent.training.tiny.speech import FRAME_SAMPLES, SAMPLE_RATE_HZ, SpokenWord
 from moshi_agent.training.tiny.tokenizer import BEGIN
 

@@ -50,7 +50,7 @@ def write_lesson(
         tokenizer: of the model that is to be trained, `tiny` or one that came from it.
 
     Raises:
-        ConfigError: `flite` is not installed, or cannot tell the words of an answer apart.
+        ConfigError: `flite` or Piper is not installed, or cannot tell the words of an answer apart.
         DataError: an exchange that the model has already, or cannot write; or a folder with another lesson.
         OutputError: the folder cannot be written to.
     """

@@ -46,11 +46,21 @@ class SpeechPlan:
 def held_out_items(phrases: Phrases, renderings: int) -> list[Item]:
     """Every question and every sentence to measure with, in voices that no training has."""
     plan = HeldOutPlan(
-        renderings_per_question=renderings, renderings_per_sentence=1, voices=installed(HELD_OUT_VOICES)
+        renderings_per_question=renderings,
+        renderings_per_sentence=1,
+        renderings_per_lookup=0,
+        found=0,
+        said=0,
+        voices=installed(HELD_OUT_VOICES),
     )
     return plan.items(phrases)
 
 
 def installed(voices: VoiceGrid) -> VoiceGrid:
     """The voices of the grid whose engine there is: those of flite alone where espeak-ng is missing."""
-    return voices if shutil.which("espeak-ng") else replace(voices, flite_share=1.0)
+    if not shutil.which("espeak-ng"):
+        return replace(voices, flite_share=1.0)
+    if not shutil.which("text2wave"):
+        unheard = tuple(voice for voice in voices.unheard if voice.engine != "festival")
+        return replace(voices, unheard=unheard)
+    return voices
