@@ -28,7 +28,7 @@ def test_of_a_checkpoint_only_the_codec_is_read(saved: Path, tmp_path: Path) -> 
 
 
 def test_the_built_in_codec_has_a_name() -> None:
-    assert load_codec("tiny").cardinality == 512
+    assert load_codec("tiny").cardinality == 1024
 
 
 def test_a_codec_in_the_format_of_transformers_is_read(golden: Path) -> None:

@@ -19,6 +19,7 @@ from moshi_agent.training.tiny.conversations import SOONEST_STOP_FRAMES
 from moshi_agent.training.tiny.made_up_call import Conversation
 from moshi_agent.training.tiny.speech import FRAME_SAMPLES, Audio
 
+BATCH_ROWS = 16  # of one length, nearly: a batch is as long as its longest signal
 MEMORY_FRAMES = 12  # more than the codec looks back
 NOTHING_ASKED = 0
 
@@ -98,11 +99,17 @@ class CallEncoder:
         codes[:begun] = self.silence[:begun]
         return codes
 
-    @torch.no_grad()
     def _stream(self, signals: Sequence[Audio]) -> list[Codes]:
-        """Signals of whole frames, all at once and frame by frame -> [frames, codebooks] each."""
-        if not signals:
-            return []
+        """Signals of whole frames, frame by frame -> [frames, codebooks] each."""
+        by_length = sorted(range(len(signals)), key=lambda i: len(signals[i]))
+        codes: dict[int, Codes] = {}
+        for first in range(0, len(by_length), BATCH_ROWS):
+            rows = by_length[first : first + BATCH_ROWS]
+            codes.update(zip(rows, self._stream_batch([signals[i] for i in rows]), strict=True))
+        return [codes[i] for i in range(len(signals))]
+
+    @torch.no_grad()
+    def _stream_batch(self, signals: Sequence[Audio]) -> list[Codes]:
         lengths = [len(signal) // FRAME_SAMPLES for signal in signals]
         batch = torch.zeros(len(signals), 1, max(lengths) * FRAME_SAMPLES)
         for row, signal in zip(batch, signals, strict=True):

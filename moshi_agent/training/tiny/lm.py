@@ -25,7 +25,7 @@ class LMTraining(Training):
     """How the language model is trained."""
 
     name: ClassVar[str] = "lm"
-    steps: int = 6000
+    steps: int = 4000
     batch: int = 8
     frames: int = 250  # well over the context
     # The other steps read questions and how their answers begin: that is what takes longest to learn.

@@ -26,8 +26,8 @@ MOST_LEFT_OUT = 12  # frames of a question
 class LMDataPlan:
     """How many calls are made."""
 
-    shards: int = 24
-    calls_per_shard: int = 40  # encoded at once: ten take nearly as long
+    shards: int = 16
+    calls_per_shard: int = 40
     frames: int = 750  # per call
     seed: int = 31
 
