@@ -25,7 +25,7 @@ class DecoderTraining(Training):
     """How the decoder is trained on."""
 
     name: ClassVar[str] = "decoder"
-    steps: int = 4000
+    steps: int = 3000
     batch: int = 5
     frames: int = 16
     learning_rate: float = 1e-3

@@ -18,6 +18,7 @@ from moshi_agent.training.runs.trainer import LossTrainer, Training
 from moshi_agent.training.tiny.audio_embeddings import init_audio_embeddings
 from moshi_agent.training.tiny.lm_data import LMData
 from moshi_agent.training.tiny.lm_losses import Batch, LMLoss, LMLossConfig
+from moshi_agent.training.tiny.tokenizer import WANTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +26,16 @@ class LMTraining(Training):
     """How the language model is trained."""
 
     name: ClassVar[str] = "lm"
-    steps: int = 4000
+    steps: int = 3200
     batch: int = 8
     frames: int = 250  # well over the context
     # The other steps read questions and how their answers begin: that is what takes longest to learn.
     long_every: int = 2
     question_batch: int = 44
     question_frames: int = 48
+    # And of these one in so many reads what was looked up, which is to be copied.
+    reference_every: int = 2
+    renamed_share: float = 0.6
     pace_share: float = 0.08  # of a question's frames that are left out or come twice
     learning_rate: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.98)
@@ -76,12 +80,20 @@ class LMTrainer(LossTrainer[LMModel]):
     def draw(self, rng: np.random.Generator) -> Batch:
         """The crops of the next step."""
         config = self.config
-        if self.step % config.long_every:
+        if not self.step % config.long_every:
+            crops = self.data.crops(rng, config.batch, config.frames)
+        elif not self.step // config.long_every % config.reference_every and len(self.data.given):
+            crops = self.data.reference_crops(
+                rng,
+                config.question_batch,
+                config.question_frames,
+                renamed_share=config.renamed_share,
+                pieces=range(WANTED + 1, self.model.config.text_card),
+            )
+        else:
             crops = self.data.question_crops(
                 rng, config.question_batch, config.question_frames, pace_share=config.pace_share
             )
-        else:
-            crops = self.data.crops(rng, config.batch, config.frames)
         return Batch(*(torch.from_numpy(part) for part in crops))
 
 

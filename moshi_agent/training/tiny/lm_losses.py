@@ -51,6 +51,7 @@ class Batch:
     late: Tensor  # [B, T] bool, where the bot should have stopped before: what it does there is no example
     told: Tensor  # [B, T] bool, where the bot was told what to write: that is no example of when to
     begins: Tensor  # [B] bool, whether a crop begins where its call does
+    renamed: Tensor  # [B] bool, whether the text of a crop is not what is heard in it
 
 
 class LMLoss:
@@ -67,11 +68,13 @@ class LMLoss:
         model, config = self.model, self.config
         target = model.delayed(batch.codes)
         given = model.delayed(self._with_noise(batch.codes, generator))
-        hidden, text_logits = model.temporal(given[:, :, :-1], references=batch.references)
+        references = None if model.oracle_emb is None else batch.references
+        hidden, text_logits = model.temporal(given[:, :, :-1], references=references)
         own, given = target[:, : 1 + model.dep_q, 1:], given[:, : 1 + model.dep_q, 1:]
         quiet = (own[:, 1:] == self.quiet[None, :, None]).all(1)  # [B, T]
         interrupted = ~quiet & (batch.asked > 0)
-        chosen = self._chosen(quiet, interrupted, batch.begins, generator) & ~batch.late
+        chosen = self._chosen(quiet, interrupted, batch.begins, generator)
+        chosen &= ~batch.late & ~batch.renamed[:, None]
         # The text is a frame ahead of the sound.
         no_example = F.pad(batch.late[:, 1:], (0, 1)) | batch.told
         return {
