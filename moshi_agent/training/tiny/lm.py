@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from moshi_agent.training.tiny.lm_data import LMData
 from moshi_agent.training.tiny.lm_losses import Batch, LMLoss, LMLossConfig
 from moshi_agent.training.tiny.tokenizer import WANTED
 
+CropKind = Literal["long", "question", "told", "reference"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class LMTraining(Training):
@@ -29,13 +31,12 @@ class LMTraining(Training):
     steps: int = 3200
     batch: int = 8
     frames: int = 250  # well over the context
-    # The other steps read questions and how their answers begin: that is what takes longest to learn.
-    long_every: int = 2
-    question_batch: int = 44
-    question_frames: int = 48
-    # And of these one in so many reads what was looked up, which is to be copied.
-    reference_every: int = 2
-    renamed_share: float = 0.6
+    # What the steps read, in turn: calls as they are, and more of what takes longest to learn: to tell
+    # questions apart, to speak what is not known by heart, and to copy what was looked up.
+    crops: tuple[CropKind, ...] = ("long", "question", "told", "long", "question", "reference")
+    short_batch: int = 44  # of all crops but the long ones
+    short_frames: int = 48
+    renamed_share: float = 0.6  # of the references
     pace_share: float = 0.08  # of a question's frames that are left out or come twice
     learning_rate: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.98)
@@ -79,21 +80,20 @@ class LMTrainer(LossTrainer[LMModel]):
 
     def draw(self, rng: np.random.Generator) -> Batch:
         """The crops of the next step."""
-        config = self.config
-        if not self.step % config.long_every:
-            crops = self.data.crops(rng, config.batch, config.frames)
-        elif not self.step // config.long_every % config.reference_every and len(self.data.given):
-            crops = self.data.reference_crops(
-                rng,
-                config.question_batch,
-                config.question_frames,
-                renamed_share=config.renamed_share,
-                pieces=range(WANTED + 1, self.model.config.text_card),
+        config, data = self.config, self.data
+        batch, frames = config.short_batch, config.short_frames
+        kind = config.crops[self.step % len(config.crops)]
+        if kind == "reference" and len(data.given):
+            pieces = range(WANTED + 1, self.model.config.text_card)
+            crops = data.reference_crops(
+                rng, batch, frames, renamed_share=config.renamed_share, pieces=pieces
             )
+        elif kind == "told" and len(data.beginnings):
+            crops = data.told_crops(rng, batch, frames)
+        elif kind == "question":
+            crops = data.question_crops(rng, batch, frames, pace_share=config.pace_share)
         else:
-            crops = self.data.question_crops(
-                rng, config.question_batch, config.question_frames, pace_share=config.pace_share
-            )
+            crops = data.crops(rng, config.batch, config.frames)
         return Batch(*(torch.from_numpy(part) for part in crops))
 
 

@@ -144,9 +144,7 @@ class LMData:
             renamed_share: of the crops.
             pieces: the tokens that are pieces of words.
         """
-        calls, first = self.given[rng.integers(len(self.given), size=batch)].T
-        starts = (first - rng.integers(1, MOST_BEFORE + 1, size=batch)).clip(0, self.codes.shape[1] - frames)
-        crops = self._cut(calls, starts[:, None] + np.arange(frames))
+        crops = self._crops_before(self.given, rng, batch, frames)
         renamed = rng.random(batch) < renamed_share
         for row in np.flatnonzero(renamed):
             names = np.arange(max(pieces.stop, 1 + int(crops.references[row].max())))
@@ -154,6 +152,10 @@ class LMData:
             crops.references[row] = names[crops.references[row]]
             crops.codes[row, 0] = names[crops.codes[row, 0]]
         return crops._replace(renamed=renamed)
+
+    def told_crops(self, rng: np.random.Generator, batch: int, frames: int) -> Crops:
+        """As `crops`, each beginning shortly before the bot says what it was told to."""
+        return self._crops_before(self.beginnings, rng, batch, frames)
 
     def heard(self) -> NDArray[np.int16]:
         """The caller's codes in all frames in which something is asked, [N, codebooks]."""
@@ -168,6 +170,12 @@ class LMData:
     def given(self) -> NDArray[np.int64]:
         """The call and the frame of every beginning of a reference, [references, 2]."""
         return np.argwhere(self.references == INITIAL)
+
+    @cached_property
+    def beginnings(self) -> NDArray[np.int64]:
+        """The call and the frame of every beginning of what the bot was told to say, [sentences, 2]."""
+        before = np.pad(self.told[:, :-1], ((0, 0), (1, 0)))
+        return np.argwhere(self.told & ~before)
 
     @cached_property
     def questions(self) -> NDArray[np.int64]:
@@ -185,6 +193,14 @@ class LMData:
         later[:, :-ANSWER_DELAY_FRAMES] = self.asked[:, ANSWER_DELAY_FRAMES:]
         bot = self.codes[:, :, 1 : 1 + len(self.quiet)]
         return (self.asked > 0) & (self.asked == later) & (bot == self.quiet).all(2)
+
+    def _crops_before(
+        self, places: NDArray[np.int64], rng: np.random.Generator, batch: int, frames: int
+    ) -> Crops:
+        """Crops that begin up to MOST_BEFORE frames before some of these, [N, 2] of call and frame."""
+        calls, first = places[rng.integers(len(places), size=batch)].T
+        starts = (first - rng.integers(1, MOST_BEFORE + 1, size=batch)).clip(0, self.codes.shape[1] - frames)
+        return self._cut(calls, starts[:, None] + np.arange(frames))
 
     def _cut(self, calls: NDArray[np.int64], frames: NDArray[np.int64]) -> Crops:
         """calls: [batch], frames: [batch, frames] of each crop."""

@@ -26,7 +26,7 @@ from moshi_agent.config import (
 from moshi_agent.errors import ConfigError
 from moshi_agent.models.lm import LMModel
 from moshi_agent.training.tiny import tokenizer
-from moshi_agent.training.tiny.conversations import ConversationSampler
+from moshi_agent.training.tiny.conversations import ConversationMix, ConversationSampler
 from moshi_agent.training.tiny.corpus import CallSpeechPlan, Corpus, CorpusPlan, build_corpus
 from moshi_agent.training.tiny.crops import CropMix, CropSampler
 from moshi_agent.training.tiny.decoder import DecoderTrainer, DecoderTraining
@@ -103,20 +103,34 @@ class Recipe:
             answer_voice=0.86, other_voices=0.08, answer_share=0.2, exact_share=0.8
         )
     )
+    conversations: ConversationMix = field(default_factory=ConversationMix)
     calls: LMDataPlan = field(default_factory=LMDataPlan)
     lm_model: MoshiConfig = field(default_factory=tiny_lm)
     lm: LMTraining = field(default_factory=LMTraining)
 
 
 def onwards() -> Recipe:
-    """For a run from a model that `Recipe()` made: speech and calls that it has not heard yet."""
+    """For a run from a model that `Recipe()` made: speech and calls that it has not heard yet.
+
+    The codec stays, so the corpus holds what calls are made of and nothing that only a codec reads. In half
+    of the calls the bot is told what to say: that sound follows from text is what takes the most sentences.
+    """
     recipe = Recipe()
     return replace(
         recipe,
-        corpus=replace(recipe.corpus, seed=40),
-        call_speech=replace(recipe.call_speech, seed=140),
-        calls=replace(recipe.calls, seed=48),
-        lm=replace(recipe.lm, seed=16, learning_rate=1.2e-3, steps=2400),
+        corpus=CorpusPlan(
+            grammar_sentences=0,
+            world_sentences=0,
+            rows_of_words=0,
+            renderings_per_question=0,
+            recordings=0,
+            unknown=2400,
+            seed=40,
+        ),
+        call_speech=replace(recipe.call_speech, said=3200, found=40, renderings_per_question=64, seed=140),
+        conversations=replace(recipe.conversations, monologue_share=0.45),
+        calls=replace(recipe.calls, shards=56, seed=48),
+        lm=replace(recipe.lm, seed=16, learning_rate=1.6e-3, steps=5000),
     )
 
 
@@ -220,7 +234,8 @@ def make_calls(recipe: Recipe, places: Places) -> None:
     codec = load_codec(places.encoder, recipe.codec_model)
     codec.pack()
     corpus = Corpus.open(places.corpus, places.call_speech)
-    sampler = ConversationSampler.make(corpus, load_phrases(), tokenizer.load_tokenizer(places.tokenizer))
+    spoken = tokenizer.load_tokenizer(places.tokenizer)
+    sampler = ConversationSampler.make(corpus, load_phrases(), spoken, mix=recipe.conversations)
     build_lm_data(places.calls, sampler, CallEncoder(codec), recipe.calls)
 
 

@@ -21,7 +21,7 @@ from tests.small_models import small_lm
 from tests.training.tiny.training_material import CODEBOOKS, QUIET, echoing_calls
 
 TRAINING = LMTraining(
-    steps=40, batch=4, frames=40, question_batch=8, question_frames=20, learning_rate=1e-2, bfloat16=False
+    steps=40, batch=4, frames=40, short_batch=8, short_frames=20, learning_rate=1e-2, bfloat16=False
 )
 
 NOISELESS = LMLossConfig(own_noise=0, user_noise=0, text_noise=0, fewer_codebooks_share=0, gap_share=0)
@@ -221,3 +221,29 @@ def test_what_is_to_be_copied_gets_other_names_in_some_crops() -> None:
         assert list(text[begin + 10 : begin + 14]) == [first, PADDING, second, first]
         assert crops.renamed[row] or (first, second) == (6, 7)
     assert len({tuple(row) for row in crops.references}) > 10
+
+
+def test_what_the_bot_is_told_to_say_is_read_from_shortly_before_its_beginning() -> None:
+    calls = echoing_calls()
+    told = np.zeros_like(calls.told)
+    told[1, 50:53] = told[4, 80:84] = True
+    data = replace(calls, told=told)
+    assert data.beginnings.tolist() == [[1, 50], [4, 80]]
+    crops = data.told_crops(np.random.default_rng(2), 40, 30)
+    firsts = crops.told.argmax(1)
+    assert crops.told.any(1).all() and set(firsts) <= set(range(1, MOST_BEFORE + 1))
+    assert {int(row.sum()) for row in crops.told} == {3, 4}
+
+
+@pytest.mark.parametrize(("step", "frames"), [(0, 40), (1, 20), (2, 20), (3, 40), (4, 20), (5, 20)])
+def test_each_step_reads_the_crops_whose_turn_it_is(step: int, frames: int) -> None:
+    calls = echoing_calls()
+    references, told = calls.references.copy(), calls.told.copy()
+    references[:, 40], told[:, 70] = INITIAL, True
+    trainer = LMTrainer(small_lm(), TRAINING, replace(calls, references=references, told=told))
+    trainer.step = step
+    batch = trainer.draw(np.random.default_rng(0))
+    assert batch.codes.shape == (4 if frames == 40 else 8, 1 + 2 * CODEBOOKS, frames)
+    kind = TRAINING.crops[step]
+    assert kind != "told" or bool(batch.told.any(1).all())
+    assert kind != "reference" or bool((batch.references == INITIAL).any(1).all())

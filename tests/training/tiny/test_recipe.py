@@ -35,7 +35,7 @@ SHORT = Recipe(
     encoder=EncoderTraining(steps=4, batch=2, frames=4, continuous_steps=2, pool_steps=2),
     decoder=DecoderTraining(steps=2, batch=2, frames=4),
     calls=LMDataPlan(shards=1, calls_per_shard=2, frames=250),
-    lm=LMTraining(steps=2, batch=2, frames=60, question_batch=2, long_every=2),
+    lm=LMTraining(steps=2, batch=2, frames=60, short_batch=2),
 )
 
 
