@@ -85,25 +85,33 @@ async def line(cluster: Cluster) -> AsyncIterator[Line]:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def wait_for_replicas(cluster: Cluster, number: int, at_least_one_call_each: bool = False) -> None:
-    def is_so(found: dict[str, dict[str, int]]) -> bool:
-        least = min((one["live"] for one in found.values()), default=0)
-        return len(found) == number and (least > 0 or not at_least_one_call_each)
+async def wait_for_replicas(cluster: Cluster, number: int) -> None:
+    await asyncio.to_thread(cluster.wait_for_replicas, lambda found: len(found) == number, SCALE_S)
 
-    await asyncio.to_thread(cluster.wait_for_replicas, is_so, SCALE_S)
+
+@asynccontextmanager
+async def line_on_a_replica_without_one(cluster: Cluster) -> AsyncIterator[Line]:
+    """A call on a replica that had none, which is there a moment before Serve's proxy knows of it."""
+    until = time.monotonic() + SCALE_S
+    while time.monotonic() < until:
+        async with line(cluster) as call:
+            await asyncio.sleep(3)  # the replicas report once a second
+            found = await asyncio.to_thread(cluster.replicas)
+            if all(one["live"] for one in found.values()):
+                yield call
+                return
+    raise AssertionError("no call came to the replica without one")
 
 
 def test_a_second_replica_comes_for_more_calls_and_one_goes_without_a_call_noticing(cluster: Cluster) -> None:
     async def talk() -> None:
         async with line(cluster), line(cluster):
             await wait_for_replicas(cluster, 2)
-            async with line(cluster) as there:
-                await wait_for_replicas(cluster, 2, at_least_one_call_each=True)
+            async with line_on_a_replica_without_one(cluster) as there:
                 assert there.ended is None
         # One call on each: that is too few for two replicas, and one of them goes, with its call.
-        async with line(cluster) as first, line(cluster) as second:
+        async with line(cluster) as first, line_on_a_replica_without_one(cluster) as second:
             asked = question("What is your name?")
-            await wait_for_replicas(cluster, 2, at_least_one_call_each=True)
             until = time.monotonic() + SCALE_S
             while not any(one["draining"] for one in (await asyncio.to_thread(cluster.replicas)).values()):
                 assert time.monotonic() < until, "no replica was to go"
@@ -138,8 +146,7 @@ def test_of_a_killed_replica_the_callers_are_told_and_others_notice_nothing(clus
     async def talk() -> None:
         async with line(cluster) as first, line(cluster) as second, line(cluster) as third:
             await wait_for_replicas(cluster, 2)
-            async with line(cluster) as there:
-                await wait_for_replicas(cluster, 2, at_least_one_call_each=True)
+            async with line_on_a_replica_without_one(cluster) as there:
                 calls = [first, second, third, there]
                 victim = replica_processes(cluster.process.pid)[0]
                 killed_at = time.monotonic()
