@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +32,7 @@ def test_words_in_a_natural_pace_do_not_lie_on_each_other(gaps: list[float], sca
     assert [word for _, _, word in shown] == ["yes"] * len(starts)
     for line in {y for _, y, _ in shown}:
         in_line = sorted(x for x, y, _ in shown if y == line)
-        assert all(later - earlier >= 18 for earlier, later in zip(in_line, in_line[1:], strict=False))
+        assert all(later - earlier >= 18 for earlier, later in pairwise(in_line))
 
 
 def test_a_histogram_has_a_bar_for_every_value() -> None:
