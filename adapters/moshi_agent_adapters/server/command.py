@@ -224,7 +224,7 @@ def recogniser(name: str | None) -> str | NamedRecogniser | None:
 
 
 def reference_encoder(name: str | None) -> str | None:
-    """What `--reference-encoder` names, for the engine to load. Raises ConfigError for what is no function."""
+    """What `--reference-encoder` names, for the engine. Raises ConfigError where it is no function."""
     what = "the encoder of references"
     if name is not None and names_object(name) and not callable(find_named(name, what)):
         raise ConfigError(f"{name} is no function; accepted: one from a text to rows, [n, row_dim]")
