@@ -147,6 +147,12 @@ def check_tensors(wanted: Mapping[str, Tensor], found: Stored) -> None:
                 f"{found.file_of(name)}: {found.shown([name])} has shape {list(tensor.shape)}; "
                 f"the configuration asks for {list(wanted[name].shape)}"
             )
+        # Floats of any width become the model's own, and int8 where they are rounded.
+        if not tensor.is_floating_point() and tensor.dtype != wanted[name].dtype:
+            raise CheckpointError(
+                f"{found.file_of(name)}: {found.shown([name])} is stored as {tensor.dtype}; "
+                f"the configuration asks for {wanted[name].dtype}"
+            )
 
 
 def assign_tensors(model: nn.Module, found: Stored, finish: Callable[[str, Tensor], Tensor]) -> None:
