@@ -156,6 +156,10 @@ class Folder:
 
     def find(self, file: str) -> Path | None:
         path = self.path / file
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            raise CheckpointError(
+                f"{self.path}: {file[:100]!r} is outside of it; accepted: a file in it, or file://PATH"
+            )
         try:
             return path if path.is_file() else None
         except OSError as error:  # of a configuration that names something else than a file

@@ -115,7 +115,13 @@ def read_weight_map(index: Path) -> dict[str, str]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: no index of shards; it has no weight_map")
-    return {str(name): str(file) for name, file in cast("dict[object, object]", weight_map).items()}
+    named = {str(name): str(file) for name, file in cast("dict[object, object]", weight_map).items()}
+    for file in set(named.values()):
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            raise CheckpointError(
+                f"{index}: {file[:100]!r} is outside of its folder; accepted: a file beside it"
+            )
+    return named
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -154,6 +154,8 @@ def test_a_tensor_of_whole_numbers_where_floats_belong_is_refused(
         {"depformer_weights_per_step": False},
         {"n_q": 2**31, "delays": None},
         {"moshi_name": 300 * "x"},
+        {"moshi_name": "/etc/passwd"},
+        {"tokenizer_name": "../checkpoint/tokenizer_spm.model"},
     ],
 )
 def test_a_value_that_would_only_show_later_is_refused(
@@ -162,3 +164,12 @@ def test_a_value_that_would_only_show_later_is_refused(
     edit_json(folder / "config.json", changes)
     with pytest.raises((ConfigError, CheckpointError), match=re.escape(str(folder))):
         load_checkpoint(folder)
+
+
+def test_an_index_opens_no_file_elsewhere(hf_folder: Path, edit_json: EditJson) -> None:
+    index = hf_folder / "model.safetensors.index.json"
+    names = json.loads(index.read_text())["weight_map"]
+    for place in ("/etc/passwd", "../hf/model-00001-of-00003.safetensors"):
+        edit_json(index, {"weight_map": dict.fromkeys(names, place)})
+        with pytest.raises(CheckpointError, match=f"{re.escape(str(index))}: '{place}' is outside"):
+            load_checkpoint(hf_folder)
