@@ -7,7 +7,7 @@ A call has audio both ways and a data channel, and ends. Prints by how much thes
 the process's own pages; what the C library's allocator holds of the system; and what of it is in use. Where
 the first two grow and the last does not, nothing is leaked: the allocator keeps free pieces between those in
 use. At the end it is told to give them back (`malloc_trim`), and the objects are counted that a call leaves
-in cycles, which only Python's collector finds; it is run before each line here, and by itself after many calls
+in cycles, which only Python's collector finds; it runs before each line here, and by itself after many calls
 (`moshi_agent_adapters/server/heap.py`). `--one-heap` is what `serve` does. Linux, glibc.
 
 With `--server` the calls come to `moshi-agent serve`, and what its process takes is looked at from outside.
