@@ -17,6 +17,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 
 _M_ARENA_MAX = -8  # of `mallopt`, in glibc's malloc.h
 _MIDDLE_COLLECTIONS = 1  # between two full ones; Python's own number is 10
@@ -30,13 +32,19 @@ def share_one_heap() -> bool:
     return mallopt is not None and mallopt(_M_ARENA_MAX, 1) == 1
 
 
-def pass_over_what_stays() -> None:
-    """Has the collector of cycles pass over all objects that there are now, to be called once all is loaded.
+@contextmanager
+def passing_over_what_stays() -> Generator[None]:
+    """Has the collector of cycles pass over all objects that there are now: for the time after all is loaded.
 
     Full collections then come after some dozens of calls, and take little time.
     """
+    before = gc.get_threshold()
     gc.collect()
     gc.freeze()
     gc.collect()  # counts how many old objects there are: hardly any now
-    young, middle, _ = gc.get_threshold()
-    gc.set_threshold(young, middle, _MIDDLE_COLLECTIONS)
+    gc.set_threshold(*before[:2], _MIDDLE_COLLECTIONS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()  # what libraries look for at the end of the process is found

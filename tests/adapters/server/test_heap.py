@@ -33,16 +33,16 @@ barrier.wait()
 """
 
 COLLECTIONS = """
-import gc, sys
-from moshi_agent_adapters.server.heap import pass_over_what_stays
+import contextlib, gc, sys
+from moshi_agent_adapters.server.heap import passing_over_what_stays
 
 modules = [[] for _ in range(300_000)]
 gc.collect()
-if sys.argv[1] == "passed over":
-    pass_over_what_stays()
-before = gc.get_stats()[2]["collections"]
-calls = [[] for _ in range(40_000)]  # that came, and are not over
-print(gc.get_stats()[2]["collections"] - before)
+with passing_over_what_stays() if sys.argv[1] == "passed over" else contextlib.nullcontext():
+    before = gc.get_stats()[2]["collections"]
+    calls = [[] for _ in range(40_000)]  # that came, and are not over
+    print(gc.get_stats()[2]["collections"] - before)
+assert gc.get_freeze_count() == 0
 """
 
 
