@@ -28,7 +28,7 @@ from moshi_agent_adapters.server.backend import BackendConfig
 from moshi_agent_adapters.server.config import ServerConfig, is_loopback
 from moshi_agent_adapters.server.descriptors import connections_that_fit, raise_descriptor_limit
 from moshi_agent_adapters.server.drain import DrainingServer
-from moshi_agent_adapters.server.heap import share_one_heap
+from moshi_agent_adapters.server.heap import passing_over_what_stays, share_one_heap
 from moshi_agent_adapters.server.http_protocol import uvicorn_options
 from moshi_agent_adapters.server.listening import listen
 from moshi_agent_adapters.server.log_format import LogFormat, set_up_log
@@ -119,7 +119,8 @@ def _serve_at(
             forwarded_allow_ips=asked.proxies,
         )
         _announce(asked, port, certificate)
-        DrainingServer(config, app.state.server).run(sockets)
+        with passing_over_what_stays():
+            DrainingServer(config, app.state.server).run(sockets)
 
 
 def load_engine(asked: Serve) -> Engine:
