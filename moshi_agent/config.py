@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Literal
+from types import UnionType
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from moshi_agent.errors import ConfigError
 
@@ -37,6 +38,34 @@ def require_value(name: str, value: object, accepted: Iterable[object]) -> None:
     """Raises ConfigError naming the value unless it is among those accepted."""
     if value not in accepted:
         raise ConfigError(f"{name}={value!r}; accepted: {', '.join(map(str, accepted))}")
+
+
+def require_types(where: object) -> None:
+    """Raises ConfigError unless every field of a dataclass holds what its annotation says.
+
+    A whole number will do where a float is wanted; NaN and infinity will not, nor a bool for a number.
+    """
+    for name, wanted in get_type_hints(type(where)).items():
+        value: object = getattr(where, name)
+        if not _is_a(value, wanted):
+            shown = wanted.__name__ if isinstance(wanted, type) else str(wanted).replace("typing.", "")
+            raise ConfigError(f"{name}={str(value)[:40]!r}; accepted: {shown}")
+
+
+def _is_a(value: object, wanted: Any) -> bool:
+    origin, parts = get_origin(wanted), get_args(wanted)
+    if origin is Literal:
+        return value in parts
+    if origin in (Union, UnionType):
+        return any(_is_a(value, part) for part in parts)
+    if origin is tuple:
+        items = cast("tuple[object, ...]", value)
+        return isinstance(value, tuple) and all(_is_a(item, parts[0]) for item in items)
+    if wanted in (int, float):
+        if isinstance(value, bool) or not isinstance(value, Integral if wanted is int else Real):
+            return False
+        return wanted is int or math.isfinite(value)
+    return isinstance(value, wanted)
 
 
 def require_sizes(where: object, least: int, most: int, names: str) -> None:
@@ -85,9 +114,12 @@ class TransformerConfig:
         require_sizes(self, 1, 2**16, "dim num_heads kv_repeat")
         require_sizes(self, 0, 2**10, "num_layers weights_per_step weights_per_step_schedule")
         require_sizes(self, 1, 2**20, "dim_feedforward context")
+        require_types(self)
         require_value("norm", self.norm, _NORMS)
         require_value("positional_embedding", self.positional_embedding, _POSITIONAL_EMBEDDINGS)
         require_value("gating", self.gating, _GATINGS)
+        if self.max_period <= 0:
+            raise ConfigError(f"max_period={self.max_period}; accepted: above 0")
         if self.dim % self.num_heads:
             raise ConfigError(f"dim={self.dim} is no multiple of num_heads={self.num_heads}")
         if self.num_heads % self.kv_repeat:
@@ -152,6 +184,9 @@ class SEANetConfig:
             self, 1, 2**10, "ratios kernel_size last_kernel_size residual_kernel_size dilation_base"
         )
         require_sizes(self, 0, 2**6, "n_residual_layers disable_norm_outer_blocks")
+        require_types(self)
+        if self.n_filters < self.compress:
+            raise ConfigError(f"n_filters={self.n_filters} cannot be divided by compress={self.compress}")
         # Checkpoints spell these out; nothing else was ever published.
         require_value("seanet activation", self.activation, ("ELU",))
         require_value("seanet causal", self.causal, (True,))
@@ -182,6 +217,7 @@ class QuantizerConfig:
     def __post_init__(self) -> None:
         require_sizes(self, 1, 2**16, "dimension bins input_dimension output_dimension")
         require_sizes(self, 0, 2**10, "n_q n_q_semantic")
+        require_types(self)
 
 
 def published_mimi_transformer() -> TransformerConfig:
@@ -209,6 +245,7 @@ class MimiConfig:
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
 
     def __post_init__(self) -> None:
+        require_types(self)
         stride = self.sample_rate / self.seanet.hop_length / self.frame_rate
         if stride != int(stride) or stride < 1:
             raise ConfigError(
@@ -252,6 +289,7 @@ class ReferenceEncoderConfig:
         require_sizes(self, 1, 2**20, "vocabulary dim_feedforward")
         require_sizes(self, 1, 2**16, "num_heads num_kv_heads head_dim dim bridge_dim row_dim")
         require_sizes(self, 1, 2**10, "num_layers tokens_per_row")
+        require_types(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,6 +308,7 @@ class ConditionerConfig:
     encoder: ReferenceEncoderConfig | None = None  # where the kind is "multi_arc_encoder"
 
     def __post_init__(self) -> None:
+        require_types(self)
         kinds = ("lut", "tensor", "multi_arc_encoder")
         require_value(f"conditioner {self.name!r}: type", self.kind, kinds)
         require_sizes(self, 0, 2**16, "dim n_bins")
@@ -286,6 +325,9 @@ class FuserConfig:
     cross_attention_pos_emb: bool = False
     cross_attention_pos_emb_scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        require_types(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
@@ -296,6 +338,7 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         require_sizes(self, 1, 2**16, "rank")
+        require_types(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,6 +349,11 @@ class DepthConfig:
     multi_linear: bool = False  # one projection from the temporal transformer per weight set
     low_rank_embeddings: int | None = None
     norm: Norm | None = None  # applied before each codebook's output layer
+
+    def __post_init__(self) -> None:
+        require_types(self)
+        if self.multi_linear and not self.transformer.weights_per_step:
+            raise ConfigError("several inputs (multi_linear) go with weights per step (weights_per_step)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,6 +385,7 @@ class MoshiConfig:
         require_sizes(self, 0, 2**10, "n_q dep_q extra_heads_num_heads extra_heads_dim")
         require_sizes(self, 1, 2**20, "card text_card text_card_out")
         require_sizes(self, 0, 2**20, "reference_token_id")
+        require_types(self)
         require_sizes(self, -(2**10), 2**12, "delays")
         if len(self.delays) != self.n_q + 1:
             raise ConfigError(f"{len(self.delays)} delays for one text and n_q={self.n_q} audio streams")

@@ -10,6 +10,12 @@ from types import ModuleType
 from moshi_agent.errors import ConfigError
 
 
+def names_object(name: str) -> bool:
+    """Tells whether a text is `MODULE:NAME` or `FILE.py:NAME`, and no address of a repository."""
+    place, _, attribute = name.rpartition(":")
+    return bool(place) and attribute.isidentifier() and "//" not in name
+
+
 def find_named(name: str, what: str) -> object:
     """Imports what `MODULE:NAME` or `FILE.py:NAME` names. A file may import its neighbours, as a script may.
 

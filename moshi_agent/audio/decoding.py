@@ -7,7 +7,6 @@ formats that phones and browsers record, and files whose header does not say how
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -15,14 +14,13 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
+from moshi_agent.audio.container_header import audio_chunk, open_mended
 from moshi_agent.audio.mp3_header import Mp3Length, mp3_length
-from moshi_agent.audio.ogg_pages import is_chained
+from moshi_agent.audio.ogg_pages import ogg_pages
 from moshi_agent.errors import AudioError
 
 _log = logging.getLogger("moshi_agent.audio")
 
-# Recorders that write to a pipe cannot go back to fill in the length, and put one near these in its place.
-_UNKNOWN_LENGTH = 0x7FFF_0000
 # An mp3 has its length in whole frames, and decoders differ in how much of the last one they give.
 _MP3_FRAME_SAMPLES = 1152
 _HEADER_BYTES = 4096  # of a file that says it has no audio in it
@@ -60,8 +58,15 @@ def open_decoder(source: Path) -> Decoder:
     Raises:
         AudioError: no decoder knows the format, the file is known to be cut off, or has no audio in it.
     """
+    chunk, pages = audio_chunk(source), ogg_pages(source)
+    if (chunk is not None and chunk.is_cut_off) or (pages is not None and pages.is_cut_off):
+        raise AudioError(f"{source} is truncated: its header promises more audio than there is")
+    if pages is not None and pages.lost_at is not None:
+        raise AudioError(f"{source} is damaged: no page of Ogg can be read at byte {pages.lost_at}")
+    if pages is not None and pages.is_chained:
+        return _open_media(source, "it is several recordings, one behind the other")
     try:
-        file = sf.SoundFile(source)
+        file = sf.SoundFile(open_mended(source, chunk))
     except (sf.LibsndfileError, TypeError) as error:
         # A TypeError is how soundfile says that a .raw file has no header.
         reason = str(getattr(error, "error_string", "it has no header")).rstrip(".")
@@ -75,11 +80,6 @@ def open_decoder(source: Path) -> Decoder:
 
 def _checked(source: Path, file: sf.SoundFile) -> Decoder:
     """The decoder for a file that libsndfile can open."""
-    if file.format == "OGG" and is_chained(source):
-        file.close()
-        return _open_media(source, "it is several recordings, one behind the other")
-    if _is_cut_off(file.extra_info):
-        raise AudioError(f"{source} is truncated: its header promises more audio than there is")
     if _says_nothing_of_its_length(source, file):
         file.close()
         return _open_media(source, "its header does not say how long it is")
@@ -109,19 +109,6 @@ def _says_nothing_of_its_length(source: Path, file: sf.SoundFile) -> bool:
     """Whether a recorder never came to fill in the length."""
     is_empty = file.frames == 0 and source.stat().st_size > _HEADER_BYTES
     return is_empty or (file.format == "FLAC" and file.frames > source.stat().st_size * 1000)
-
-
-def _is_cut_off(log: str) -> bool:
-    """Whether libsndfile noted, while opening the file, that it ends too early.
-
-    It shortens the length to what is there and says so nowhere else than in its log. An Ogg stream without a
-    last page is no sign of it: live streams never have one.
-    """
-    lengths = re.findall(r"^ *(?:data|SSND|Data Size) *: *(\d+) \(should be (\d+)\)", log, re.MULTILINE)
-    if any(int(there) < int(promised) < _UNKNOWN_LENGTH for promised, there in lengths if int(promised)):
-        return True
-    # Half a page of Ogg is "junk".
-    return "does not match value from 'ds64' chunk" in log or "Junk after the last page" in log
 
 
 def _open_media(source: Path, reason: str) -> Decoder:
@@ -156,11 +143,16 @@ class LibsndfileDecoder:
 
     def read(self, frames: int) -> NDArray[np.float32]:
         """Returns [n, channels]; see `Decoder.read`."""
-        block = cast("NDArray[np.float32]", self._file.read(frames, dtype="float32", always_2d=True))
+        try:
+            block = cast("NDArray[np.float32]", self._file.read(frames, dtype="float32", always_2d=True))
+        except sf.LibsndfileError as error:
+            reason = error.error_string.rstrip(".")
+            raise AudioError(f"{self._source} is damaged or truncated ({reason})") from error
         self._position += len(block)
         if len(block) < frames and self._position < self._least:
             raise AudioError(
-                f"{self._source} is truncated: {self._position} samples, its header promises {self.frames}"
+                f"{self._source} is damaged or truncated: its header promises {self.frames} samples, "
+                f"{self._position} can be decoded"
             )
         return block
 

@@ -44,6 +44,9 @@ class MediaDecoder:
             self._container.close()
             raise AudioError(f"{source} has no audio in it")
         track = self._container.streams.audio[0]
+        if track.codec_context is None or not track.codec_context.channels:
+            self._container.close()
+            raise AudioError(f"{source} cannot be read as audio ({reason}): its codec is not known")
         self.channels: int = track.codec_context.channels
         self.rate_hz: int = track.codec_context.sample_rate or 0
         self._blocks = self._decoded(track)

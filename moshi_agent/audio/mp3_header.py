@@ -26,7 +26,7 @@ class Mp3Length(Enum):
 def mp3_length(source: Path) -> Mp3Length:
     """Compares the number of bytes in an mp3 file's header with those that are there."""
     with source.open("rb") as file:
-        start = _id3_bytes(file.read(10))
+        start = id3_bytes(file.read(10))
         file.seek(start)
         data = file.read(_LOOKED_AT_BYTES)
     first = _first_frame(data)
@@ -39,7 +39,7 @@ def mp3_length(source: Path) -> Mp3Length:
     return Mp3Length.KNOWN if promised > there - _SLACK_BYTES else Mp3Length.UNKNOWN
 
 
-def _id3_bytes(data: bytes) -> int:
+def id3_bytes(data: bytes) -> int:
     """The length of an ID3v2 tag at the beginning of a file, 0 if there is none."""
     if len(data) < 10 or data[:3] != b"ID3":
         return 0

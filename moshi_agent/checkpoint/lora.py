@@ -75,6 +75,9 @@ def read_lora(config: MoshiConfig, path: Path, base: Stored, device: str = "cpu"
             )
     if not updates:
         raise CheckpointError(f"{path}: no tensors in it")
+    for name, tensor in updates.items():
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{path}: {name} is stored as {tensor.dtype}; accepted: floats")
     return LoraUpdates(config.lora.scaling, pairs, whole)
 
 

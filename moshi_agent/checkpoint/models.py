@@ -143,6 +143,8 @@ def fill_lm(
         rounded = None if quantised is None else quantised.finish(name, tensor)
         if rounded is not None:
             return rounded
+        if name.endswith(".weight_scb"):
+            _check_scale(stored, name, tensor)
         if name in packed:
             return tensor
         # What stays after packing is small, and must not hold on to the mapping of what is packed.
@@ -179,6 +181,14 @@ def _own_type(name: str, tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
     if not tensor.is_floating_point():
         return tensor.dtype
     return torch.float32 if name.startswith("condition_provider.") or name.endswith(".weight_scb") else dtype
+
+
+def _check_scale(stored: Stored, name: str, scale: Tensor) -> None:
+    """Raises CheckpointError unless an int8 layer's scale, [out], holds magnitudes; "meta" shows none."""
+    if not scale.is_meta and not bool((scale.isfinite() & (scale >= 0)).all()):
+        raise CheckpointError(
+            f"{stored.file_of(name)}: {stored.shown([name])} is damaged: a scale is NaN, infinite or negative"
+        )
 
 
 def _is_special(layer: str) -> bool:

@@ -63,8 +63,8 @@ def load_reference_encoder(
     Args:
         config: of the language model, which names its encoder.
         source: a folder or a repository to take instead of the one that the configuration names.
-        tokenizer: the encoder's `tokenizer.json`; by default that of the repository that the configuration
-            names, which for the published one is Meta's, behind its terms.
+        tokenizer: the encoder's `tokenizer.json`; by default that of `source`, if it has one, or of the
+            repository that the configuration names, which for the published one is Meta's, behind its terms.
         device: as PyTorch names it. On a CPU the published one takes seconds for a sentence.
         dtype: by default float32 on a CPU and bfloat16 elsewhere.
         token: of the repositories.
@@ -74,8 +74,11 @@ def load_reference_encoder(
         CheckpointError: a file that is missing, cannot be fetched, or does not fit.
     """
     described = encoder_config(config)
+    opened = open_source(source or described.source, token=token)
+    if tokenizer is None and source is not None:
+        tokenizer = opened.find(TOKENIZER_NAME)
     read = _read_tokenizer(tokenizer, described, token)
-    weights = get(open_source(source or described.source, token=token), WEIGHTS_NAME)
+    weights = get(opened, WEIGHTS_NAME)
     on_cpu = torch.device(device).type == "cpu"
     wanted = dtype or (torch.float32 if on_cpu else torch.bfloat16)
     with torch.device("meta"):

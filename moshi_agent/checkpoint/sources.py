@@ -156,7 +156,16 @@ class Folder:
 
     def find(self, file: str) -> Path | None:
         path = self.path / file
-        return path if path.is_file() else None
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            raise CheckpointError(
+                f"{self.path}: {file[:100]!r} is outside of it; accepted: a file in it, or file://PATH"
+            )
+        try:
+            return path if path.is_file() else None
+        except OSError as error:  # of a configuration that names something else than a file
+            raise CheckpointError(
+                f"{self.path}: {file[:40]!r} is no file in it ({error.strerror})"
+            ) from error
 
     def find_tokenizer(self) -> Path | None:
         named = [path for file in _TOKENIZERS if (path := self.find(file))]

@@ -115,7 +115,13 @@ def read_weight_map(index: Path) -> dict[str, str]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: no index of shards; it has no weight_map")
-    return {str(name): str(file) for name, file in cast("dict[object, object]", weight_map).items()}
+    named = {str(name): str(file) for name, file in cast("dict[object, object]", weight_map).items()}
+    for file in set(named.values()):
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            raise CheckpointError(
+                f"{index}: {file[:100]!r} is outside of its folder; accepted: a file beside it"
+            )
+    return named
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -146,6 +152,12 @@ def check_tensors(wanted: Mapping[str, Tensor], found: Stored) -> None:
             raise CheckpointError(
                 f"{found.file_of(name)}: {found.shown([name])} has shape {list(tensor.shape)}; "
                 f"the configuration asks for {list(wanted[name].shape)}"
+            )
+        # Floats of any width become the model's own, and int8 where they are rounded.
+        if not tensor.is_floating_point() and tensor.dtype != wanted[name].dtype:
+            raise CheckpointError(
+                f"{found.file_of(name)}: {found.shown([name])} is stored as {tensor.dtype}; "
+                f"the configuration asks for {wanted[name].dtype}"
             )
 
 

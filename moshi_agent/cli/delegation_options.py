@@ -35,6 +35,12 @@ _OPTIONS = (
         help="Look something up as the model asks, or whenever the caller has said something. "
         "[default: turns for the language model, model for clients]",
     ),
+    click.option(
+        "--reference-encoder",
+        metavar="auto|SOURCE|FILE.py:NAME",
+        help="What makes rows of what was found, for MoshiRAG: auto is the encoder that its checkpoint "
+        "names, SOURCE another folder or repository, NAME a function of your own.",
+    ),
     click.option("--filler", metavar="TEXT", help="What the bot says while something is looked up."),
     click.option(
         "--apology",

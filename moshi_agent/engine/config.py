@@ -117,7 +117,9 @@ class EngineConfig:
     cuda_graphs: bool = True  # on CUDA; without, every step is launched kernel by kernel
     # Writes down what users say: a recogniser's checkpoint, as `source`, or a function as `Transcribe`.
     transcriber: str | Callable[[NDArray[np.float32]], Iterable[tuple[str, float, float]]] | None = None
-    reference_encoder: Callable[[str], Any] | None = None  # text -> [n, row_dim], for a model that takes rows
+    # Makes rows of references, for a model that takes those: a function, text -> [n, row_dim], or what names
+    # one, `FILE.py:NAME`; `auto` is the encoder that the checkpoint names; else a folder or a repository.
+    reference_encoder: str | Callable[[str], Any] | None = None
     recogniser: bool = False  # the checkpoint is a recogniser alone: sessions give words, and no audio
     process: bool = False  # runs in a process of its own: this one may then be as busy as it likes
     hang_s: float | None = 30.0  # an engine's process that answers nothing for so long is ended; None: never
@@ -162,7 +164,7 @@ class EngineOptions(TypedDict, total=False):
     kv_cache: KVCache
     cuda_graphs: bool
     transcriber: str | Callable[[NDArray[np.float32]], Iterable[tuple[str, float, float]]] | None
-    reference_encoder: Callable[[str], Any] | None
+    reference_encoder: str | Callable[[str], Any] | None
     recogniser: bool
     process: bool
     hang_s: float | None

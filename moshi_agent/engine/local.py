@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 
-from moshi_agent.checkpoint import Checkpoint, load_checkpoint
+from moshi_agent.checkpoint import Checkpoint, load_checkpoint, load_reference_encoder
 from moshi_agent.engine.birthplace import Birthplace
 from moshi_agent.engine.call.model import model_of, recogniser_model_of
 from moshi_agent.engine.capacity import Capacity, StepTimes
@@ -24,13 +24,14 @@ from moshi_agent.engine.inbox import CLOSED, NOT_STARTED, Inbox
 from moshi_agent.engine.model_facts import ModelFacts, facts_of
 from moshi_agent.engine.personas import PersonaOpenings, Personas
 from moshi_agent.engine.prompt.prompt import Prompt, PromptSource, compile_prompt
-from moshi_agent.engine.references import References
+from moshi_agent.engine.references import EncodeReference, References
 from moshi_agent.engine.step.frame_step import FrameStep
 from moshi_agent.engine.step.memory import free_bytes
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
 from moshi_agent.engine.step.step_check import check_graphs
 from moshi_agent.engine.user_transcriber import UserTranscriber
-from moshi_agent.errors import EngineUnhealthy, MoshiAgentError
+from moshi_agent.errors import ConfigError, EngineUnhealthy, MoshiAgentError
+from moshi_agent.named_object import find_named, names_object
 from moshi_agent.nn.device_errors import memory_for
 from moshi_agent.nn.fast_paths import check_fast_paths
 from moshi_agent.plural import counted
@@ -88,7 +89,7 @@ class LocalBackend:
         if checkpoint.lm is not None:
             check_fast_paths(checkpoint.lm.config.temporal, checkpoint.lm.device, checkpoint.lm.dtype)
         # Before the step, which sees what memory is left and may make its cache smaller.
-        recogniser = _recogniser(config)
+        recogniser, encode = _recogniser(config), _reference_encoder(config, checkpoint)
         step = FrameStep(
             checkpoint,
             config.capacity,
@@ -122,7 +123,7 @@ class LocalBackend:
             failed=failed,
         )
         openings = PersonaOpenings(personas, config, inbox.request, lambda key: inbox.send(Close(key)))
-        references = References(checkpoint, config.reference_encoder)
+        references = References(checkpoint, encode)
         return _Served(checkpoint, step, recogniser, transcriber, core, openings, references, model)
 
     @property
@@ -274,6 +275,24 @@ def _recogniser(config: EngineConfig) -> RecogniserStep | None:
     # The revision and the low-rank updates are the model's own.
     checkpoint = _load(replace(config, revision=None, lora=None), config.transcriber)
     return RecogniserStep(checkpoint, config.capacity, kv_cache=config.kv_cache, graphs=config.cuda_graphs)
+
+
+def _reference_encoder(config: EngineConfig, checkpoint: Checkpoint) -> EncodeReference | None:
+    """What makes rows of references; a model of its own is on the device of the language model.
+
+    Raises:
+        ConfigError: it cannot be had, or the checkpoint takes no rows.
+    """
+    wanted = config.reference_encoder
+    if not isinstance(wanted, str):
+        return wanted
+    if names_object(wanted):
+        return cast("EncodeReference", find_named(wanted, "the encoder of references"))
+    if checkpoint.lm is None:
+        raise ConfigError(f"an encoder of references ({wanted}) for {checkpoint.name}, which takes none")
+    source = None if wanted == "auto" else wanted
+    device = str(checkpoint.lm.device)
+    return load_reference_encoder(checkpoint.lm.config, source=source, device=device, token=config.token)
 
 
 def _load(config: EngineConfig, source: str) -> Checkpoint:

@@ -15,6 +15,8 @@ from moshi_agent.evaluation.words import SpokenWord, WordSource, read_words, wor
 _WIDTH = 900
 _SIDE = 44  # pixels of height for each of the two
 _TEXT = 14
+_LETTER = 6.2  # pixels of width, about, with the space behind a word
+_WORD_LINES = 2
 _COLUMNS = 300  # of a picture of sound
 _BARS = 20
 _BAR_HEIGHT = 60
@@ -31,7 +33,7 @@ def timeline(sample: Sample) -> str:
         sides.append(("input", *user_sound(sample)))
     longest_s = max(len(sound) / rate_hz for _, sound, rate_hz in sides)
     scale = _WIDTH / longest_s  # pixels a second
-    height = 2 * _SIDE + 2 * _TEXT
+    height = 2 * _SIDE + (1 + _WORD_LINES) * _TEXT
     parts = [f'<svg viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}">']
     event = sample.event_s()
     if event is not None:
@@ -42,7 +44,7 @@ def timeline(sample: Sample) -> str:
     for name, sound, rate_hz in sides:
         top = 0 if name == "input" else _SIDE
         parts.append(_envelope(sound, len(sound) / rate_hz * scale, top, name))
-    parts += _texts(_words_of(sample), scale)
+    parts += word_texts(_words_of(sample), scale)
     parts += [
         f'<text class="second" x="{second * scale:.1f}" y="{height - 2}">{second}</text>'
         for second in range(0, int(longest_s) + 1, max(1, int(longest_s / 20)))
@@ -59,6 +61,7 @@ def histogram(name: str, values: Sequence[float], unit: str) -> str:
         f'width="{step - 1:.1f}" height="{_BAR_HEIGHT * count / most:.1f}"/>'
         for number, count in enumerate(counts.tolist())
     ]
+    bars.append(f'<line class="axis" x1="0" x2="{_WIDTH // 3}" y1="{_BAR_HEIGHT}" y2="{_BAR_HEIGHT}"/>')
     height = _BAR_HEIGHT + 2 * _TEXT
     return (
         f'<svg viewBox="0 0 {_WIDTH // 3} {height}" width="{_WIDTH // 3}" height="{height}">{"".join(bars)}'
@@ -86,9 +89,14 @@ def _words_of(sample: Sample) -> list[SpokenWord]:
     return next((read_words(path) for path in paths if path.exists()), [])
 
 
-def _texts(words: Sequence[SpokenWord], scale: float) -> list[str]:
-    return [
-        f'<text class="word" x="{word.start_s * scale:.1f}" y="{2 * _SIDE + _TEXT - 3}">'
-        f"{escape(word.text.strip())}</text>"
-        for word in words
-    ]
+def word_texts(words: Sequence[SpokenWord], scale: float) -> list[str]:
+    """The words below the model's side; one that would lie on the word before goes a line further down."""
+    texts: list[str] = []
+    ends = [0.0] * _WORD_LINES  # of the last word in each line, in pixels
+    for word in words:
+        x, text = word.start_s * scale, word.text.strip()
+        line = next((line for line, end in enumerate(ends) if end <= x), ends.index(min(ends)))
+        ends[line] = x + _LETTER * len(text)
+        y = 2 * _SIDE + (1 + line) * _TEXT - 3
+        texts.append(f'<text class="word" x="{x:.1f}" y="{y}">{escape(text)}</text>')
+    return texts

@@ -13,13 +13,20 @@ from moshi_agent.plural import counted
 
 _MOST_PICTURES = 100  # of a data set
 _STYLE = """
+:root { color-scheme: light dark; --text: #222; --quiet: #667; --line: #ddd; }
+:root { --bar: #4a5568; --event: #fef3a0; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #eee; --quiet: #99a; --line: #444; --bar: #9aa5b8; --event: #5a4f10; }
+}
 body { font: 15px/1.4 system-ui, sans-serif; max-width: 940px; margin: 2em auto; padding: 0 1em; }
-body { color: #222; } table { border-collapse: collapse; }
-td, th { padding: .2em .8em; text-align: left; border-bottom: 1px solid #ddd; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; } svg { display: block; margin: .5em 0; }
-.row { display: flex; flex-wrap: wrap; gap: 1em; } svg text { font-size: 10px; fill: #444; }
-.input { fill: #2b6cb0; } .output { fill: #c05621; } .bar { fill: #4a5568; } .event { fill: #fefcbf; }
-.second { fill: #999 !important; }
+body { color: var(--text); }
+.wide { overflow-x: auto; } table { border-collapse: collapse; }
+td, th { padding: .2em .8em; text-align: left; border-bottom: 1px solid var(--line); }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+svg { display: block; margin: .5em 0; } .row { display: flex; flex-wrap: wrap; gap: .5em 3em; }
+svg text { font-size: 10px; fill: var(--quiet); } .word { fill: var(--text) !important; }
+.input { fill: #2b6cb0; } .output { fill: #c05621; } .bar { fill: var(--bar); } .event { fill: var(--event); }
+.axis { stroke: var(--line); }
 """
 
 
@@ -34,12 +41,14 @@ def write_report(path: Path, model: str, results: Sequence[Result], left_out: Se
     seen: set[tuple[str, str]] = set()
     body = [f"<h1>{title}</h1>", _table(results), *(f"<p>Left out: {escape(line)}.</p>" for line in left_out)]
     for result in results:
+        is_new = (result.data_set, result.task) not in seen
+        seen.add((result.data_set, result.task))
+        body += [_heading(result)] if is_new else []
         body.append(_distributions(result))
-        if (result.data_set, result.task) not in seen:  # the pictures are the same for all sources of words
-            seen.add((result.data_set, result.task))
-            body.append(_timelines(result))
+        body += [_timelines(result)] if is_new else []  # they are the same for all sources of words
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
     )
     with whole_file(path) as temporary, naming(path):
@@ -49,7 +58,12 @@ def write_report(path: Path, model: str, results: Sequence[Result], left_out: Se
 def _table(results: Sequence[Result]) -> str:
     rows = [_row(result, figure) for result in results for figure in result.figures]
     head = "".join(f"<th>{name}</th>" for name in ("data set", "words by", "measure", "mean", "of", "better"))
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+    return f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def _heading(result: Result) -> str:
+    task = "" if result.task == result.data_set else f": {result.task.replace('_', ' ')}"
+    return f"<h2>{escape(result.data_set)}{escape(task)}</h2>"
 
 
 def _row(result: Result, figure: Figure) -> str:
@@ -67,8 +81,7 @@ def _distributions(result: Result) -> str:
         for figure in result.figures
         if figure.unit and (values := [value for one in result.values for value in one.get(figure.name, ())])
     ]
-    heading = f"<h2>{escape(result.data_set)}: {result.task.replace('_', ' ')}</h2>" if pictures else ""
-    return f'{heading}<div class="row">{"".join(pictures)}</div>'
+    return f'<div class="row">{"".join(pictures)}</div>'
 
 
 def _timelines(result: Result) -> str:
@@ -77,6 +90,6 @@ def _timelines(result: Result) -> str:
     rest = len(result.samples) - len(shown)
     more = f"<p>{counted(rest, 'more sample')} not drawn.</p>" if rest else ""
     return (
-        f"<details><summary>{escape(result.data_set)}: {counted(len(shown), 'sample')}, the user above, "
-        f"the model below, in seconds</summary>{''.join(pictures)}{more}</details>"
+        f"<details><summary>{counted(len(shown), 'sample')}: the user above, the model below, in seconds"
+        f'</summary><div class="wide">{"".join(pictures)}{more}</div></details>'
     )

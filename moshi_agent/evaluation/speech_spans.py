@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +47,9 @@ class SpeechDetector:
         finally:
             torch.set_num_threads(threads)  # the package sets it to 1 for the whole program
         self._package: Any = silero_vad
-        self._model: Any = silero_vad.load_silero_vad()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of the way in which the package loads its model
+            self._model: Any = silero_vad.load_silero_vad()
 
     def spans(self, samples: Samples) -> list[Span]:
         """Finds speech in [N] at 16 kHz, to the sample."""

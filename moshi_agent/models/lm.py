@@ -428,7 +428,6 @@ def _input_sets(depth: DepthConfig) -> int:
 
 
 def _steps(depth: DepthConfig) -> int:
-    assert depth.transformer.weights_per_step, "several inputs go with weights per step"
     return depth.transformer.weights_per_step
 
 

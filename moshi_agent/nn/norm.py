@@ -117,7 +117,7 @@ class LayerScale(nn.Module):
 
     def __init__(self, dim: int, initial: float) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.full((dim,), initial))
+        self.scale = nn.Parameter(torch.full((dim,), float(initial)))
 
     def forward(self, x: Tensor) -> Tensor:  # [*, C] -> [*, C]
         return x if self.scale is None else self.scale * x

@@ -137,13 +137,13 @@ class Draws:
     """Makes the draws of one step; without kinds, the best token is always taken."""
 
     def __init__(self, text: KindOfDraw | None, audio: KindOfDraw | None, uses_top_p: bool) -> None:
-        self._text = text
+        self.text = text
         self.audio = audio
         self._uses_top_p = uses_top_p
 
     def sample(self, logits: Tensor, stream: int) -> Tensor:
         """Samples the tokens of one stream, by the Gumbel-max trick. [B, card] -> [B] int64."""
-        kind = self._text if stream == 0 else self.audio
+        kind = self.text if stream == 0 else self.audio
         if kind is None:
             return logits.argmax(-1)
         if kind.candidates > MOST_CANDIDATES or not fused.serves(logits):
@@ -154,7 +154,7 @@ class Draws:
 
     def sample_reference(self, logits: Tensor, stream: int) -> Tensor:
         """Does the same by PyTorch's operators; the kernel is tested against it."""
-        kind = self._text if stream == 0 else self.audio
+        kind = self.text if stream == 0 else self.audio
         assert kind is not None
         best, tokens = logits.float().topk(kind.candidates, dim=-1)
         scaled = best * kind.choice.inverse_temp[:, None]

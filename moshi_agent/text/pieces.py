@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import codecs
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from moshi_agent.errors import InputError
 from moshi_agent.text.folding import fold
+from moshi_agent.text.spoken_signs import write_out
 
 Words = list[list[int]]  # the pieces of each word of a text
 
@@ -116,28 +117,32 @@ def pieces_of(tokenizer: Tokenizer | None, text: str) -> list[int]:
 def word_pieces(tokenizer: Tokenizer, text: str) -> Words:
     """Returns the pieces of each word of a text, which is folded where the tokenizer has none for it.
 
+    Signs and digits that it lacks are written out in English words first, as `write_out` does.
+
     Raises:
         InputError: nothing is left to be said, or a word has letters that the tokenizer does not know.
     """
-    words = [pieces for word in text.split() for pieces in _pieces_of_word(tokenizer, word)]
+    if has_surrogates(text):
+        word = next(filter(has_surrogates, text.split()))
+        raise InputError(f"{word!r} is not Unicode text; accepted: no surrogates")
+
+    def is_known(part: str) -> bool:
+        pieces: list[int] = tokenizer.encode(part)
+        # Pieces of single bytes would spell an emoji out, and no model was trained to read one aloud.
+        is_sign = any(unicodedata.category(one) == "So" for one in part)
+        return all(
+            is_text(tokenizer, piece) and not (is_sign and tokenizer.IsByte(piece)) for piece in pieces
+        )
+
+    written = write_out(text, is_known).split()
+    words = [pieces for word in written for pieces in _pieces_of_word(tokenizer, word, is_known)]
     if not words:
         raise InputError("an empty sentence cannot be said; accepted: at least one word")
     return words
 
 
-def _pieces_of_word(tokenizer: Tokenizer, word: str) -> Words:
+def _pieces_of_word(tokenizer: Tokenizer, word: str, is_known: Callable[[str], bool]) -> Words:
     """The pieces of a word; folding can make several words of one, or none."""
-    if has_surrogates(word):
-        raise InputError(f"{word!r} is not Unicode text; accepted: no surrogates")
-
-    def is_known(text: str) -> bool:
-        pieces: list[int] = tokenizer.encode(text)
-        # Pieces of single bytes would spell an emoji out, and no model was trained to read one aloud.
-        is_sign = any(unicodedata.category(one) == "So" for one in text)
-        return all(
-            is_text(tokenizer, piece) and not (is_sign and tokenizer.IsByte(piece)) for piece in pieces
-        )
-
     folded = [word] if is_known(word) else fold(word, is_known).split()
     for one in folded:
         if not is_known(one):

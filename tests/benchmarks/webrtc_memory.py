@@ -6,7 +6,9 @@
 A call has audio both ways and a data channel, and ends. Prints by how much these grow, in KB, as calls pass:
 the process's own pages; what the C library's allocator holds of the system; and what of it is in use. Where
 the first two grow and the last does not, nothing is leaked: the allocator keeps free pieces between those in
-use. At the end it is told to give them back (`malloc_trim`). `--one-heap` is what `serve` does. Linux, glibc.
+use. At the end it is told to give them back (`malloc_trim`), and the objects are counted that a call leaves
+in cycles, which only Python's collector finds; it runs before each line here, and by itself after many calls
+(`moshi_agent_adapters/server/heap.py`). `--one-heap` is what `serve` does. Linux, glibc.
 
 With `--server` the calls come to `moshi-agent serve`, and what its process takes is looked at from outside.
 """
@@ -105,6 +107,10 @@ async def measure(libc: ctypes.CDLL, calls: int, at_once: int) -> None:
         _print(str(line * (calls // _LINES)), memory(libc), first)
     libc.malloc_trim(0)
     _print("trimmed", memory(libc), first)
+    gc.disable()
+    await some(at_once)
+    print(f"{gc.collect() / at_once:.0f} objects in cycles for each call, of both peers")
+    gc.enable()
 
 
 async def measure_server(server: ServeProcess, calls: int, at_once: int) -> None:

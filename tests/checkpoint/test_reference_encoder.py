@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from moshi_agent import Engine, Referral, SessionConfig
 from moshi_agent.checkpoint import load_checkpoint
 from moshi_agent.checkpoint.kyutai.config import MOSHI_7B, read_moshi_config, write_moshi_config
 from moshi_agent.checkpoint.reference_encoder import TextEncoder, encoder_config, load_reference_encoder
@@ -21,6 +22,7 @@ from moshi_agent.config import MoshiConfig, ReferenceEncoderConfig
 from moshi_agent.errors import CheckpointError, ConfigError
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.reference_encoder import ReferenceEncoder
+from moshi_agent.named_object import names_object
 
 WORDS = ["the", "order", "is", "on", "its", "way", "and", "comes", "tomorrow"]
 NAME = "condition_provider.conditioners.reference_with_time."
@@ -158,3 +160,50 @@ def test_what_is_missing_is_named(
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(ConfigError, match=r"pip install .moshi-agent\[references\]"):
         load_reference_encoder(small, tokenizer=tokenizer)
+
+
+OWN = """import torch
+
+
+def encode(text):
+    return torch.ones(len(text.split()), 24)
+"""
+
+
+def test_the_tokenizer_may_lie_beside_the_weights(
+    small: MoshiConfig, golden: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "encoder"
+    shutil.copytree(golden / "reference_encoder", folder)
+    shutil.copy(tokenizer, folder)
+    encode = load_reference_encoder(small, source=str(folder))
+    assert torch.equal(encode("the order"), load_reference_encoder(small, tokenizer=tokenizer)("the order"))
+
+
+def test_an_engine_takes_the_encoder_that_a_file_names(moshirag_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "own_encoder.py"
+    file.write_text(OWN)
+    options: dict[str, Any] = {"device": "cpu", "capacity": 1, "admit_by_time": False}
+    engine = Engine.load(str(moshirag_folder), shared=False, reference_encoder=f"{file}:encode", **options)
+    with engine, engine.session(SessionConfig(live=False)) as session:
+        session.push(torch.zeros(2 * 1920).numpy())
+        assert session.refer("the order is on its way").result(20) == Referral("taken")
+
+
+def test_an_engine_whose_model_takes_no_rows_refuses_an_encoder() -> None:
+    with pytest.raises(ConfigError, match="no encoder goes with it"):
+        Engine.load("tiny", device="cpu", shared=False, reference_encoder="auto")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("auto", False),
+        ("owner/encoder", False),
+        ("hf://owner/encoder", False),
+        ("shop/encoder.py:encode", True),
+        ("shop.encoder:encode", True),
+    ],
+)
+def test_a_name_is_of_an_object_or_of_a_source(name: str, expected: bool) -> None:
+    assert names_object(name) == expected

@@ -52,7 +52,8 @@ class SteppedCore:
         self.transcriber = UserTranscriber(own, self.inbox.send) if callable(own) else None
         write_down = self.transcriber and self.transcriber.take
         model = model_of(checkpoint, self.recogniser and self.recogniser.hearing, write_down)
-        self.references = References(checkpoint, self.config.reference_encoder)
+        encode = self.config.reference_encoder
+        self.references = References(checkpoint, encode if callable(encode) else None)
         advised = checkpoint.advised_sampling
         self.core = Core(
             self.inbox,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -33,6 +34,7 @@ from moshi_agent.engine.call.opening import PrefillFrame, PromptFrame
 from moshi_agent.engine.commands import InputFrame, Open, TakeSnapshot
 from moshi_agent.engine.event_queue import EventQueue
 from moshi_agent.engine.snapshot import Snapshot, pack_snapshot, unpack_snapshot
+from tests.checkpoint.mutations import mutated
 from tests.engine.stepped_core import FRAME_S, SILENCE, SteppedCore, audio_of, taken
 
 NOISE = np.random.default_rng(0).normal(0, 0.1, (8, 1920)).astype(np.float32)
@@ -346,3 +348,15 @@ def test_no_numbers_in_a_snapshot_end_another_conversation(
     name = data.draw(st.sampled_from([name for name, one in tensors.items() if one.dtype == torch.int64]))
     tensors[name] = torch.full_like(tensors[name], data.draw(st.integers(-(2**63), 2**63 - 1)))
     _resume_beside(*shared_core, save(tensors, {"moshi_agent": json.dumps(facts)}))
+
+
+@pytest.mark.parametrize(
+    "count", [pytest.param(60, id="some"), pytest.param(600, id="many", marks=pytest.mark.slow)]
+)
+def test_no_byte_of_a_snapshot_ends_another_conversation(
+    count: int, rich: bytes, shared_core: tuple[SteppedCore, Session]
+) -> None:
+    """Cut, flipped and exchanged bytes, other shapes and offsets, NaN in the state."""
+    draw = random.Random(count)
+    for _ in range(count):
+        _resume_beside(*shared_core, mutated("snapshot.safetensors", rich, draw))

@@ -61,7 +61,7 @@ def draws_are_those_of_pytorch(device: str) -> None:
             logits = 3 * torch.randn(len(settings), card, device=device)
             for stream in range(3):
                 draws = sampling.draws(counter, card, card, 3)
-                kind = draws._text if stream == 0 else draws._audio
+                kind = draws.text if stream == 0 else draws.audio
                 assert kind is not None
                 best, tokens = logits.topk(kind.candidates, dim=-1)
                 noise, choice = kind.noise[:, max(0, stream - 1)], kind.choice

@@ -24,7 +24,7 @@ def parse_event(message: Message) -> Json:
     try:
         event = json.loads(message)
     except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"no JSON: {error}", "invalid_json") from error
+        raise ProtocolError(f"no JSON: {error}; accepted: an event in JSON", "invalid_json") from error
     if not isinstance(event, dict) or not isinstance(event.get("type"), str):
         raise ProtocolError("accepted: a JSON object with a type", "invalid_event")
     event = cast(Json, event)
@@ -61,4 +61,4 @@ def audio_bytes(event: Json) -> bytes:
     try:
         return base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ProtocolError(f"audio is no base64: {error}", "invalid_audio") from error
+        raise ProtocolError(f"audio: {error}; accepted: audio in base64", "invalid_audio") from error

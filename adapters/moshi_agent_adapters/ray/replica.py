@@ -23,7 +23,7 @@ from moshi_agent_adapters.ray.ending import Ending
 from moshi_agent_adapters.ray.report import Report
 from moshi_agent_adapters.server.app import create_app, groups_for
 from moshi_agent_adapters.server.command import Serve, load_engine, recording
-from moshi_agent_adapters.server.heap import share_one_heap
+from moshi_agent_adapters.server.heap import passing_over_what_stays, share_one_heap
 from moshi_agent_adapters.server.log_format import set_up_log
 from moshi_agent_adapters.server.server import Server
 
@@ -64,6 +64,7 @@ class Replica:
         ending = Ending(self._server)
         self._tasks = [asyncio.create_task(ending.watch()), asyncio.create_task(self._report())]
         self._server.at_shutdown = [ending.wait, *self._server.at_shutdown, self._end]
+        self._until_end.enter_context(passing_over_what_stays())
         return app
 
     def _cluster_routes(self, server: Server) -> Sequence[BaseRoute]:

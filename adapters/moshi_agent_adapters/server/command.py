@@ -19,7 +19,7 @@ from moshi_agent import ConfigError, Engine
 from moshi_agent.checkpoint.recogniser import is_recogniser
 from moshi_agent.config import KVCache
 from moshi_agent.engine.reference_desk import OnReference
-from moshi_agent.named_object import find_named
+from moshi_agent.named_object import find_named, names_object
 from moshi_agent.plural import counted
 from moshi_agent.training.annotation.recogniser import NamedRecogniser, open_recogniser
 from moshi_agent_adapters.recordings import Recordings
@@ -28,7 +28,7 @@ from moshi_agent_adapters.server.backend import BackendConfig
 from moshi_agent_adapters.server.config import ServerConfig, is_loopback
 from moshi_agent_adapters.server.descriptors import connections_that_fit, raise_descriptor_limit
 from moshi_agent_adapters.server.drain import DrainingServer
-from moshi_agent_adapters.server.heap import share_one_heap
+from moshi_agent_adapters.server.heap import passing_over_what_stays, share_one_heap
 from moshi_agent_adapters.server.http_protocol import uvicorn_options
 from moshi_agent_adapters.server.listening import listen
 from moshi_agent_adapters.server.log_format import LogFormat, set_up_log
@@ -48,6 +48,7 @@ class Serve:
     model: str = "tiny"
     lora: str | None = None  # a file of low-rank updates
     transcribe: str | None = None  # the recogniser that writes down what callers say
+    reference_encoder: str | None = None  # what makes rows of references, for a model that takes those
     voices: Path | None = None  # a folder of voices that callers may choose
     personas: bool | None = None  # the model takes roles and voices; None asks the checkpoint
     device: str = "auto"
@@ -118,7 +119,8 @@ def _serve_at(
             forwarded_allow_ips=asked.proxies,
         )
         _announce(asked, port, certificate)
-        DrainingServer(config, app.state.server).run(sockets)
+        with passing_over_what_stays():
+            DrainingServer(config, app.state.server).run(sockets)
 
 
 def load_engine(asked: Serve) -> Engine:
@@ -128,6 +130,7 @@ def load_engine(asked: Serve) -> Engine:
         lora=asked.lora,
         recogniser=is_recogniser(asked.model),
         transcriber=recogniser(asked.transcribe),
+        reference_encoder=reference_encoder(asked.reference_encoder),
         voices=asked.voices,
         personas=asked.personas,
         device=asked.device,
@@ -219,6 +222,14 @@ def recogniser(name: str | None) -> str | NamedRecogniser | None:
         return name
     open_recogniser(name)  # here it can still be said what is wrong
     return NamedRecogniser(name)
+
+
+def reference_encoder(name: str | None) -> str | None:
+    """What `--reference-encoder` names, for the engine. Raises ConfigError where it is no function."""
+    what = "the encoder of references"
+    if name is not None and names_object(name) and not callable(find_named(name, what)):
+        raise ConfigError(f"{name} is no function; accepted: one from a text to rows, [n, row_dim]")
+    return name
 
 
 def look_up(name: str | None) -> OnReference | None:

@@ -80,11 +80,15 @@ class Server:
         by_turns = (config.delegate or ("turns" if by_backend else "model")) == "turns"
         if not by_turns and not model.asks and not by_backend:
             return None
+        return self._ask_config(by_turns, config.apology)
+
+    def _ask_config(self, by_turns: bool, apology: str | None) -> AskConfig:
+        config = self.config
         return AskConfig(
             by_model=not by_turns,
             when=_always if by_turns else None,
             filler=config.filler,
-            apology=config.apology,
+            apology=apology,
             timeout_s=config.delegation_s,
         )
 
@@ -99,18 +103,12 @@ class Server:
 
     def _own_asking(self) -> AskConfig | None:
         """Says when `look_up` is asked."""
-        if self.look_up is None:
-            return None
-        asking = self.asking(by_backend=self.config.look_up is None and self.backend is not None)
-        if asking is not None or self.config.look_up is None:
-            return asking
+        config, model = self.config, self.engine.model
+        if config.look_up is None:
+            return None if self.look_up is None else self.asking(by_backend=self.backend is not None)
+        by_turns = config.delegate == "turns" or not model.asks
         # Asked about everything that is said, it finds nothing where there is nothing to be looked up.
-        return AskConfig(
-            by_model=False,
-            when=_always,
-            filler=self.config.filler,
-            timeout_s=self.config.delegation_s,
-        )
+        return self._ask_config(by_turns, None if by_turns else config.apology)
 
     def drain(self, seconds: float) -> None:
         """Takes nobody any more; calls go on to their end, for so many seconds at most."""

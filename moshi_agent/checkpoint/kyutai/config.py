@@ -169,6 +169,7 @@ def naming_config(where: str) -> Generator[None]:
         raise ConfigError(f"{where}: {error}") from error
     except (
         TypeError,
+        AttributeError,
         KeyError,
         ValueError,
         ArithmeticError,
@@ -198,7 +199,8 @@ def read_moshi_config(config: Mapping[str, Any] | None) -> MoshiConfig:
     fields = {key: given.get(key, default) for key, default in _MODEL_KEYS.items()}
     fields |= {ours: given[theirs] for theirs, ours in _RENAMED_KEYS.items() if theirs in given}
     fields["reference_token_id"] = given.get("rag_token_id")
-    fields["delays"] = tuple(given.get("delays", [0] * (fields["n_q"] + 1)))
+    # Nothing becomes as long as a number in the file says before that number has been checked.
+    fields["delays"] = tuple(given.get("delays", [0] * (min(fields["n_q"], 2**10) + 1)))
     fields["temporal"] = _read_temporal(given)
     fields["depth"] = _read_depth(given, fields["dep_q"]) if fields["dep_q"] else None
     conditioners: Mapping[str, Any] = given.get("conditioners") or {}

@@ -177,6 +177,22 @@ def test_a_client_answers_by_itself(recogniser: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_client_that_answers_twice_is_heard_in_the_order_of_its_answers(recogniser: Path) -> None:
+    """What comes after the answer goes on with it; an answer to a request that is over is refused instead."""
+    more = "I can count to five."
+
+    async def comment_twice(live: Any, event: Event) -> None:
+        if event.type == "session.delegation.created" and event.delegation.id == "delegation_1":
+            for content in (ANSWER, more):
+                await live.session.commentary.append(content=content, delegation_id=event.delegation.id)
+
+    with _serving(recogniser, delegate="turns") as server:
+        events = _talk(server, {"type": "client"}, more, comment_twice)
+    said = "".join(event.delta for event in events if event.type == "session.output_transcript.delta")
+    assert said.index(ANSWER) < said.index(more)
+
+
+@pytest.mark.slow
 def test_a_client_that_answers_nothing_is_an_apology(recogniser: Path) -> None:
     with _serving(recogniser, delegate="turns", delegation_s=1.0) as server:
         events = _talk(server, {"type": "client"}, APOLOGY)

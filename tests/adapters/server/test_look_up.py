@@ -1,0 +1,33 @@
+"""A function of the operator's own, asked about all that callers say: what it does not find is no failure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="needs the extra `server`: pip install moshi-agent[server]")
+pytest.importorskip("aiortc", reason="needs the extra `server`: pip install moshi-agent[server]")
+
+from moshi_agent import Engine, ReferenceWanted
+from moshi_agent_adapters.protocols.call_protocol import Wanted
+from moshi_agent_adapters.server import Server, ServerConfig
+from tests.recogniser_model import write_sparing_checkpoint
+
+
+@pytest.mark.parametrize("delegate", [None, "turns"])
+def test_a_function_asked_about_all_that_is_said_finds_nothing_in_silence(
+    tmp_path: Path, delegate: Literal["turns"] | None
+) -> None:
+    recogniser = str(write_sparing_checkpoint(tmp_path))
+    with Engine.load("tiny", device="cpu", capacity=1, transcriber=recogniser, admit_by_time=False) as engine:
+        server = Server(engine, ServerConfig(look_up=_find_nothing, delegate=delegate))
+        asking = server.session_config(Wanted()).asking
+    assert asking is not None and asking.when is not None
+    assert asking.apology is None
+
+
+async def _find_nothing(asked: ReferenceWanted) -> str | None:
+    del asked
+    return None
