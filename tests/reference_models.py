@@ -19,7 +19,7 @@ from tests.small_models import small_lm_config, small_mimi
 from tests.text_tokenizers import shipped_tokenizer
 
 REFERENCE_TOKEN = 399  # asks for a reference; a piece of the shipped tokenizer
-PIECES = 400  # of that tokenizer
+PIECES = 800  # of that tokenizer
 ROW_DIM = 8  # of an encoder's rows
 
 _NAME = "reference_with_time"

@@ -157,7 +157,7 @@ def test_the_info_of_the_other_package_reads_the_same_checkpoint(saved: Path) ->
     assert info.get_mimi().num_codebooks == 4
     assert info.get_moshi().dtype == torch.bfloat16
     assert torch.equal(_text_logits(info.get_moshi(dtype=torch.float32)), _text_logits(_lm(checkpoint)))
-    assert info.get_text_tokenizer().get_piece_size() == 400
+    assert info.get_text_tokenizer().get_piece_size() == 800
 
 
 def test_the_info_takes_other_files_than_the_checkpoints_own(saved: Path, golden: Path) -> None:

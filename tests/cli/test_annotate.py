@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(shutil.which("flite") is None, reason="flite mak
 
 NICE = "It is nice to talk with you."
 WELCOME = "You are very welcome."
+SHINING = "I hope the sun is shining."
 
 
 def _run(*arguments: object) -> int:
@@ -35,7 +36,7 @@ def test_a_recogniser_annotates_a_folder_and_lists_it(
     calls = tmp_path / "calls"
     truth = {
         "a": write_call(calls / "a.wav", NICE),
-        "b": write_call(calls / "deep" / "b.flac", WELCOME, rate_hz=12_000),
+        "b": write_call(calls / "deep" / "b.flac", SHINING, rate_hz=12_000),
     }
     (calls / "a.json").write_text(
         json.dumps({"alignments": [["hm", [0.1, 0.2], "USER"]], "text_conditions": {"description": "calm"}})
@@ -50,7 +51,7 @@ def test_a_recogniser_annotates_a_folder_and_lists_it(
         said = [word for word in sidecar.alignments if word.speaker == "SPEAKER_MAIN"]
         expected = truth[entry.path.stem]
         assert [word.word for word in said] == [word.lower().strip(".") for word, _, _ in expected]
-        assert [word.start_s for word in said] == pytest.approx([start for _, start, _ in expected], abs=0.1)
+        assert [word.start_s for word in said] == pytest.approx([start for _, start, _ in expected], abs=0.15)
     kept = read_sidecar(calls / "a.json")
     assert kept.text_conditions == {"description": "calm"}
     assert Alignment("hm", 0.1, 0.2, "USER") in kept.alignments
@@ -97,7 +98,7 @@ def test_bad_files_among_good_ones_are_named_and_make_the_exit_code_one(
     assert "2 files annotated" in printed.out
     assert "error: 5 files could not be annotated" in printed.err
     for reason in (
-        "corrupt.flac cannot be read as audio",
+        "corrupt.flac is damaged or truncated",
         "there is no transcript",
         "taken.json: wanted is",
         "mono.wav has 1 channel",

@@ -25,7 +25,7 @@ LEAD_OUT_S = 0.7
 # Values of the training grid, of moderate speed and pitch.
 VOICES = (
     Voice(engine="flite", name="rms", speed=1.04, tract=1.06),
-    Voice(engine="espeak-ng", name="en-us+f3", speed=0.96, pitch=56, tract=1.0),
+    Voice(engine="espeak-ng", name="en-us+f2", speed=0.96, pitch=56, tract=1.0),
     Voice(engine="flite", name="awb", speed=0.96, pitch=120, tract=1.0),
     Voice(engine="flite", name="kal16", speed=0.96, pitch=108, tract=1.0),
     Voice(engine="flite", name="awb", speed=1.04, pitch=172, tract=1.12),
