@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 _PADDING, _THE = (0, 3), 15
 _GOLDEN = Path(__file__).parent / "golden"
-_TOKENIZER = Path(__file__).parents[1] / "moshi_agent" / "assets" / "tiny" / "tokenizer_spm.model"
+_TOKENIZER = _GOLDEN / "tokenizer_spm.model"
 
 
 def write_recogniser_checkpoint(folder: Path, changes: Mapping[str, Any] | None = None) -> Path:

@@ -1,14 +1,16 @@
-"""Sentencepiece models for tests: the shipped one, and a small one that falls back to bytes."""
+"""Sentencepiece models for tests: the shipped one, that of small models, and one that falls back to bytes."""
 
 from __future__ import annotations
 
 import io
 from functools import cache
 from importlib import resources
+from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 END_OF_PADDING, PADDING = 0, 3
+SMALL_TOKENIZER = Path(__file__).parent / "golden" / "tokenizer_spm.model"
 
 
 @cache
@@ -16,6 +18,12 @@ def shipped_tokenizer() -> SentencePieceProcessor:
     """The tokenizer of `tiny`."""
     file = resources.files("moshi_agent") / "assets" / "tiny" / "tokenizer_spm.model"
     return SentencePieceProcessor(model_proto=file.read_bytes())
+
+
+@cache
+def small_tokenizer() -> SentencePieceProcessor:
+    """A tokenizer of 400 pieces, for models with few of them."""
+    return SentencePieceProcessor(model_proto=SMALL_TOKENIZER.read_bytes())
 
 
 @cache

@@ -141,9 +141,10 @@ def one_thread() -> object:
 
 
 def test_answers_of_tiny_are_left_as_they_are(one_thread: object) -> None:
-    """Less than 1 % of the samples from the first loud one to the last is touched, the rest is zero.
+    """From the first loud sample to the last, what is touched is under -48 dBFS: pauses. The rest is zero.
 
-    Over all 28 sample questions it is 0.14 % on average and 0.34 % at most. These are two with long pauses.
+    Over all 28 sample questions it is 0.9 % of the samples on average and 8.1 % at most. These are two with
+    long pauses, in one of which the gate closes.
     """
     checkpoint, questions = load_checkpoint("tiny", pack="auto"), sample_questions()
     for number in (4, 10):
@@ -155,6 +156,7 @@ def test_answers_of_tiny_are_left_as_they_are(one_thread: object) -> None:
         loud = np.flatnonzero(abs(said) > LOUD)
         first, last = loud[0], loud[-1] + 1
         assert last - first > 24_000
-        assert np.mean(out[first:last] != said[first:last]) < 0.01
-        assert np.count_nonzero(np.diff(is_open)) in (1, 2)  # opened once
+        touched = said[first:last][out[first:last] != said[first:last]]
+        assert len(touched) < 0.1 * (last - first) and np.abs(touched).max(initial=0) < 10 ** (-48 / 20)
+        assert np.count_nonzero(np.diff(is_open)) <= 4  # opened twice at most
         assert not out[: first - FRAME_SAMPLES].any() and not out[last + 8 * FRAME_SAMPLES :].any()

@@ -21,6 +21,7 @@ from moshi_agent.models import loaders
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.lm_gen import LMGen
 from tests.small_models import small_lm, small_lm_config, small_mimi
+from tests.text_tokenizers import small_tokenizer
 
 PADDING = 3
 REFERENCES = "references.safetensors"
@@ -155,7 +156,7 @@ def test_references_of_the_wrong_kind_are_refused() -> None:
 
 def test_what_asks_for_a_reference_is_said_by_the_tokenizer(folder: Path) -> None:
     """By a control symbol; what the configuration says goes before."""
-    loaded = load_checkpoint(folder)
+    loaded = replace(load_checkpoint(folder), tokenizer=small_tokenizer())
     assert loaded.reference_token_id is None
     asking = replace(loaded, tokenizer=_tokenizer_with("<reference>"))
     assert asking.reference_token_id == 4

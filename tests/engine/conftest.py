@@ -15,6 +15,7 @@ from moshi_agent.checkpoint import Checkpoint, load_checkpoint
 from moshi_agent.questions import find_question, sample_questions
 from tests.engine.stepped_core import SteppedCore
 from tests.small_models import small_lm, small_mimi
+from tests.text_tokenizers import small_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +30,7 @@ def small_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
     mimi, lm = small_mimi(), small_lm()
     for model in (mimi, lm):
         model.pack("float32")  # so that a row does not depend on how many there are
-    return replace(checkpoint, name="small", mimi=mimi, lm=lm)
+    return replace(checkpoint, name="small", mimi=mimi, lm=lm, tokenizer=small_tokenizer())
 
 
 @pytest.fixture

@@ -210,5 +210,5 @@ def test_the_engine_tells_what_its_model_is(engine: Engine) -> None:
     """The sampling it advises is that of its `config.json`."""
     model = engine.model
     assert (model.name, model.model_type, model.kind) == ("tiny", "moshi", "dialogue")
-    assert model.context_s == 128 / 12.5
+    assert model.context_s == 160 / 12.5
     assert (model.sampling.temp, model.sampling.top_k, model.sampling.greedy) == (0.2, 20, False)

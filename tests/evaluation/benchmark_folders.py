@@ -19,6 +19,7 @@ import moshi_agent
 
 RATE_HZ = 24_000
 PAUSES, TURNS, INTERRUPTIONS, BACKCHANNELS, OVERLAPS = 40, 40, 30, 10, 6
+_HELLO = Path(__file__).parents[1] / "golden" / "evaluation" / "hello-there.flac"
 _TAGS = ("C_RESPOND", "C_RESUME", "C_UNCERTAIN_HANDLING", "C_UNKNOWN")
 
 
@@ -108,6 +109,7 @@ def _piece(random: Random, seconds: float) -> NDArray[np.float32]:
     import soundfile as sf
 
     questions = sorted((Path(moshi_agent.__file__).parent / "assets" / "questions").glob("*.flac"))
+    questions[1] = _HELLO  # as it was when the golden results were made
     speech = np.zeros(0, np.float32)
     while len(speech) < seconds * RATE_HZ:
         question, rate_hz = sf.read(random.choice(questions), dtype="float32")

@@ -168,7 +168,7 @@ def test_a_conversation_begins_from_nothing() -> None:
 
     inputs = model.get_unconditional_inputs()
     logits = model(**inputs).logits
-    assert logits.shape == (1, 1, 400)  # (bsz, seq_len, text_vocab_size)
+    assert logits.shape == (1, 1, 800)  # (bsz, seq_len, text_vocab_size)
 
     unconditional_inputs = model.get_unconditional_inputs(num_samples=1)
     audio_samples = model.generate(**unconditional_inputs, max_new_tokens=20)

@@ -68,7 +68,7 @@ def test_a_configuration_comes_back_from_its_file(tmp_path: Path) -> None:
 
 def test_the_configuration_of_a_checkpoint_of_kyutais_is_made() -> None:
     config = MoshiConfig.from_pretrained("tiny")
-    assert (config.vocab_size, config.hidden_size, config.num_codebooks) == (400, 256, 8)
+    assert (config.vocab_size, config.hidden_size, config.num_codebooks) == (800, 256, 8)
     assert config.audio_encoder_config.num_quantizers == 8
 
 

@@ -26,8 +26,8 @@ def test_special_tokens_are_read_where_a_text_has_them() -> None:
 
 def test_ids_that_the_tokenizer_has_not_write_nothing() -> None:
     hello = TOKENIZER.encode("Hello there.")
-    assert TOKENIZER.decode(torch.tensor([400, *hello, 3]), skip_special_tokens=True) == "Hello there."
-    assert TOKENIZER.decode([3, 400]) == "<pad>"
+    assert TOKENIZER.decode(torch.tensor([800, *hello, 3]), skip_special_tokens=True) == "Hello there."
+    assert TOKENIZER.decode([3, 800]) == "<pad>"
 
 
 @given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz ,.", min_size=1, max_size=30))
@@ -52,8 +52,8 @@ def test_a_batch_is_padded_and_masked() -> None:
 def test_pieces_and_ids_go_both_ways() -> None:
     ids = TOKENIZER.encode("What is your name?")
     assert TOKENIZER.convert_tokens_to_ids(TOKENIZER.convert_ids_to_tokens(ids)) == ids
-    assert len(TOKENIZER) == TOKENIZER.vocab_size == 400
-    assert TOKENIZER.all_special_ids == [0, 1, 2, 3]
+    assert len(TOKENIZER) == TOKENIZER.vocab_size == 800
+    assert TOKENIZER.all_special_ids == [0, 1, 2, 3, 4]
 
 
 def test_it_comes_back_from_its_file(tmp_path: Path) -> None:

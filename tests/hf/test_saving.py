@@ -80,7 +80,7 @@ def test_a_checkpoint_of_kyutais_is_a_model_too() -> None:
     assert next(model.audio_encoder.parameters()).dtype == torch.float32
     assert (model.generation_config.temperature, model.generation_config.depth().top_k) == (0.2, 20)
     assert MimiModel.from_pretrained("tiny").config.num_quantizers == 8
-    assert MoshiForCausalLM.from_pretrained("tiny")(torch.tensor([[3, 3]])).logits.shape == (1, 2, 400)
+    assert MoshiForCausalLM.from_pretrained("tiny")(torch.tensor([[3, 3]])).logits.shape == (1, 2, 800)
 
 
 def test_a_model_of_a_configuration_has_random_weights(tmp_path: Path, hf_moshi: Path) -> None:

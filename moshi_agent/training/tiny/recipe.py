@@ -197,6 +197,8 @@ def start_from(model: str, recipe: Recipe, places: Places) -> None:
     places.folder.mkdir(parents=True, exist_ok=True)
     save_weights(checkpoint.mimi, places.encoder)
     save_weights(checkpoint.mimi, places.decoder)
+    if checkpoint.lm.oracle_emb is None:  # a package may leave out a table that is of no use yet
+        checkpoint.lm.add_references()
     save_weights(checkpoint.lm, places.start)
 
 

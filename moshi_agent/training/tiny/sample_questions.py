@@ -25,13 +25,16 @@ LEAD_OUT_S = 0.7
 # Values of the training grid, of moderate speed and pitch.
 VOICES = (
     Voice(engine="flite", name="rms", speed=1.04, tract=1.06),
-    Voice(engine="espeak-ng", name="en-us+f2", speed=0.96, pitch=56, tract=1.0),
+    Voice(engine="espeak-ng", name="en-us+f3", speed=0.96, pitch=56, tract=1.0),
     Voice(engine="flite", name="awb", speed=0.96, pitch=120, tract=1.0),
     Voice(engine="flite", name="kal16", speed=0.96, pitch=108, tract=1.0),
     Voice(engine="flite", name="awb", speed=1.04, pitch=172, tract=1.12),
     Voice(engine="espeak-ng", name="en+m3", speed=0.96, pitch=44, tract=1.0),
     Voice(engine="flite", name="rms", speed=0.96, tract=0.94),
 )
+
+# In its turn's voice this one is not told apart from another question.
+OTHER_VOICES = {"Hello there.": Voice(engine="espeak-ng", name="en-us+f2", speed=0.96, pitch=56, tract=1.0)}
 
 
 def write_sample_questions(folder: Path = QUESTIONS_FOLDER, phrases: Phrases | None = None) -> None:
@@ -40,7 +43,7 @@ def write_sample_questions(folder: Path = QUESTIONS_FOLDER, phrases: Phrases | N
     entries: list[dict[str, str]] = []
     for number, text in enumerate(_in_order(phrases or load_phrases())):
         name = f"{number + 1:02}-{_slug(text)}.flac"
-        audio = _framed(synthesise(text, VOICES[number % len(VOICES)]))
+        audio = _framed(synthesise(text, OTHER_VOICES.get(text, VOICES[number % len(VOICES)])))
         sf.write(folder / name, audio, SAMPLE_RATE_HZ, subtype="PCM_16")
         entries.append({"file": name, "text": text})
     lines = ",\n  ".join(json.dumps(entry) for entry in entries)

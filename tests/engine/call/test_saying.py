@@ -19,7 +19,7 @@ from moshi_agent.training.tiny.evaluation.matching import Matcher
 from tests.engine.stepped_core import SteppedCore, audio_of, kinds_of, taken
 
 ANSWERS = {  # of `exchanges.json`, that the model goes on with by itself once it has begun
-    "Thank you very much.": "You are very welcome.",
+    "Good night, sleep well.": "Good night, and sweet dreams.",
     "Goodbye for now.": "Goodbye! Talk to you again soon.",
 }
 CONFIG = SessionConfig(seed=2, live=False, tail_ms=800)

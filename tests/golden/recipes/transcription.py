@@ -51,7 +51,7 @@ def _info(root: Path, folder: Path) -> loaders.CheckpointInfo:
     return loaders.CheckpointInfo(
         moshi_weights=folder / "model.safetensors",
         mimi_weights=root / "mimi" / "model.safetensors",
-        tokenizer=root.parents[1] / "moshi_agent" / "assets" / "tiny" / "tokenizer_spm.model",
+        tokenizer=root / "tokenizer_spm.model",
         lm_config=copy.deepcopy(_STT),  # the peer's loader writes into what it is given
         mimi_config=json.loads((root / "mimi" / "config.json").read_text()),
         **_CHECKPOINT,

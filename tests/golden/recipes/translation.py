@@ -42,7 +42,7 @@ def _checkpoint(root: Path, folder: Path, config: dict[str, Any]) -> loaders.Che
     return loaders.CheckpointInfo(
         moshi_weights=folder / "model.safetensors",
         mimi_weights=root / "mimi" / "model.safetensors",
-        tokenizer=root.parents[1] / "moshi_agent" / "assets" / "tiny" / "tokenizer_spm.model",
+        tokenizer=root / "tokenizer_spm.model",
         lm_config=_lm_keys(config),
         mimi_config=json.loads((root / "mimi" / "config.json").read_text()),
         model_type=config["model_type"],

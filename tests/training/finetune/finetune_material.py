@@ -18,7 +18,7 @@ from moshi_agent.training.stereo.dataset import NOTHING, Batch
 from tests.small_models import small_lm_config, small_mimi
 from tests.training.stereo.conversations_on_disk import write_conversation, write_listing
 
-TOKENIZER = Path(__file__).parents[3] / "moshi_agent" / "assets" / "tiny" / "tokenizer_spm.model"
+TOKENIZER = Path(__file__).parents[2] / "golden" / "tokenizer_spm.model"
 FRAMES = 20
 
 

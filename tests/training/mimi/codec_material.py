@@ -24,7 +24,7 @@ def write_recordings(folder: Path, count: int = 4, seconds: float = 1.5, rate_hz
     """Wav files of harmonic tones, in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
-        samples = tones(np.random.default_rng(index), 1, int(seconds * RATE_HZ))[0]
+        samples = tones(np.random.default_rng(index), 1, int(seconds * RATE_HZ)).clean[0]
         sf.write(folder / f"tone_{index}.wav", samples[:: RATE_HZ // rate_hz], rate_hz)
     return folder
 

@@ -85,7 +85,8 @@ def test_a_run_from_a_model_keeps_its_codec(tmp_path: Path) -> None:
     lm = LMModel(tiny_lm())
     lm.add_references()
     load_weights(lm, places.start)
-    assert all(torch.equal(a, b) for a, b in zip(lm.parameters(), shipped.lm.parameters(), strict=True))
+    kept, trained = lm.state_dict(), shipped.lm.state_dict()
+    assert all(torch.equal(kept[name], trained[name]) for name in trained)
     codecs = [load_codec(path, tiny_codec()) for path in (places.encoder, places.decoder)]
     for codec in codecs:
         ours, theirs = codec.state_dict(), shipped.mimi.state_dict()
