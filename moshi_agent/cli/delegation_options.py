@@ -33,7 +33,7 @@ _OPTIONS = (
         "--delegate",
         type=click.Choice(["model", "turns"]),
         help="Look something up as the model asks, or whenever the caller has said something. "
-        "[default: turns for the language model, model for clients]",
+        "[default: turns for the language model, and for --look-up with a recogniser; else model]",
     ),
     click.option(
         "--reference-encoder",

@@ -106,7 +106,9 @@ class Server:
         config, model = self.config, self.engine.model
         if config.look_up is None:
             return None if self.look_up is None else self.asking(by_backend=self.backend is not None)
-        by_turns = config.delegate == "turns" or not model.asks
+        # Where callers' words are written down, a function that reads them is surer than the model's ear.
+        by_default = "model" if model.asks and model.transcriber is None else "turns"
+        by_turns = (config.delegate or by_default) == "turns" or not model.asks
         # Asked about everything that is said, it finds nothing where there is nothing to be looked up.
         return self._ask_config(by_turns, None if by_turns else config.apology)
 
