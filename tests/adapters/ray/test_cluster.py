@@ -1,6 +1,7 @@
 """Replicas on Ray, with real callers: they come, go, are full and are killed, and calls go on.
 
-One cluster for all: it takes a minute to begin. The tests stand in the order of its life.
+One cluster for all: it takes a minute to begin. The tests stand in the order of its life. They want two idle
+cores, since Ray gives a node thirty seconds to begin, and so run with `pytest -m load`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tests.adapters.ray.ray_process import Cluster, serving_on_ray
 from tests.adapters.server.server_clients import PATIENCE_S, ask_kyutai, ask_live, paced, question
 from tests.adapters.webrtc.webrtc_asking import ask_signalling
 
-pytestmark = [pytest.mark.slow, pytest.mark.real_time, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.load, pytest.mark.real_time, pytest.mark.timeout(600)]
 ANSWER = "tiny talking model"
 CAPACITY = 3
 SCALE_S = 120.0  # for a replica to come, or to go
