@@ -71,7 +71,7 @@ def test_the_built_in_model_still_answers_after_its_context_with_and_without(
     def call(refresh: bool) -> list[Event]:
         config = SessionConfig(seed=1, live=False, tail_ms=1200, refresh=refresh)
         session = engine.open_session(config, on_event=events[refresh].append)
-        session.push(np.zeros(129 * 1920, np.float32))
+        session.push(np.zeros(161 * 1920, np.float32))
         session.push(thanks)
         session.finish()
         sessions.append(session)
@@ -85,5 +85,5 @@ def test_the_built_in_model_still_answers_after_its_context_with_and_without(
     for refresh, heard in events.items():
         text = "".join(event.text for event in heard if isinstance(event, TextToken)).strip()
         assert text == "You are very welcome."
-        assert [event.frame for event in kinds_of(heard, ContextFull)] == [127]
+        assert [event.frame for event in kinds_of(heard, ContextFull)] == [159]
         assert len(kinds_of(heard, ContextRefreshed)) == refresh
