@@ -67,7 +67,7 @@ class Server:
     def _check_delegation(self) -> None:
         config, model = self.config, self.engine.model
         needs_words = config.backend is not None or config.delegate == "turns"
-        needs_words |= config.look_up is not None and not model.asks
+        needs_words |= config.look_up is not None
         if needs_words and model.transcriber is None:
             raise ConfigError(
                 "what callers ask for is looked up by their words, and nothing writes those down; accepted: "
@@ -106,9 +106,8 @@ class Server:
         config, model = self.config, self.engine.model
         if config.look_up is None:
             return None if self.look_up is None else self.asking(by_backend=self.backend is not None)
-        # Where callers' words are written down, a function that reads them is surer than the model's ear.
-        by_default = "model" if model.asks and model.transcriber is None else "turns"
-        by_turns = (config.delegate or by_default) == "turns" or not model.asks
+        # A function that reads the words of callers is surer than the ear of the model.
+        by_turns = (config.delegate or "turns") == "turns" or not model.asks
         # Asked about everything that is said, it finds nothing where there is nothing to be looked up.
         return self._ask_config(by_turns, None if by_turns else config.apology)
 
