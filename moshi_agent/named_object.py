@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,8 +13,7 @@ from moshi_agent.errors import ConfigError
 
 def names_object(name: str) -> bool:
     """Tells whether a text is `MODULE:NAME` or `FILE.py:NAME`, and no address of a repository."""
-    place, _, attribute = name.rpartition(":")
-    return bool(place) and attribute.isidentifier() and "//" not in name
+    return re.fullmatch(r"([\w.]+|.+\.py):\w+", name) is not None
 
 
 def find_named(name: str, what: str) -> object:

@@ -33,7 +33,7 @@ _OPTIONS = (
         "--delegate",
         type=click.Choice(["model", "turns"]),
         help="Look something up as the model asks, or whenever the caller has said something. "
-        "[default: turns for the language model, and for --look-up with a recogniser; else model]",
+        "[default: turns for the language model and --look-up, model for clients]",
     ),
     click.option(
         "--reference-encoder",

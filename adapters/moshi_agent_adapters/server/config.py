@@ -56,7 +56,7 @@ class ServerConfig:
     role: str | None = None  # likewise
     greet: bool = False  # asks a model that was trained so to speak first
     say_commentary: bool = False  # GPT-Live's commentary is spoken, word by word
-    delegate: Delegate | None = None  # None: by turns where the back end answers, else as the model asks
+    delegate: Delegate | None = None  # None: as the model asks where the client answers, else by turns
     delegation_s: float = 30.0  # after which an answer is not wanted any more
     filler: str | None = None  # what the bot says while something is looked up
     apology: str | None = "I am sorry, I cannot tell you that now."  # where no answer comes

@@ -107,7 +107,7 @@ class Server:
         if config.look_up is None:
             return None if self.look_up is None else self.asking(by_backend=self.backend is not None)
         # A function that reads the words of callers is surer than the ear of the model.
-        by_turns = (config.delegate or "turns") == "turns" or not model.asks
+        by_turns = config.delegate != "model" or not model.asks
         # Asked about everything that is said, it finds nothing where there is nothing to be looked up.
         return self._ask_config(by_turns, None if by_turns else config.apology)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import cast
 
 from moshi_agent.audio.framing import Samples
 from moshi_agent.errors import ConfigError
-from moshi_agent.named_object import find_named
+from moshi_agent.named_object import find_named, names_object
 from moshi_agent.training.annotation.placed_word import Recogniser
 
 RECOGNISERS = "whisper[:MODEL], pocketsphinx, kyutai-stt:REPO|FOLDER, MODULE:NAME or FILE.py:NAME"
@@ -86,6 +85,4 @@ class NamedRecogniser:
     @staticmethod
     def is_meant(name: str) -> bool:
         """Whether a name is that of a recogniser, and not of a checkpoint: a repository or a folder."""
-        return name.partition(":")[0] in ("whisper", "pocketsphinx", "kyutai-stt") or bool(
-            re.fullmatch(r"([\w.]+|.+\.py):\w+", name)
-        )
+        return name.partition(":")[0] in ("whisper", "pocketsphinx", "kyutai-stt") or names_object(name)

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-# fmt: off
-ONES = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
-    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)
-TENS = (
-    "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
-)
-# fmt: on
+from moshi_agent.text.number_words import number_words
 
 
 def number(value: int) -> str:
-    """A whole number from 0 to 99 in words."""
-    if value < 20:
-        return ONES[value]
-    tens = TENS[value // 10 - 2]
-    return tens if value % 10 == 0 else f"{tens} {ONES[value % 10]}"
+    """A whole number in words."""
+    return number_words(str(value))
 
 
 def clock(hour: int, minute: int) -> str:
