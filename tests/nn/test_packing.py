@@ -7,6 +7,9 @@ from unittest import mock
 import pytest
 import torch
 
+from moshi_agent.nn import packing
+from moshi_agent.nn.fast_path_switch import switch_all_on, switch_off
+from moshi_agent.nn.native import products as native_products
 from moshi_agent.nn.packing import PlainProduct, pack_product
 from tests.small_models import small_lm, small_mimi
 
@@ -42,6 +45,31 @@ def test_a_row_has_the_same_bits_in_any_company(shape: tuple[int, int]) -> None:
     for rows in (1, 2, 3, 7, 19, 40, 77, 150, 209):
         assert torch.equal(product(x[:rows]), whole[:rows])
         assert torch.equal(product(x[-rows:]), whole[-rows:])
+
+
+@pytest.mark.parametrize("shape", [SMALL, (1500, 1500)])  # the latter has more elements than the C takes else
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("onednn", [True, False])
+def test_bfloat16_is_the_product_on_any_processor(
+    shape: tuple[int, int], compiled: bool, onednn: bool
+) -> None:
+    """With or without AVX-512, with or without a compiler."""
+    onednn = onednn and native_products.onednn_multiplies_bfloat16()  # what is not there cannot be tried
+    generator = torch.Generator().manual_seed(2)
+    weight, bias = torch.randn(shape, generator=generator), torch.randn(shape[0], generator=generator)
+    x = torch.randn(9, shape[1], generator=generator)
+    try:
+        if not compiled:
+            switch_off("native step")
+        with (
+            mock.patch.object(native_products, "onednn_multiplies_bfloat16", lambda: onednn),
+            mock.patch.object(packing, "onednn_multiplies_bfloat16", lambda: onednn),
+        ):
+            product = pack_product(weight, bias, "bfloat16")
+    finally:
+        switch_all_on()
+    wanted = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
+    assert (product(x).double() - wanted).abs().max() < 1e-2 * wanted.abs().max()
 
 
 def test_on_a_gpu_a_packed_codec_is_the_codec() -> None:
