@@ -7,8 +7,8 @@ Prints a line for the models as they are loaded and for each way of packing them
 and the median over the rounds of their ratio, which is what holds from one machine to another. Agreement is
 over the same input. With one thread the time is the processor's, so that other work counts less.
 
-`--table` keeps the ratios in `tests/benchmarks/ratios.md`, those of each kind of processor by themselves. What
-has become worse by more than a fifth is said there, and at the end, and the command fails.
+`--table` keeps the ratios in `tests/benchmarks/ratios.md`, those of each kind of processor by themselves.
+What has become worse by more than a fifth is said there, and at the end, and the command fails.
 """
 
 from __future__ import annotations
