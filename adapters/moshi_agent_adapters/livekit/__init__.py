@@ -14,7 +14,7 @@
     server.py       MoshiServer, a worker with one engine
 
 `livekit.plugins.moshi` gives these names where LiveKit's users look for them. Tested with livekit-agents
-1.8.2 and 1.8.9.
+1.8.3 and 1.8.9.
 """
 
 from moshi_agent_adapters.livekit.model import SESSION_OPTIONS, MoshiModel

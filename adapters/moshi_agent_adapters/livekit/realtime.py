@@ -1,7 +1,7 @@
 """MoshiModel with what LiveKit's own adapter of full-duplex models lacks: `AgentSession.say`."""
 
 # pyright: reportPrivateUsage=false
-# LiveKit gives no other access to a reply that is waited for; tested with livekit-agents 1.8.2 to 1.8.9.
+# LiveKit gives no other access to a reply that is waited for; tested with livekit-agents 1.8.3 to 1.8.9.
 
 from __future__ import annotations
 
