@@ -78,7 +78,9 @@ def run_program(tmp_path_factory: pytest.TempPathFactory, text: str) -> subproce
     )
 
 
-@pytest.mark.parametrize("process", [False, True], ids=["thread", "process"])
+@pytest.mark.parametrize(
+    "process", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["thread", "process"]
+)
 def test_a_fork_is_refused_at_once_and_the_program_may_exit_without_closing_its_engine(
     tmp_path_factory: pytest.TempPathFactory, process: bool
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from moshi_agent import Ended, Engine, EngineConfig, EngineUnhealthy, SessionClosed, SessionConfig
 from moshi_agent.engine.step.frame_step import FrameStep
@@ -32,6 +33,7 @@ class FailingConfig(EngineConfig):
         setattr(FrameStep, "launch", failing)  # noqa: B010
 
 
+@pytest.mark.slow
 def test_a_process_that_has_become_unhealthy_ends_and_another_one_serves(tmp_path: Path) -> None:
     flag = tmp_path / "failing"
     config = FailingConfig(device="cpu", capacity=1, admit_by_time=False, process=True, fails_while=flag)

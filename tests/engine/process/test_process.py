@@ -306,6 +306,7 @@ def test_closing_ends_the_conversations_and_leaves_nothing() -> None:
         assert len(os.listdir("/proc/self/fd")) <= files
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_again_and_again_is_waited_for_longer() -> None:
     backend = ProcessBackend(EngineConfig(**OPTIONS), RestartPauses(first_s=1000, most_s=1000))
     for restarts in (1, 2):  # the second one waits
