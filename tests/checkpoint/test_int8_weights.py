@@ -84,7 +84,7 @@ def test_the_answer_is_right_before_and_after() -> None:
 
 
 def test_what_does_not_go_together_is_refused() -> None:
-    with pytest.raises(ConfigError, match="accepted: float32, bfloat16, float16, int8"):
+    with pytest.raises(ConfigError, match="accepted: float32, bfloat16, float16, int8, int4"):
         load_checkpoint("tiny", dtype="int5")
     with pytest.raises(ConfigError, match="pack='float32' with dtype='int8'"):
         load_checkpoint("tiny", dtype="int8", pack="float32")
