@@ -129,12 +129,15 @@ def _options(
 
 def _dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """The type, or the one of that name. Raises ConfigError for another."""
-    if dtype is None or isinstance(dtype, torch.dtype):
+    if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize > 1):
         return dtype
     types = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in types:
-        raise ConfigError(f"dtype={dtype!r}; accepted: {', '.join((*types, *ROUNDINGS))}")
-    return types[dtype]
+    if isinstance(dtype, str) and dtype in types:
+        return types[dtype]
+    # A step waits for its weights, and not for the products: so what counts is their bytes.
+    is_float8 = "float8" in str(dtype) or "fp8" in str(dtype)
+    reason = "; int8 takes the bytes of float8 and moves weights less" if is_float8 else ""
+    raise ConfigError(f"dtype={dtype!r}; accepted: {', '.join((*types, *ROUNDINGS))}{reason}")
 
 
 def _own_dtype(device: str) -> torch.dtype:

@@ -93,8 +93,9 @@ def build_lm(
         if kept is not None:
             _make_lora(model, kept)
             stored.tensors.update(kept.tensors())
-    quantised = QuantisedLayers(model, {} if rounding is None else _kinds(model, rounding))
-    return fill_lm(model, stored, device, dtype, fused, to_be_packed, progress, quantised)
+    return fill_lm(
+        model, stored, device, dtype, fused, to_be_packed, progress, rounded_layers(model, rounding)
+    )
 
 
 def add_references(model: LMModel, path: Path) -> None:
@@ -231,9 +232,11 @@ def _make_int8(model: LMModel, config: MoshiConfig, stored: Stored, rounding: Ro
         replace_layer(model, name, Int8Linear(layer.in_features, layer.out_features))
 
 
-def _kinds(model: LMModel, rounding: Rounding) -> dict[str, type[Int8Linear | Int4Linear]]:
-    """What the layers become whose plain weight nothing needs, and which are large enough to save much."""
-    return {
+def rounded_layers(model: LMModel, rounding: Rounding | None) -> QuantisedLayers:
+    """Chooses what is rounded: layers whose plain weight nothing needs, and large enough to save much."""
+    if rounding is None:
+        return QuantisedLayers(model, {})
+    kinds: dict[str, type[Int8Linear | Int4Linear]] = {
         name: Int4Linear if rounding == "int4" and name.startswith("transformer.") else Int8Linear
         for name, layer in _linears(model)
         if type(layer) is Linear
@@ -242,6 +245,7 @@ def _kinds(model: LMModel, rounding: Rounding) -> dict[str, type[Int8Linear | In
         and not _is_special(name)
         and not name.endswith(LORA_SIDES)
     }
+    return QuantisedLayers(model, kinds)
 
 
 def _make_lora(model: LMModel, lora: LoraUpdates) -> None:

@@ -18,7 +18,7 @@ class QuantisedLayers:
     """Puts layers of fewer bits into a model as their float weights come.
 
     Args:
-        model: on the meta device, with plain layers in their places.
+        model: with plain layers in their places; on the meta device where there is no room for them.
         kinds: of the layers, by name.
     """
 
@@ -40,6 +40,10 @@ class QuantisedLayers:
             with torch.device("meta"):
                 layer = kind(tensor.shape[1], tensor.shape[0])
             yield from ((name.removesuffix("weight") + field, one) for field, one in layer.named_parameters())
+
+    def num_bytes(self) -> int:
+        """Counts what the model will hold, in the types it has now where nothing is rounded."""
+        return sum(tensor.nbytes for _, tensor in self.held())
 
     def finish(self, name: str, tensor: Tensor) -> Tensor | None:
         """Puts a layer in its place and returns its weight; None for a tensor that is not to be rounded.

@@ -2,16 +2,23 @@
 
     python tests/benchmarks/rounded_answers.py
 
-Asks it every sample question by greedy choice, with weights of each type, and counts the answers that are
-word for word those of the float32 weights. Then it forces the frames of float32 upon the others: how far
-apart their text logits are on the same path, as a share of what those spread by, and in how many frames
-another text token comes first. Takes half an hour of one core.
+Asks it every sample question by greedy choice, with weights of each type, and counts the answers that are right,
+and those that are word for word those of the float32 weights. Then it forces the frames of float32 upon the
+others: how far apart their text logits are on the same path, as a share of what those spread by, and in how
+many frames another text token comes first. "Weights apart" is how far rounding moves the weights, as a share
+of their size.
+
+float8 is no type that a checkpoint can be loaded in: it is here to show what it would do in int8's place, with
+a scale for each row as int8 has. Takes some minutes of one core.
 """
 
 from __future__ import annotations
 
-import itertools
+import json
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,11 +28,15 @@ from moshi_agent.audio.files import read_audio
 from moshi_agent.checkpoint import Checkpoint, load_checkpoint
 from moshi_agent.config import SamplingConfig
 from moshi_agent.models.generator import Generator, StepInput, StepOutput
+from moshi_agent.models.lm import LMModel
+from moshi_agent.nn.linear import Int8Linear, Linear
 from moshi_agent.nn.sampling import RowSampling
 from moshi_agent.questions import sample_questions
 
 _TAIL_S = 4.0
-_TYPES = ("float32", "int8", "int4")
+_TYPES = ("float32", "int8", "float8", "int4")
+_LARGEST_FLOAT8 = 448.0
+_EXCHANGES = Path(__file__).parents[2] / "moshi_agent" / "assets" / "tiny" / "exchanges.json"
 
 
 @dataclass(frozen=True)
@@ -36,17 +47,59 @@ class Answer:
 
 def main() -> None:
     torch.set_num_threads(1)
-    checkpoints = {name: load_checkpoint("tiny", dtype=name) for name in _TYPES}
-    codes = [_codes(checkpoints["float32"], question.path) for question in sample_questions()]
-    wanted = [_answer(checkpoints["float32"], one) for one in codes]
-    print("| weights | answers word for word | logits apart | frames with another best token |")
-    print("|---|--:|--:|--:|")
-    for name, checkpoint in itertools.islice(checkpoints.items(), 1, None):
-        same = sum(
-            _answer(checkpoint, given).text == one.text for given, one in zip(codes, wanted, strict=True)
-        )
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else None
+    questions = sample_questions()[:count]
+    exact, weights = load_checkpoint("tiny"), _weights(load_checkpoint("tiny").conversation_lm())
+    codes = [_codes(exact, question.path) for question in questions]
+    right = [_right_answers()[question.text] for question in questions]
+    wanted: list[Answer] = []
+    print(
+        "| weights | weights apart | answers right | as float32's | logits apart | frames with another best |"
+    )
+    print("|---|--:|--:|--:|--:|--:|")
+    for name in _TYPES:
+        checkpoint = _rounded(name)
+        moved = _distance(_weights(checkpoint.conversation_lm()), weights)
+        checkpoint.conversation_lm().pack("float32")  # the same weights, of which products are faster
+        answers = [_answer(checkpoint, given) for given in codes]
+        wanted = wanted or answers
+        is_right = sum(one.text == text for one, text in zip(answers, right, strict=True))
+        is_same = sum(one.text == other.text for one, other in zip(answers, wanted, strict=True))
         apart, others = _on_the_same_path(checkpoint, codes, wanted)
-        print(f"| {name} | {same} of {len(codes)} | {apart:.1%} | {others:.2%} |", flush=True)
+        of = len(questions)
+        told = f"{moved:.2%} | {is_right} of {of} | {is_same} of {of} | {apart:.1%} | {others:.2%}"
+        print(f"| {name} | {told} |", flush=True)
+
+
+def _right_answers() -> dict[str, str]:
+    """By the question."""
+    exchanges = json.loads(_EXCHANGES.read_text(encoding="utf-8"))
+    return {one["question"]: one["answer"] for one in exchanges}
+
+
+def _rounded(name: str) -> Checkpoint:
+    if name != "float8":
+        return load_checkpoint("tiny", dtype=name)
+    checkpoint = load_checkpoint("tiny", dtype="float32")
+    layers = dict(checkpoint.conversation_lm().named_modules())
+    for layer_name, layer in load_checkpoint("tiny", dtype="int8").conversation_lm().named_modules():
+        if isinstance(layer, Int8Linear):
+            weight = layers[layer_name].get_parameter("weight")
+            scales = layer.weight_scb[:, None] / _LARGEST_FLOAT8
+            weight.data = (weight / scales).to(torch.float8_e4m3fn).float() * scales
+    return checkpoint
+
+
+def _weights(lm: LMModel) -> dict[str, Tensor]:
+    """Of every layer, in float32."""
+    return {name: one.dense_weight() for name, one in lm.named_modules() if isinstance(one, Linear)}
+
+
+def _distance(weights: dict[str, Tensor], others: dict[str, Tensor]) -> float:
+    def squares(of: Callable[[str], Tensor]) -> float:
+        return sum(float(of(name).square().sum()) for name in others)
+
+    return (squares(lambda name: weights[name] - others[name]) / squares(lambda name: others[name])) ** 0.5
 
 
 @torch.inference_mode()
@@ -54,15 +107,14 @@ def _codes(checkpoint: Checkpoint, path: object) -> Tensor:
     """The question and the silence in which it is answered, [1, K, frames]."""
     samples = np.concatenate([read_audio(str(path)), np.zeros(int(_TAIL_S * 24_000), np.float32)])
     whole = samples[: len(samples) // 1920 * 1920]
-    assert checkpoint.lm is not None
     codes = checkpoint.mimi.encode(torch.from_numpy(whole)[None, None])
-    return codes[:, : checkpoint.lm.config.num_user_codebooks]
+    return codes[:, : checkpoint.conversation_lm().config.num_user_codebooks]
 
 
 @torch.inference_mode()
 def _answer(checkpoint: Checkpoint, codes: Tensor, forced: list[StepOutput] | None = None) -> Answer:
-    assert checkpoint.lm is not None and checkpoint.tokenizer is not None
-    generator = Generator(checkpoint.lm)
+    assert checkpoint.tokenizer is not None
+    generator = Generator(checkpoint.conversation_lm())
     state = generator.init_state(1)
     generator.begin(state)
     greedy = RowSampling(1, torch.device("cpu"), SamplingConfig(greedy=True))

@@ -12,10 +12,11 @@ from moshi_agent import Conversation, load_checkpoint
 from moshi_agent.audio.files import read_audio
 from moshi_agent.audio.framing import frames_of
 from moshi_agent.checkpoint.kyutai.save import save_kyutai
-from moshi_agent.errors import CheckpointError
+from moshi_agent.errors import CheckpointError, ConfigError
 from moshi_agent.nn.int4_product import quantize_groups
 from moshi_agent.nn.linear import Int4Linear, Int8Linear, Linear
 from moshi_agent.questions import find_question, sample_questions
+from tests.checkpoint.conftest import TOKENIZER
 
 
 def test_every_layer_is_the_rounded_one() -> None:
@@ -53,3 +54,15 @@ def test_it_cannot_be_written(tmp_path: Path) -> None:
     assert checkpoint.lm is not None
     with pytest.raises(CheckpointError, match="no format has our int4 weights"):
         save_kyutai(tmp_path / "out", checkpoint.mimi, checkpoint.lm, tmp_path / "tokenizer")
+
+
+def test_weights_that_are_int8_already_are_refused(tmp_path: Path) -> None:
+    """What was lost stays lost; the float checkpoint makes better four bits, and its owner is told so."""
+    rounded = load_checkpoint("tiny", dtype="int8")
+    save_kyutai(tmp_path, rounded.mimi, rounded.conversation_lm(), TOKENIZER)
+    with pytest.raises(
+        ConfigError, match=r"int8 already; accepted: dtype='int8', or the checkpoint in bfloat"
+    ):
+        load_checkpoint(tmp_path, dtype="int4")
+    lm = load_checkpoint(tmp_path, dtype="int8").conversation_lm()
+    assert torch.equal(lm.text_linear.weight, rounded.conversation_lm().text_linear.weight)
