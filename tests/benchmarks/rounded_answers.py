@@ -2,14 +2,14 @@
 
     python tests/benchmarks/rounded_answers.py
 
-Asks it every sample question by greedy choice, with weights of each type, and counts the answers that are right,
-and those that are word for word those of the float32 weights. Then it forces the frames of float32 upon the
-others: how far apart their text logits are on the same path, as a share of what those spread by, and in how
-many frames another text token comes first. "Weights apart" is how far rounding moves the weights, as a share
-of their size.
+Asks it every sample question by greedy choice, with weights of each type, and counts the answers that are
+right, and those that are word for word those of the float32 weights. Then it forces the frames of float32
+upon the others: how far apart their text logits are on the same path, as a share of what those spread by, and
+in how many frames another text token comes first. "Weights apart" is how far rounding moves the weights, as a
+share of their size.
 
-float8 is no type that a checkpoint can be loaded in: it is here to show what it would do in int8's place, with
-a scale for each row as int8 has. Takes some minutes of one core.
+float8 is no type that a checkpoint can be loaded in: it is here to show what it would do in int8's place,
+with a scale for each row as int8 has. Takes some minutes of one core; with a number, asks the first so many.
 """
 
 from __future__ import annotations
