@@ -13,6 +13,7 @@ from moshi_agent.checkpoint.checkpoint import Checkpoint
 from moshi_agent.checkpoint.format import CheckpointFiles, Format, Reference
 from moshi_agent.checkpoint.formats import FORMATS, locate
 from moshi_agent.checkpoint.models import add_references, build_lm, fill_mimi, ignore_early_end
+from moshi_agent.checkpoint.quantised import ROUNDINGS, Rounding
 from moshi_agent.checkpoint.sources import BUILT_IN, open_source
 from moshi_agent.checkpoint.tensors import reading_device
 from moshi_agent.checkpoint.tokenizer import read_tokenizer
@@ -34,7 +35,7 @@ class Options:
     fuse_lora: bool
     pack: PackFormat | None
     progress: bool = False
-    int8: bool = False  # weights are rounded to int8 while they are loaded
+    rounding: Rounding | None = None  # of weights, while they are loaded
 
 
 @own_precision()
@@ -59,8 +60,8 @@ def load_checkpoint(
             `hf://owner/name` always a repository.
         device: as PyTorch names it; `auto` is the first CUDA device, or the CPU without one.
         dtype: of the language model; by default float32 on a CPU, float16 on GPUs that have no bfloat16
-            (Volta, Turing), and bfloat16 elsewhere. "int8" computes in that type as well, and rounds the
-            weights to int8 one layer after the other: half the memory. The codec is always float32.
+            (Volta, Turing), and bfloat16 elsewhere. "int8" and "int4" compute in that type as well, and round
+            the weights one layer after the other: half the memory, or less. The codec is always float32.
         revision, token: of the repository. Set `HF_HUB_OFFLINE=1` to use only what was fetched before.
         lora: a file of low-rank updates to use with the model: a path, or `hf://owner/name/file`.
         fuse_lora: adds low-rank updates to the weights; else they are kept apart.
@@ -79,7 +80,7 @@ def load_checkpoint(
     options = _options(device, dtype, fuse_lora, pack, progress)
     place = open_source(source, revision, token)
     files = locate(place, token, lora, formats)
-    with memory_for(f"the weights of {place.name}", "dtype='int8', another device"):
+    with memory_for(f"the weights of {place.name}", "dtype='int8' or 'int4', another device"):
         checkpoint = build(place.name, files, options)
     if options.pack is not None:
         if checkpoint.lm is not None:
@@ -105,14 +106,14 @@ def _options(
     pack: PackFormat | Literal["auto"] | None,
     progress: bool = False,
 ) -> Options:
-    int8 = dtype == "int8"
-    dtype = _dtype_of(None if int8 else dtype)
+    rounding: Rounding | None = next((one for one in ROUNDINGS if one == dtype), None)
+    dtype = _dtype_of(None if rounding else dtype)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     on_cpu = torch.device(device).type in ("cpu", "meta")
     if pack == "auto":
-        pack = ("int8" if int8 else "float32") if on_cpu else None
-    if int8 and pack not in (None, "int8"):
+        pack = ("int8" if rounding == "int8" else "float32") if on_cpu else None
+    if rounding == "int8" and pack not in (None, "int8"):
         raise ConfigError(f"pack={pack!r} with dtype='int8'; accepted: pack='int8', 'auto' or None")
     if pack is not None and pack not in PACK_FORMATS:
         raise ConfigError(f"pack={pack!r}; accepted: auto, {', '.join(PACK_FORMATS)}")
@@ -121,18 +122,22 @@ def _options(
     if pack is not None and dtype not in (None, torch.float32):
         raise ConfigError(f"pack={pack!r} with dtype={dtype}; a packed model computes in float32")
     dtype = dtype or _own_dtype(device)
-    # Packing rounds them itself.
-    return Options(device, dtype, fuse_lora, pack, progress, int8=int8 and pack is None)
+    if pack is not None and rounding == "int8":
+        rounding = None  # packing rounds them itself
+    return Options(device, dtype, fuse_lora, pack, progress, rounding)
 
 
 def _dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """The type, or the one of that name. Raises ConfigError for another."""
-    if dtype is None or isinstance(dtype, torch.dtype):
+    if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize > 1):
         return dtype
     types = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in types:
-        raise ConfigError(f"dtype={dtype!r}; accepted: {', '.join(types)}, int8")
-    return types[dtype]
+    if isinstance(dtype, str) and dtype in types:
+        return types[dtype]
+    # A step waits for its weights, and not for the products: so what counts is their bytes.
+    is_float8 = "float8" in str(dtype) or "fp8" in str(dtype)
+    reason = "; int8 takes the bytes of float8 and moves weights less" if is_float8 else ""
+    raise ConfigError(f"dtype={dtype!r}; accepted: {', '.join((*types, *ROUNDINGS))}{reason}")
 
 
 def _own_dtype(device: str) -> torch.dtype:
@@ -179,10 +184,10 @@ def _build_lm(config: MoshiConfig, files: CheckpointFiles, options: Options) -> 
         options.dtype,
         files.lora_weights,
         # Packing adds the updates to one layer after the other.
-        fuse_lora=options.fuse_lora and options.pack is None,
+        fuse_lora=options.fuse_lora and (options.pack is None or options.rounding is not None),
         to_be_packed=options.pack is not None,
         progress=options.progress,
-        int8=options.int8,
+        rounding=options.rounding,
     )
     if files.references is not None:
         add_references(lm, files.references)

@@ -13,7 +13,7 @@ from moshi_agent.checkpoint.tensors import Stored
 from moshi_agent.config import MoshiConfig
 from moshi_agent.errors import CheckpointError, ConfigError
 
-_SIDES = ("lora_A", "lora_B")
+LORA_SIDES = ("lora_A", "lora_B")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class LoraUpdates:
         return {
             f"{layer}.{side}.weight": tensor
             for layer, pair in self.pairs.items()
-            for side, tensor in zip(_SIDES, pair, strict=True)
+            for side, tensor in zip(LORA_SIDES, pair, strict=True)
         }
 
 
@@ -82,11 +82,11 @@ def read_lora(config: MoshiConfig, path: Path, base: Stored, device: str = "cpu"
 
 
 def _side(name: str) -> str | None:
-    return next((side for side in _SIDES if name.endswith(f".{side}.weight")), None)
+    return next((side for side in LORA_SIDES if name.endswith(f".{side}.weight")), None)
 
 
 def _pair(layer: str, updates: dict[str, Tensor], path: Path) -> tuple[Tensor, Tensor]:
-    names = [f"{layer}.{side}.weight" for side in _SIDES]
+    names = [f"{layer}.{side}.weight" for side in LORA_SIDES]
     missing = [name for name in names if name not in updates]
     if missing:
         raise CheckpointError(f"{path}: missing {missing[0]}, the other half of the update of {layer}")
@@ -98,7 +98,7 @@ def _check_pair(layer: str, a: Tensor, b: Tensor, base: Stored, rank: int, path:
     if weight is None or weight.dim() != 2:
         raise CheckpointError(f"{path}: unexpected {layer}.lora_A.weight; {base.source} has no layer {layer}")
     wanted = {"lora_A": [rank, weight.shape[1]], "lora_B": [weight.shape[0], rank]}
-    for side, tensor in zip(_SIDES, (a, b), strict=True):
+    for side, tensor in zip(LORA_SIDES, (a, b), strict=True):
         if list(tensor.shape) != wanted[side]:
             raise CheckpointError(
                 f"{path}: {layer}.{side}.weight has shape {list(tensor.shape)}; "

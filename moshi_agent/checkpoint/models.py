@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from moshi_agent.checkpoint.lora import LoraUpdates, read_lora
-from moshi_agent.checkpoint.quantised import QuantisedLayers
+from moshi_agent.checkpoint.lora import LORA_SIDES, LoraUpdates, read_lora
+from moshi_agent.checkpoint.quantised import QuantisedLayers, Rounding, replace_layer
 from moshi_agent.checkpoint.room import check_room
 from moshi_agent.checkpoint.tensors import Stored, assign_tensors, read_tensors, reading_device
 from moshi_agent.config import MimiConfig, MoshiConfig
@@ -21,9 +21,9 @@ from moshi_agent.errors import CheckpointError, ConfigError
 from moshi_agent.models.lm import REFERENCES_TABLE, LMModel
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.embedding import TokenEmbedding
-from moshi_agent.nn.linear import Int8Linear, Linear, LoraLinear
+from moshi_agent.nn.linear import Int4Linear, Int8Linear, Linear, LoraLinear
 
-_LEAST_INT8_WIDTH = 128  # a narrower layer has little to save, and few numbers to a scale
+_LEAST_ROUNDED_WIDTH = 128  # a narrower layer has little to save, and few numbers to a scale
 
 
 def new_mimi(config: MimiConfig, device: str = "cpu") -> MimiModel:
@@ -56,7 +56,7 @@ def build_lm(
     fuse_lora: bool = True,
     to_be_packed: bool = False,
     progress: bool = False,
-    int8: bool = False,
+    rounding: Rounding | None = None,
 ) -> LMModel:
     """Builds the language model of these tensors, which are used up.
 
@@ -67,13 +67,14 @@ def build_lm(
         fuse_lora: adds the updates to the weights; else they are kept apart.
         to_be_packed: leaves weights that packing reads only once as the file has them.
         progress: shows a bar where there is a terminal.
-        int8: rounds the weights of layers to int8, whatever type they have in the file.
+        rounding: of the weights of layers that the file has as floats. With "int4" it is the temporal
+            transformer's alone, which is most of the model; the other layers become int8.
 
     Raises:
         CheckpointError: tensors or updates that are damaged or do not fit the configuration.
         DeviceFull: the weights have no room on the device.
         ConfigError: low-rank updates on int8 weights, a file of them without a configuration for
-            it, or the other way round.
+            it, or the other way round; int8 weights in the file that are to be int4.
     """
     fused: LoraUpdates | None = None
     kept: LoraUpdates | None = None
@@ -88,12 +89,13 @@ def build_lm(
         )
     with torch.device("meta"):
         model = LMModel(config)
-        layers = _make_int8(model, config, stored, set(kept.pairs) if kept is not None else set(), int8)
+        _make_int8(model, config, stored, rounding)
         if kept is not None:
             _make_lora(model, kept)
             stored.tensors.update(kept.tensors())
-    quantised = QuantisedLayers(layers, stored)
-    return fill_lm(model, stored, device, dtype, fused, to_be_packed, progress, quantised)
+    return fill_lm(
+        model, stored, device, dtype, fused, to_be_packed, progress, rounded_layers(model, rounding)
+    )
 
 
 def add_references(model: LMModel, path: Path) -> None:
@@ -128,10 +130,11 @@ def fill_lm(
         lora: updates to be added to the weights.
         to_be_packed: see `build_lm`.
         progress: shows a bar where there is a terminal.
-        quantised: layers whose weights become int8.
+        quantised: layers of it whose weights are rounded.
     """
-    advice = "another device" if quantised else "dtype='int8', another device"
-    own_types = ((tensor, _own_type(name, tensor, dtype)) for name, tensor in model.state_dict().items())
+    quantised = quantised or QuantisedLayers(model, {})
+    advice = "another device" if quantised else "dtype='int8' or 'int4', another device"
+    own_types = ((tensor, _own_type(name, tensor, dtype)) for name, tensor in quantised.held())
     check_room(stored.source.parent, own_types, device, advice)
     packed = set(_packed_weights(model)) if to_be_packed else set[str]()
 
@@ -140,7 +143,7 @@ def fill_lm(
         tensor = tensor if tensor.is_meta else tensor.to(device)
         if lora is not None:
             tensor = lora.fused(name, tensor)
-        rounded = None if quantised is None else quantised.finish(name, tensor)
+        rounded = quantised.finish(name, tensor)
         if rounded is not None:
             return rounded
         if name.endswith(".weight_scb"):
@@ -176,11 +179,14 @@ def ignore_early_end(model: LMModel) -> None:
     model.text_emb.weight = nn.Parameter(table, requires_grad=False)
 
 
+_KEPT_TYPES = (".weight_scb", ".weight_scales")  # of rounded weights
+
+
 def _own_type(name: str, tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """Conditions and int8 scales stay float32, everything else that is floating becomes `dtype`."""
-    if not tensor.is_floating_point():
+    """Scales stay what they are and conditions float32, everything else that is floating becomes `dtype`."""
+    if not tensor.is_floating_point() or name.endswith(_KEPT_TYPES):
         return tensor.dtype
-    return torch.float32 if name.startswith("condition_provider.") or name.endswith(".weight_scb") else dtype
+    return torch.float32 if name.startswith("condition_provider.") else dtype
 
 
 def _check_scale(stored: Stored, name: str, scale: Tensor) -> None:
@@ -209,41 +215,37 @@ def _linears(model: nn.Module) -> list[tuple[str, Linear]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, Linear)]
 
 
-def _replace(model: nn.Module, name: str, layer: Linear) -> None:
-    owner_name, _, field = name.rpartition(".")
-    setattr(model.get_submodule(owner_name), field, layer)
-
-
-def _make_int8(
-    model: LMModel, config: MoshiConfig, stored: Stored, apart: set[str], all_that_can: bool
-) -> list[str]:
-    """Replaces the layers that are int8 in the file, or all where the configuration says so.
-
-    Args:
-        apart: layers whose low-rank updates are kept apart, and whose weights stay floats.
-        all_that_can: also those that the file has as floats.
-
-    Returns:
-        The names of those that the file has as floats.
-    """
-    floats: list[str] = []
+def _make_int8(model: LMModel, config: MoshiConfig, stored: Stored, rounding: Rounding | None) -> None:
+    """Replaces the layers that are int8 in the file, or all where the configuration says so."""
     for name, layer in _linears(model):
         if not config.quantize and f"{name}.weight_scb" not in stored.tensors:
-            if all_that_can and _can_be_int8(name, layer) and name not in apart:
-                _replace(model, name, Int8Linear(layer.in_features, layer.out_features))
-                floats.append(name)
             continue
+        if rounding == "int4":
+            raise ConfigError(
+                f"{stored.source}: its weights are int8 already; accepted: dtype='int8', or the checkpoint "
+                "in bfloat16"
+            )
         if layer.bias is not None or ".cross_attention." in name:
             raise ConfigError(
                 f"{stored.source}: {name} cannot be int8; it has a bias, or attends to conditions"
             )
-        _replace(model, name, Int8Linear(layer.in_features, layer.out_features))
-    return floats
+        replace_layer(model, name, Int8Linear(layer.in_features, layer.out_features))
 
 
-def _can_be_int8(name: str, layer: Linear) -> bool:
-    """Whether nothing needs the layer's plain weight, and it is large enough for the rounding to pay."""
-    return layer.bias is None and not _is_special(name) and layer.in_features >= _LEAST_INT8_WIDTH
+def rounded_layers(model: LMModel, rounding: Rounding | None) -> QuantisedLayers:
+    """Chooses what is rounded: layers whose plain weight nothing needs, and large enough to save much."""
+    if rounding is None:
+        return QuantisedLayers(model, {})
+    kinds: dict[str, type[Int8Linear | Int4Linear]] = {
+        name: Int4Linear if rounding == "int4" and name.startswith("transformer.") else Int8Linear
+        for name, layer in _linears(model)
+        if type(layer) is Linear
+        and layer.bias is None
+        and layer.in_features >= _LEAST_ROUNDED_WIDTH
+        and not _is_special(name)
+        and not name.endswith(LORA_SIDES)
+    }
+    return QuantisedLayers(model, kinds)
 
 
 def _make_lora(model: LMModel, lora: LoraUpdates) -> None:
@@ -251,4 +253,4 @@ def _make_lora(model: LMModel, lora: LoraUpdates) -> None:
         if name in lora.pairs:
             rank, has_bias = lora.pairs[name][0].shape[0], layer.bias is not None
             wide = LoraLinear(layer.in_features, layer.out_features, rank, lora.scaling, bias=has_bias)
-            _replace(model, name, wide)
+            replace_layer(model, name, wide)

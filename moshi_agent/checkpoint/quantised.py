@@ -1,44 +1,66 @@
-"""Weights that become int8 while they are loaded, one layer after the other."""
+"""Weights that are rounded while they are loaded, one layer after the other."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
-from moshi_agent.checkpoint.tensors import Stored
-from moshi_agent.nn.linear import quantize_rows
+import torch
+from torch import Tensor, nn
+
+from moshi_agent.nn.linear import Int4Linear, Int8Linear, Linear
+
+Rounding = Literal["int8", "int4"]
+ROUNDINGS: tuple[Rounding, ...] = ("int8", "int4")
 
 
 class QuantisedLayers:
-    """Turns the weights of some layers into int8 as they come, and keeps the scales until they are asked for.
+    """Puts layers of fewer bits into a model as their float weights come.
 
     Args:
-        layers: by name, which the file has as floats; each gets a place for its scale after its weight.
-        stored: of the checkpoint.
+        model: with plain layers in their places; on the meta device where there is no room for them.
+        kinds: of the layers, by name.
     """
 
-    def __init__(self, layers: list[str], stored: Stored) -> None:
-        self._weights = {f"{name}.weight" for name in layers}
-        self._scales: dict[str, Tensor] = {}
-        tensors = dict(stored.tensors)
-        stored.tensors.clear()
-        for name, tensor in tensors.items():
-            stored.tensors[name] = tensor
-            if name in self._weights:
-                stored.tensors[f"{name}_scb"] = torch.empty(len(tensor), device="meta")
+    def __init__(self, model: nn.Module, kinds: Mapping[str, type[Int8Linear | Int4Linear]]) -> None:
+        self._model = model
+        self._kinds = kinds
 
     def __bool__(self) -> bool:
         """Tells whether there are any."""
-        return bool(self._weights)
+        return bool(self._kinds)
+
+    def held(self) -> Iterator[tuple[str, Tensor]]:
+        """Lists what the model will hold, by name: tensors without memory."""
+        for name, tensor in self._model.state_dict().items():
+            kind = self._kinds.get(name.removesuffix(".weight"))
+            if kind is None:
+                yield name, tensor
+                continue
+            with torch.device("meta"):
+                layer = kind(tensor.shape[1], tensor.shape[0])
+            yield from ((name.removesuffix("weight") + field, one) for field, one in layer.named_parameters())
+
+    def num_bytes(self) -> int:
+        """Counts what the model will hold, in the types it has now where nothing is rounded."""
+        return sum(tensor.nbytes for _, tensor in self.held())
 
     def finish(self, name: str, tensor: Tensor) -> Tensor | None:
-        """Returns the int8 weight of a layer, or its scale; None for a tensor that is not to be int8.
+        """Puts a layer in its place and returns its weight; None for a tensor that is not to be rounded.
 
         Args:
             tensor: the weight, low-rank updates included, [out, in].
         """
-        if name in self._weights:
-            weight, scale = quantize_rows(tensor)
-            self._scales[f"{name}_scb"] = scale
-            return weight
-        return self._scales.pop(name, None)
+        layer_name = name.removesuffix(".weight")
+        kind = self._kinds.get(layer_name)
+        if kind is None or layer_name == name:
+            return None
+        layer = kind.rounded(tensor)
+        replace_layer(self._model, layer_name, layer)
+        return layer.weight
+
+
+def replace_layer(model: nn.Module, name: str, layer: Linear) -> None:
+    """Puts a layer in the place of that name."""
+    owner_name, _, field = name.rpartition(".")
+    setattr(model.get_submodule(owner_name), field, layer)

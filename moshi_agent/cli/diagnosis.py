@@ -15,6 +15,8 @@ import torch
 
 from moshi_agent import load_checkpoint
 from moshi_agent.checkpoint import Checkpoint
+from moshi_agent.checkpoint.models import rounded_layers
+from moshi_agent.checkpoint.quantised import Rounding
 from moshi_agent.cli.machine import machine_name, versions
 from moshi_agent.cli.model import check_device
 from moshi_agent.engine.capacity import STEP_BUDGET_MS, StepTimes
@@ -25,6 +27,7 @@ from moshi_agent.errors import MoshiAgentError
 from moshi_agent.models.lm import LMModel
 from moshi_agent.nn import cache_attention, fused
 from moshi_agent.nn.fast_paths import Comparison, compare, fast_paths
+from moshi_agent.nn.linear import Int8Linear
 from moshi_agent.plural import counted
 
 _REPEATS = 20  # of each kernel
@@ -94,28 +97,29 @@ def _version(package: str) -> str | None:
 
 def _fits(asked: Doctor, device: str) -> dict[str, dict[str, Any]]:
     """By the type of the weights: what they take, and how many conversations fit beside them."""
-    checkpoint = load_checkpoint(asked.model, device="meta", dtype=torch.bfloat16, lora=asked.lora)
+    on_cuda = device.startswith("cuda")
+    own = torch.bfloat16 if on_cuda else torch.float32  # which rounded weights compute in
+    checkpoint = load_checkpoint(asked.model, device="meta", dtype=own, lora=asked.lora)
     lm = checkpoint.lm
     if lm is None:
         return {}
-    on_cuda = device.startswith("cuda")
+    types: dict[str, tuple[torch.dtype, Rounding | None]] = {"float32": (torch.float32, None)}
+    if on_cuda:
+        types["bfloat16"] = (torch.bfloat16, None)
+    types["int8"] = (own, "int8")
+    if on_cuda and not any(isinstance(module, Int8Linear) for module in lm.modules()):
+        types["int4"] = (own, "int4")
     free = free_bytes(torch.device(device))
     has_kernel = not on_cuda or cache_attention.serves(lm.config.temporal, torch.device(device))
-    sizes = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0}
-    return {
-        name: _fit(checkpoint, lm, num_bytes, free, has_kernel)
-        for name, num_bytes in sizes.items()
-        if on_cuda or name != "bfloat16"
-    }
+    codec = sum(one.nbytes for one in checkpoint.mimi.parameters())
+    fits: dict[str, dict[str, Any]] = {}
+    for name, (dtype, rounding) in types.items():
+        weights = rounded_layers(lm.to(dtype), rounding).num_bytes() + codec
+        fits[name] = _fit(lm, weights, free, has_kernel)
+    return fits
 
 
-def _fit(
-    checkpoint: Checkpoint, lm: LMModel, num_bytes: float, free: int, has_kernel: bool
-) -> dict[str, Any]:
-    large = sum(one.numel() for one in lm.parameters() if one.dim() == 2)
-    small = sum(one.numel() for one in lm.parameters()) - large
-    codec = sum(one.numel() for one in checkpoint.mimi.parameters())
-    weights = int(num_bytes * large + max(2.0, num_bytes) * small + 4 * codec)
+def _fit(lm: LMModel, weights: int, free: int, has_kernel: bool) -> dict[str, Any]:
     plan: RowPlan = plan_rows(lm, 1, free - weights, has_kernel)
     return {
         "weights_bytes": weights,

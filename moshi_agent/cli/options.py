@@ -40,12 +40,12 @@ threads_option = click.option(
 )
 
 
-_DTYPES = ("float32", "bfloat16", "float16", "int8")
+_DTYPES = ("float32", "bfloat16", "float16", "int8", "int4")
 
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(_DTYPES),
-    help="Of the language model; by default what the device is good at. int8 takes half the memory.",
+    help="Of the language model; by default what suits the device. int8 takes half the memory, int4 less.",
 )
 kv_cache_option = click.option(
     "--kv-cache",

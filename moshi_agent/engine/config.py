@@ -98,7 +98,7 @@ class EngineConfig:
 
     source: str = "tiny"  # `tiny`, a repository or a folder, as for `load_checkpoint`
     device: str = "auto"
-    dtype: str | None = None  # of the language model: float32, bfloat16, float16, or int8 weights
+    dtype: str | None = None  # of the language model: float32, bfloat16, float16; int8, int4
     pack: str | None = "auto"
     revision: str | None = None
     token: str | None = field(default=None, repr=False)

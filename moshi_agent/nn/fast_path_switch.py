@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Literal
 
-FastPathName = Literal["attention", "fused", "int8 product", "native step"]
+FastPathName = Literal["attention", "fused", "int8 product", "int4 product", "native step"]
 
 
 @cache

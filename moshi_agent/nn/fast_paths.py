@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moshi_agent.config import TransformerConfig
-from moshi_agent.nn import cache_attention, fused, int8_product
+from moshi_agent.nn import cache_attention, fused, int4_product, int8_product
 from moshi_agent.nn.fast_path_switch import FastPathName, switch_off
 from moshi_agent.nn.kv_cache import LARGEST, SCALE_DTYPE, LayerCache
 from moshi_agent.nn.linear import quantize_rows
@@ -134,12 +134,21 @@ def fast_paths(config: TransformerConfig, device: torch.device, dtype: torch.dty
         plain=lambda: noise_reference(key, range(1, 5), kept, _CANDIDATES),
         tolerance=1e-3,
     )
-    weight, largest = quantize_rows(normal(2 * config.dim, config.dim))
+    floats = normal(2 * config.dim, config.dim)
+    weight, largest = quantize_rows(floats)
     yield FastPath(
         name="int8 product",
         what="products with int8 weights",
         fast=lambda: int8_product.product(x[:, 0], weight, largest),
         plain=lambda: int8_product.product_reference(x[:, 0], weight, largest),
+        tolerance=rounding,
+    )
+    halves_of_bytes, scales = int4_product.quantize_groups(floats)
+    yield FastPath(
+        name="int4 product",
+        what="products with int4 weights",
+        fast=lambda: int4_product.product(x[:, 0], halves_of_bytes, scales),
+        plain=lambda: int4_product.product_reference(x[:, 0], halves_of_bytes, scales),
         tolerance=rounding,
     )
 

@@ -16,7 +16,7 @@ WARPS = 4
 STAGES = 3
 _WANTED_PROGRAMS = 512  # several for each multiprocessor; with fewer outputs, their inputs are split
 _LEAST_SPLIT = 512  # inputs that are worth a program
-_OPTIONS = {"enable_fp_fusion": True}  # the default is about to change, and Triton warns of it
+OPTIONS = {"enable_fp_fusion": True}  # the default is about to change, and Triton warns of it
 
 
 @triton.jit
@@ -71,6 +71,7 @@ def _combine_kernel(
     outputs,
     splits: tl.constexpr,
     block: tl.constexpr,
+    is_scaled: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * block + tl.arange(0, block)
@@ -78,13 +79,14 @@ def _combine_kernel(
     total = tl.zeros([block], tl.float32)
     for split in tl.static_range(splits):
         total += tl.load(sums + (split * rows + row) * outputs + columns, mask=inside, other=0)
-    total *= tl.load(largest + columns, mask=inside, other=0) * (1.0 / 127)
+    if is_scaled:
+        total *= tl.load(largest + columns, mask=inside, other=0) * (1.0 / 127)
     tl.store(output + row * outputs + columns, total.to(output.dtype.element_ty), mask=inside)
 
 
 def choose_splits(outputs: int, rows: int, inputs: int) -> tuple[int, int]:
     """Chooses into how many parts the inputs are split, and how many each has, to keep a device busy."""
-    programs = _parts(outputs, OUTPUTS) * _parts(rows, _block_rows(rows))
+    programs = _parts(outputs, OUTPUTS) * _parts(rows, choose_block_rows(rows))
     splits = max(1, min(_WANTED_PROGRAMS // programs, inputs // _LEAST_SPLIT))
     of_split = _parts(_parts(inputs, splits), INPUTS) * INPUTS
     return _parts(inputs, of_split), of_split
@@ -94,8 +96,8 @@ def _parts(size: int, of: int) -> int:
     return -(-size // of)
 
 
-def _block_rows(rows: int) -> int:
-    """A tensor core takes 16 at least."""
+def choose_block_rows(rows: int) -> int:
+    """Chooses how many rows a program takes: a tensor core takes 16 at least."""
     return 16 if rows <= 16 else 32 if rows <= 32 else 64
 
 
@@ -104,7 +106,7 @@ def product(x: Tensor, weight: Tensor, largest: Tensor) -> Tensor:
     x = x.contiguous()
     (rows, inputs), outputs = x.shape, len(weight)
     splits, of_split = choose_splits(outputs, rows, inputs)
-    block_rows = _block_rows(rows)
+    block_rows = choose_block_rows(rows)
     output = x.new_empty(rows, outputs)
     sums = output if splits == 1 else x.new_empty(splits, rows, outputs, dtype=torch.float32)
     grid = (triton.cdiv(outputs, OUTPUTS), triton.cdiv(rows, block_rows), splits)
@@ -123,11 +125,25 @@ def product(x: Tensor, weight: Tensor, largest: Tensor) -> Tensor:
         splits == 1,
         STAGES,
         num_warps=WARPS,
-        **_OPTIONS,
+        **OPTIONS,
     )
     if splits > 1:
-        block = min(1024, triton.next_power_of_2(outputs))
-        grid = (rows, triton.cdiv(outputs, block))
-        arguments: tuple[Any, ...] = (sums, largest, output, rows, outputs, splits, block)
-        _combine_kernel[grid](*arguments, **_OPTIONS)
+        combine(sums, largest, output)
     return output
+
+
+def combine(sums: Tensor, largest: Tensor | None, output: Tensor) -> None:
+    """Adds what the parts of the inputs came to.
+
+    Args:
+        sums: [splits, rows, out] float32.
+        largest: [out] float32, what 127 stands for; None for sums that are scaled already.
+        output: [rows, out], to be written.
+    """
+    splits, rows, outputs = sums.shape
+    block = min(1024, triton.next_power_of_2(outputs))
+    grid = (rows, triton.cdiv(outputs, block))
+    is_scaled = largest is not None
+    scale = sums if largest is None else largest  # a kernel wants some address, read or not
+    arguments: tuple[Any, ...] = (sums, scale, output, rows, outputs, splits, block, is_scaled)
+    _combine_kernel[grid](*arguments, **OPTIONS)

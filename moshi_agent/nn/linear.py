@@ -1,14 +1,15 @@
-"""Linear layers, whose weights may be trained, packed, or stored as int8."""
+"""Linear layers, whose weights may be trained, packed, or stored in eight or four bits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moshi_agent.nn import int8_product
+from moshi_agent.nn import int4_product, int8_product
 from moshi_agent.nn.packing import PackFormat, Product, pack_product
 from moshi_agent.nn.packing_on_use import PacksOnUse
 
@@ -100,9 +101,16 @@ class Int8Linear(Linear):
             raise AssertionError("int8 layers have no bias")
         super().__init__(in_features, out_features)
         weight = torch.zeros(out_features, in_features, dtype=torch.int8, device=self.weight.device)
-        self.weight = nn.Parameter(weight, requires_grad=False)
         scale = torch.zeros(out_features, dtype=torch.float32, device=weight.device)
-        self.weight_scb = nn.Parameter(scale, requires_grad=False)
+        self.weight, self.weight_scb = _constants((weight, scale))
+
+    @classmethod
+    def rounded(cls, weight: Tensor) -> Self:
+        """Makes the layer of a float weight, [out, in]."""
+        with torch.device("meta"):
+            layer = cls(weight.shape[1], weight.shape[0])
+        layer.weight, layer.weight_scb = _constants(quantize_rows(weight))
+        return layer
 
     def forward(self, input: Tensor) -> Tensor:  # [*, in] -> [*, out]
         if self.product is not None:
@@ -112,6 +120,44 @@ class Int8Linear(Linear):
 
     def dense_weight(self) -> Tensor:
         return self.weight.float().mul_((self.weight_scb / 127)[:, None])
+
+
+class Int4Linear(Linear):
+    """Holds a layer as numbers of four bits in groups, each group with its scale; see `int4_product`."""
+
+    weight_scales: Tensor  # [groups, out] float16
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
+        if bias:
+            raise AssertionError("int4 layers have no bias")
+        super().__init__(in_features, out_features)
+        num_bytes, device = int4_product.num_bytes(in_features), self.weight.device
+        weight = torch.zeros(out_features, num_bytes, dtype=torch.uint8, device=device)
+        groups = 2 * num_bytes // int4_product.GROUP
+        scales = torch.zeros(groups, out_features, dtype=torch.float16, device=device)
+        self.weight, self.weight_scales = _constants((weight, scales))
+
+    @classmethod
+    def rounded(cls, weight: Tensor) -> Self:
+        """Makes the layer of a float weight, [out, in]."""
+        with torch.device("meta"):
+            layer = cls(weight.shape[1], weight.shape[0])
+        layer.weight, layer.weight_scales = _constants(int4_product.quantize_groups(weight))
+        return layer
+
+    def forward(self, input: Tensor) -> Tensor:  # [*, in] -> [*, out]
+        if self.product is not None:
+            return self.product(input)
+        product = int4_product.product if int4_product.serves(input) else int4_product.expanded_product
+        return product(input, self.weight, self.weight_scales)
+
+    def dense_weight(self) -> Tensor:
+        return int4_product.dequantize(self.weight, self.weight_scales, self.in_features)
+
+
+def _constants(tensors: tuple[Tensor, Tensor]) -> tuple[nn.Parameter, nn.Parameter]:
+    weight, scales = (nn.Parameter(one, requires_grad=False) for one in tensors)
+    return weight, scales
 
 
 class LoraLinear(Linear):

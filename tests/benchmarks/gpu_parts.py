@@ -19,6 +19,7 @@ from moshi_agent import DeviceFull, Engine, SessionConfig, load_checkpoint
 from moshi_agent.audio.files import read_audio
 from moshi_agent.audio.framing import FRAME_SAMPLES, Samples
 from moshi_agent.checkpoint import Checkpoint
+from moshi_agent.checkpoint.quantised import Rounding
 from moshi_agent.cli.machine import machine_name, versions
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.step.frame_step import FrameStep, RowInput
@@ -29,6 +30,7 @@ from moshi_agent.nn import cache_attention, fused
 from moshi_agent.nn.kv_cache import SCALE_DTYPE, LayerCache
 from moshi_agent.questions import sample_questions
 
+ROUNDINGS: dict[str, Rounding] = {"int8-weights": "int8", "int4-weights": "int4"}  # of parts
 ROWS = (1, 8, 16, 32, 64, 80, 128, 160)
 _CERTAIN = 128  # conversations whose int8 caches fit there with room to spare
 _LARGEST_FLOAT = 80  # conversations whose bfloat16 caches fit beside the weights on 140 GB
@@ -54,7 +56,7 @@ def steps(options: argparse.Namespace, figures: Figures) -> None:
     certain = [count for count in counts if count <= _CERTAIN]
     groups = [certain, *([count] for count in counts if count > _CERTAIN)]
     started = time.perf_counter()
-    checkpoint = draw(options.device, options.scale, options.context, int8=options.part == "weights")
+    checkpoint = draw(options.device, options.scale, options.context, ROUNDINGS.get(options.part))
     table: dict[int, list[float]] = {}
     for group in groups:
         try:
@@ -286,7 +288,8 @@ def _library_versions() -> dict[str, object]:
 
 
 def main() -> None:
-    parts = {"one": one, "int8": steps, "float": steps, "weights": steps, "codec": codec, "attend": attend}
+    parts = {"one": one, "int8": steps, "float": steps, "codec": codec, "attend": attend}
+    parts |= dict.fromkeys(ROUNDINGS, steps)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=parts)
     parser.add_argument("--json", type=Path, required=True)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from moshi_agent.checkpoint.kyutai.config import read_moshi_config
+from moshi_agent.checkpoint.models import rounded_layers
+from moshi_agent.checkpoint.quantised import ROUNDINGS
 from moshi_agent.engine.step.memory import plan_rows
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.mimi import MimiModel
@@ -32,6 +34,7 @@ class Card:
 
 # Memory and bandwidth as NVIDIA's data sheets have them.
 CARDS = (
+    Card("RTX 4060 8 GB", 8.6, 272),
     Card("RTX 3060 12 GB", 12.9, 360),
     Card("RTX 4060 Ti 16 GB", 17.2, 288),
     Card("L4 24 GB", 24.1, 300),
@@ -52,14 +55,12 @@ class Weights:
 def main() -> None:
     with torch.device("meta"):
         lm, codec = LMModel(read_moshi_config(None)).to(torch.bfloat16), MimiModel()
-    codec_gb = sum(one.numel() for one in codec.parameters()) * 4 / 1e9
-    tables = {id(one.weight) for one in lm.modules() if isinstance(one, TokenEmbedding)}
-    layers = sum(one.numel() for one in lm.parameters() if one.dim() == 2 and id(one) not in tables) / 1e9
-    rest = sum(one.numel() for one in lm.parameters()) / 1e9 - layers
-    formats = [
-        Weights(name, size * layers + 2 * rest + codec_gb, size * layers)
-        for name, size in (("bfloat16", 2), ("int8", 1))
-    ]
+    codec_gb = sum(one.nbytes for one in codec.parameters()) / 1e9
+    tables_gb = sum(one.weight.nbytes for one in lm.modules() if isinstance(one, TokenEmbedding)) / 1e9
+    formats: list[Weights] = []
+    for rounding in (None, *ROUNDINGS):
+        lm_gb = rounded_layers(lm, rounding).num_bytes() / 1e9
+        formats.append(Weights(rounding or "bfloat16", lm_gb + codec_gb, lm_gb - tables_gb))
     print("Moshi 7B, int8 caches. Callers: what fits, and what stays within the budget of a step.")
     print("| card | weights | callers that fit | callers in time | least step of one, ms |")
     print("|---|---|--:|--:|--:|")
@@ -72,8 +73,10 @@ def main() -> None:
             fit = plan.most_rows(int8=True)
             one = 1000 * (weights.read_gb + row_gb) / card.gb_per_s
             print(f"| {card.name} | {weights.name} | {fit} | {max(0, min(fit, in_time))} | {one:.0f} |")
+    print("\n| weights | GB held | GB read in a step |")
+    print("|---|--:|--:|")
     for weights in formats:
-        print(f"{weights.name}: {weights.held_gb:.2f} GB held, {weights.read_gb:.2f} GB read in a step")
+        print(f"| {weights.name} | {weights.held_gb:.2f} | {weights.read_gb:.2f} |")
 
 
 if __name__ == "__main__":

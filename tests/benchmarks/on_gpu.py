@@ -14,7 +14,7 @@ The parts, in the order in which they run:
     tests         pytest -m gpu
     one           one conversation: the step, the share of each part of the model, the slowest kernels
     int8, float   the step with so many conversations whose caches are full, with either cache
-    weights       the same with int8 weights and caches
+    int8-weights, int4-weights   the same with rounded weights and int8 caches
     codec         the codes and the answers of the built-in model beside those of a CPU
     attend        the attention kernel alone, cut and launched in several ways
     callers       `moshi-agent bench`: callers in real time, all of whose caches are full
@@ -52,6 +52,7 @@ _GPU_TESTS = (
     "tests/nn/test_cache_attention.py",
     "tests/nn/test_fused.py",
     "tests/nn/test_int8_product.py",
+    "tests/nn/test_int4_product.py",
     "tests/nn/test_fast_paths.py",
     "tests/engine/step/test_host_copies.py",
 )
@@ -68,7 +69,8 @@ PARTS = (
     Part("one", 120),
     Part("int8", 150),
     Part("float", 120),
-    Part("weights", 120),
+    Part("int8-weights", 90),
+    Part("int4-weights", 90),
     Part("codec", 90),
     Part("attend", 90),
     Part("callers", 270),

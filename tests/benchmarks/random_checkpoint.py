@@ -20,10 +20,11 @@ from moshi_agent.checkpoint import Checkpoint, save_kyutai
 from moshi_agent.checkpoint.kyutai.config import MOSHI_7B, read_moshi_config
 from moshi_agent.checkpoint.kyutai.mimi_config import read_mimi_config, write_mimi_config
 from moshi_agent.checkpoint.load import prepare_for_cuda
+from moshi_agent.checkpoint.models import rounded_layers
+from moshi_agent.checkpoint.quantised import Rounding
 from moshi_agent.checkpoint.tokenizer import read_tokenizer
 from moshi_agent.config import MimiConfig, MoshiConfig
 from moshi_agent.models import LMModel, MimiModel
-from moshi_agent.nn.linear import Int8Linear, Linear, quantize_rows
 
 SCALES = (1, 2, 4, 8)
 CONTEXT = 3000  # frames
@@ -61,11 +62,11 @@ def generate(folder: Path, scale: int, context: int = CONTEXT) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def draw(device: str, scale: int, context: int = CONTEXT, int8: bool = False) -> Checkpoint:
+def draw(device: str, scale: int, context: int = CONTEXT, rounding: Rounding | None = None) -> Checkpoint:
     """A checkpoint as an engine would load it, its weights drawn on the device in seconds.
 
     Args:
-        int8: rounds the weights of the layers, as `dtype="int8"` does.
+        rounding: of the weights of layers, as `dtype` asks for it.
     """
     lm_config, mimi_config = _configs(scale, context)
     torch.manual_seed(0)
@@ -78,8 +79,7 @@ def draw(device: str, scale: int, context: int = CONTEXT, int8: bool = False) ->
             lm = LMModel(read_moshi_config(lm_config)).eval().requires_grad_(False)
         finally:
             torch.set_default_dtype(default)
-    if int8:
-        _round_layers(lm)
+    _round_layers(lm, rounding)
     mimi.set_num_codebooks(8)
     checkpoint = Checkpoint(
         name="random",
@@ -94,16 +94,11 @@ def draw(device: str, scale: int, context: int = CONTEXT, int8: bool = False) ->
     return checkpoint
 
 
-def _round_layers(lm: LMModel) -> None:
+def _round_layers(lm: LMModel, rounding: Rounding | None) -> None:
     """One after the other, so that the floats of one layer at most are there as well."""
-    for name, layer in list(lm.named_modules()):
-        if not isinstance(layer, Linear) or layer.bias is not None:
-            continue
-        owner, _, field = name.rpartition(".")
-        with torch.device(layer.weight.device):
-            rounded = Int8Linear(layer.in_features, layer.out_features)
-        rounded.weight.data, rounded.weight_scb.data = quantize_rows(layer.weight)
-        setattr(lm.get_submodule(owner), field, rounded)
+    layers = rounded_layers(lm, rounding)
+    for name in [name for name, _ in lm.named_parameters()]:
+        layers.finish(name, lm.get_parameter(name))
 
 
 def _write_random(path: Path, config: MoshiConfig) -> None:

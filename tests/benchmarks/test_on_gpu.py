@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).with_name("on_gpu.py")
 def test_every_part_leaves_its_figures_whatever_happens_to_the_others(tmp_path: Path) -> None:
     """The kernel's part fails without a GPU, and the next one still runs."""
     size = ["--device", "cpu", "--scale", "8", "--context", "12", "--most", "1", "--repeats", "2"]
-    names = ["tests", "one", "int8", "float", "weights", "codec", "attend", "callers"]
+    names = ["tests", "one", "int8", "float", "int8-weights", "int4-weights", "codec", "attend", "callers"]
     parts = ["--seconds", "1", "--only", *names]
     run = subprocess.run(
         [sys.executable, str(SCRIPT), "--out", str(tmp_path), *size, *parts],
@@ -30,11 +30,11 @@ def test_every_part_leaves_its_figures_whatever_happens_to_the_others(tmp_path: 
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results) == ["arguments", *names]
     assert results["one"]["figures"]["parts_ms_of_1"].keys() == {"hear", "temporal", "choose", "speak"}
-    for cache in ("int8", "float", "weights"):
+    for cache in ("int8", "float", "int8-weights", "int4-weights"):
         assert list(results[cache]["figures"]["p50_p95_p99_ms"]) == ["1"]
     assert results["callers"]["figures"]["sessions"] == 1
     assert results["callers"]["figures"]["frames"] > 0
-    assert len(re.findall(r"^\| {4}1 \| +\d+\.\d+ \|", run.stdout, re.M)) == 3
+    assert len(re.findall(r"^\| {4}1 \| +\d+\.\d+ \|", run.stdout, re.M)) == 4
     assert "=== callers: exit 0" in (tmp_path / "log.txt").read_text()
 
 

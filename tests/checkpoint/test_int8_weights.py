@@ -63,6 +63,17 @@ def test_low_rank_updates_are_in_the_rounded_weight_or_beside_a_plain_one(
     assert len(others) > 20
 
 
+def test_float8_would_move_the_weights_three_times_as_far() -> None:
+    """By as many bytes, with a scale for each row as well: so there is no such type to choose."""
+    lm = load_checkpoint("tiny").conversation_lm()
+    weight = lm.get_submodule("transformer.layers.0.gating.linear_in").get_parameter("weight").detach()
+    rounded, largest = quantize_rows(weight)
+    steps, scales = largest[:, None] / 127, largest[:, None] / torch.finfo(torch.float8_e4m3fn).max
+    by_int8 = (rounded.float() * steps - weight).norm()
+    by_float8 = ((weight / scales).to(torch.float8_e4m3fn).float() * scales - weight).norm()
+    assert by_float8 > 3 * by_int8
+
+
 def test_a_row_of_zeros_stays_one_and_extremes_are_kept() -> None:
     weight = torch.tensor([[0.0, 0.0, 0.0], [1e-30, -2e-30, 0.0], [3.0, -4.0, 1.0]])
     rounded, largest = quantize_rows(weight)
@@ -84,10 +95,13 @@ def test_the_answer_is_right_before_and_after() -> None:
 
 
 def test_what_does_not_go_together_is_refused() -> None:
-    with pytest.raises(ConfigError, match="accepted: float32, bfloat16, float16, int8"):
+    with pytest.raises(ConfigError, match="accepted: float32, bfloat16, float16, int8, int4"):
         load_checkpoint("tiny", dtype="int5")
     with pytest.raises(ConfigError, match="pack='float32' with dtype='int8'"):
         load_checkpoint("tiny", dtype="int8", pack="float32")
+    for dtype in (torch.int8, torch.float8_e4m3fn, "float8"):
+        with pytest.raises(ConfigError, match=r"dtype=.*; accepted: float32, bfloat16, float16, int8, int4"):
+            load_checkpoint("tiny", dtype=dtype)
 
 
 def test_weights_without_room_are_refused_before_they_are_brought(monkeypatch: pytest.MonkeyPatch) -> None:

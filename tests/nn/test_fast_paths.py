@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from moshi_agent.config import TransformerConfig
-from moshi_agent.nn import cache_attention, fast_path_switch, fast_paths, fused, int8_product
+from moshi_agent.nn import cache_attention, fast_path_switch, fast_paths, fused, int4_product, int8_product
 from moshi_agent.nn.fast_path_switch import FastPathName
 from moshi_agent.nn.fast_paths import FastPath, compare
 from tests.small_models import small_lm_config
 
 _CPU = torch.device("cpu")
 _CONFIG = replace(small_lm_config().temporal, dim=64)  # heads of 32, which the kernel takes
-_NAMES: tuple[FastPathName, ...] = ("fused", "attention", "int8 product")
+_NAMES: tuple[FastPathName, ...] = ("fused", "attention", "int8 product", "int4 product")
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +55,7 @@ def test_what_disagrees_is_switched_off_and_said(ill: FastPathName, caplog: pyte
     """With operators in the place of the kernels, one of which gives other numbers."""
     factor = {name: 1.5 if name == ill else 1.0 for name in _NAMES}
     product, attend = int8_product.product_reference, cache_attention.attend_reference
+    short_product = int4_product.product_reference
     with (
         mock.patch.object(fused, "has_triton", lambda: True),
         mock.patch.object(torch.cuda, "get_device_name", lambda device: "a card"),
@@ -63,6 +64,9 @@ def test_what_disagrees_is_switched_off_and_said(ill: FastPathName, caplog: pyte
         mock.patch.object(fused, "noise", _noise),
         mock.patch.object(cache_attention, "attend", lambda *given: factor["attention"] * attend(*given)),
         mock.patch.object(int8_product, "product", lambda *given: factor["int8 product"] * product(*given)),
+        mock.patch.object(
+            int4_product, "product", lambda *given: factor["int4 product"] * short_product(*given)
+        ),
         mock.patch.object(fast_paths, "fast_paths", _on_this_machine),
     ):
         refused = fast_paths.check_fast_paths(_CONFIG, torch.device("cuda"), torch.float32)
@@ -101,8 +105,9 @@ def test_what_is_switched_off_serves_no_more() -> None:
                 fused.serves(x),
                 cache_attention.serves(_CONFIG, torch.device("cuda")),
                 int8_product.serves(x),
+                int4_product.serves(x),
             )
-            assert serving == tuple(number >= count for number in range(3))
+            assert serving == tuple(number >= count for number in range(len(_NAMES)))
             fast_path_switch.switch_off(name)
 
 

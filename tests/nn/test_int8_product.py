@@ -49,7 +49,7 @@ def test_the_kernels_compile_where_there_is_no_gpu(
     blocks = {"block_outputs": kernels.OUTPUTS, "block_inputs": kernels.INPUTS, "stages": kernels.STAGES}
     whole = blocks | {"block_rows": 16, "is_whole": True}
     parts = blocks | {"block_rows": 64, "is_whole": False}
-    combine = {"splits": 4, "block": 1024}
+    combine = {"splits": 4, "block": 1024, "is_scaled": True}
     types = {"x": "*bf16", "weight": "*i8", "largest": "*fp32", "sums": "*fp32"}
     for kernel, constants, output in (
         (kernels._product_kernel, whole, "*bf16"),

@@ -19,6 +19,7 @@ from moshi_agent.errors import CheckpointError
 from moshi_agent.models.lm import REFERENCES_TABLE, LMModel
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.conv import CausalConvTranspose1d
+from moshi_agent.nn.linear import Int4Linear
 
 LM_NAME = "model.safetensors"
 MIMI_NAME = "mimi.safetensors"
@@ -45,7 +46,7 @@ def save_kyutai(
         lm_gen_config: arguments of `LMGen` that go with this model.
 
     Raises:
-        CheckpointError: a model that is packed, or has low-rank updates kept apart.
+        CheckpointError: a model that is packed, has low-rank updates kept apart, or int4 weights.
         OutputError: a file cannot be written; those before it are.
     """
     folder, tokenizer = Path(folder), Path(tokenizer)
@@ -75,6 +76,10 @@ def _lm_tensors(lm: LMModel, dtype: torch.dtype) -> dict[str, Tensor]:
     refuse_packed(lm)
     if isinstance(lm.config.lora, LoraConfig):
         raise CheckpointError("a model with low-rank updates cannot be written; fuse them first (fuse_lora)")
+    if any(isinstance(module, Int4Linear) for module in lm.modules()):
+        raise CheckpointError(
+            "no format has our int4 weights; write the checkpoint as it was loaded in floats"
+        )
     tensors = lm.state_dict()
     exact = ("condition_provider.",)
     return {

@@ -20,7 +20,7 @@ from moshi_agent.errors import ConfigError
 from moshi_agent.models.lm import LMModel
 from moshi_agent.nn.embedding import TokenEmbedding
 from moshi_agent.training.finetune.config import FineTuneConfig, ModelPaths
-from moshi_agent.training.finetune.low_rank import add_low_rank, refuse_int8
+from moshi_agent.training.finetune.low_rank import add_low_rank, refuse_rounded
 from moshi_agent.training.runs.precision import faster_in_bfloat16
 
 
@@ -58,7 +58,7 @@ def load_base(config: FineTuneConfig, dtype: torch.dtype) -> Base:
     if config.lora.enable:
         add_low_rank(lm, config.lora, config.seed)
     else:
-        refuse_int8(lm)
+        refuse_rounded(lm)
         lm.requires_grad_(True)
     if config.references and lm.oracle_emb is not None:
         lm.oracle_emb.weight = nn.Parameter(lm.oracle_emb.weight.detach().float())

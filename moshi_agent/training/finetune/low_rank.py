@@ -9,7 +9,7 @@ from torch import nn
 
 from moshi_agent.errors import ConfigError
 from moshi_agent.models.lm import LMModel
-from moshi_agent.nn.linear import Int8Linear, Linear, LoraLinear
+from moshi_agent.nn.linear import Int4Linear, Int8Linear, Linear, LoraLinear
 from moshi_agent.training.finetune.config import LoraSettings
 
 
@@ -17,9 +17,9 @@ def add_low_rank(lm: LMModel, settings: LoraSettings, seed: int) -> None:
     """Gives every linear layer an update of nothing, in float32, and leaves only the updates to train.
 
     Raises:
-        ConfigError: the model's weights are int8, or have updates of their own already.
+        ConfigError: the model's weights are rounded, or have updates of their own already.
     """
-    refuse_int8(lm)
+    refuse_rounded(lm)
     lm.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     layers = [(name, module) for name, module in lm.named_modules() if isinstance(module, Linear)]
@@ -33,10 +33,12 @@ def add_low_rank(lm: LMModel, settings: LoraSettings, seed: int) -> None:
             table.weight = nn.Parameter(table.weight.detach().float())
 
 
-def refuse_int8(lm: LMModel) -> None:
-    """Raises ConfigError where weights are int8."""
-    if any(isinstance(module, Int8Linear) for module in lm.modules()):
-        raise ConfigError("weights that are int8 cannot be fine-tuned; take the checkpoint in bfloat16")
+def refuse_rounded(lm: LMModel) -> None:
+    """Raises ConfigError where weights are int8 or int4."""
+    if any(isinstance(module, Int8Linear | Int4Linear) for module in lm.modules()):
+        raise ConfigError(
+            "weights that are int8 or int4 cannot be fine-tuned; take the checkpoint in bfloat16"
+        )
 
 
 def _with_update(layer: Linear, settings: LoraSettings, generator: torch.Generator) -> LoraLinear:

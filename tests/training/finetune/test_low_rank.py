@@ -79,5 +79,5 @@ def test_int8_weights_and_updates_of_updates_are_refused() -> None:
         add_low_rank(lm, SETTINGS, seed=1)
     lm = small_lm()
     lm.text_linear = Int8Linear(16, 40)
-    with pytest.raises(ConfigError, match="int8 cannot be fine-tuned"):
+    with pytest.raises(ConfigError, match="int8 or int4 cannot be fine-tuned"):
         add_low_rank(lm, SETTINGS, seed=1)
