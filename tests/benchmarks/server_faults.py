@@ -185,12 +185,13 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=20.0, help="before each attack, and of it")
-    parser.add_argument("--only", default="", help="a part of the attacks' names")
+    parser.add_argument("--only", default="", help="a part of the attacks' names, or several with | between")
     asked = parser.parse_args()
     print(f"{'':56}{'before':>25}{'during':>17}")
     head = f"{'attack':32}{'after':24}{'did':>9}{'p99 ms':>9}{'right':>8}{'p99 ms':>10}{'right':>8}"
     print(f"{head}{'times':>7}  rss_mb fds")
-    named = {name: attack for name, attack in ATTACKS.items() if asked.only.lower() in name.lower()}
+    parts = asked.only.lower().split("|")
+    named = {name: one for name, one in ATTACKS.items() if any(part in name.lower() for part in parts)}
     runs = [_run(named, asked.seconds, has_tls=has_tls) for has_tls in (True, False)]
     return 0 if all(runs) else 1
 
@@ -210,8 +211,10 @@ def _run(named: dict[str, Attack], seconds: float, has_tls: bool) -> bool:
             if not has_tls:
                 is_well = all([lose_engine(server, place, notes, how) for how in _TOLD_S]) and is_well
         is_well = is_well and server.process.poll() is None
-    tracebacks = sum("Traceback" in line for line in said)
-    print(f"{tracebacks} tracebacks in the last {len(said)} lines of the server's log")
+    tracebacks = [number for number, line in enumerate(said) if "Traceback" in line]
+    print(f"{len(tracebacks)} tracebacks in the last {len(said)} lines of the server's log")
+    if tracebacks:
+        print("the first one:", *[line.rstrip() for line in said][tracebacks[0] :][:30], sep="\n    ")
     return is_well and not tracebacks
 
 

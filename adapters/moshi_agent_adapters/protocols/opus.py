@@ -30,6 +30,8 @@ _PACKET_MS = 20
 _PRE_SKIP = 120  # samples at 48 kHz that libopus holds back in its low-delay mode
 _HEAD = struct.Struct("<8sBBHIhB")  # of the OpusHead packet
 _SILENT_PACKETS = 8  # after so many the encoder's state does not change any more
+_SHORT_SAMPLES = DECODED_RATE_HZ // 10
+_MOST_SHORT_STREAMS = 20  # shorter than that, in a call: each wants a decoder, and a page can begin 255
 _DIGITAL_SILENCE_BYTES = 8  # packets of silence are not longer
 
 
@@ -94,6 +96,8 @@ class OpusReader:
         self._ogg = OggReader()
         self._decoder: AudioCodecContext | None = None
         self._has_tags = False
+        self._samples = 0  # of the stream that is read
+        self._short_streams = 0
 
     def push(self, data: bytes) -> Iterator[NDArray[np.int16]]:
         """Takes bytes, cut up in any way, and yields the samples [N] int16 of each packet they complete.
@@ -101,7 +105,8 @@ class OpusReader:
         A few bytes may hold minutes: stop asking when it is too much.
 
         Raises:
-            AudioError: this is no Ogg/Opus stream of one or two channels, or is damaged.
+            AudioError: this is no Ogg/Opus stream of one or two channels, or is damaged, or too many streams
+                follow each other with hardly any audio in them.
         """
         try:
             for packet in self._ogg.push(data):
@@ -113,7 +118,7 @@ class OpusReader:
 
     def _decode(self, packet: bytes) -> Iterator[NDArray[np.int16]]:
         if packet.startswith(b"OpusHead"):  # another one begins a chained stream
-            self._decoder, self._has_tags = _decoder(packet), False
+            self._begin(packet)
         elif self._decoder is None:
             raise AudioError("the audio does not begin with an OpusHead packet")
         elif not self._has_tags:
@@ -122,7 +127,17 @@ class OpusReader:
             for frame in self._decoder.decode(av.Packet(packet)):
                 channels = frame.layout.nb_channels
                 samples = frame.to_ndarray().reshape(-1, channels)  # [1, N * channels] -> [N, channels]
+                self._samples += len(samples)
                 yield samples.mean(axis=1, dtype=np.float32).astype(np.int16)
+
+    def _begin(self, head: bytes) -> None:
+        if self._decoder is not None and self._samples < _SHORT_SAMPLES:
+            self._short_streams += 1
+            if self._short_streams > _MOST_SHORT_STREAMS:
+                raise AudioError(
+                    f"more than {_MOST_SHORT_STREAMS} Opus streams in a call were shorter than 0.1 s"
+                )
+        self._decoder, self._has_tags, self._samples = _decoder(head), False, 0
 
 
 def _decoder(head: bytes) -> AudioCodecContext:

@@ -60,6 +60,7 @@ _CLOSE_CODES: dict[EndKind, int] = {  # RFC 6455; 1012 and 1013 are IANA's
 _POLICY_VIOLATION = 1008
 _LONGEST_REASON = 123  # bytes, of a close frame
 _MESSAGES_A_TURN = 16  # that one call may have read before others have theirs
+_AUDIO_A_TURN_S = 0.5  # the same of audio in one message
 _MESSAGES_AT_ONCE_S = 10.0  # of messages without audio, that may come together
 _ASKS_PER_SECOND, _ASKS_AT_ONCE = 1.0, 5.0  # for answers of a language model, which may cost money
 _MESSAGE_BYTES = 16 * 1024  # of a message without audio, that count as one more of them
@@ -232,7 +233,7 @@ class _Call:
 
     async def _obey(self, message: Message, session: Session, now: float) -> tuple[float, CallEnd | None]:
         """Does what a message asks for. Returns seconds of audio in it, and the end if it ends the call."""
-        heard_s = 0.0
+        heard_s, turn_s = 0.0, _AUDIO_A_TURN_S
         for order in self._protocol.receive(message):
             match order:
                 case Hear(pcm, sample_rate):
@@ -241,6 +242,9 @@ class _Call:
                         ahead = f"more than {self._config.ahead_s:g} s of audio ahead of real time"
                         return heard_s, CallEnd("too_fast", ahead)
                     self._hear(session, pcm, sample_rate)
+                    if heard_s > turn_s:
+                        turn_s = heard_s + _AUDIO_A_TURN_S
+                        await asyncio.sleep(0)
                 case Send(answer):
                     await self._send([answer])
                 case HangUp():

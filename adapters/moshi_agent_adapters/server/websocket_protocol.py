@@ -19,6 +19,7 @@ from moshi_agent_adapters.server.limits import ConnectionPlace
 
 _PIECE = 4096  # bytes that are parsed at once: some hundred frames at most
 _FRAMES_AT_ONCE_S = 5.0  # of frames, that may come together
+_WALK_S = 0.05  # from one such piece to the next, once the call is over
 _CLOSE_S = 5.0  # for the client to answer the close frame
 _POLICY_VIOLATION = 1008
 
@@ -48,6 +49,22 @@ class WebsocketProtocol(WebSocketsSansIOProtocol):
             piece = bytes(self._unparsed[:_PIECE])
             del self._unparsed[:_PIECE]
             super().data_received(piece)
+            if self.close_sent and self._unparsed:
+                self._walk()
+
+    def _walk(self) -> None:
+        """Takes a little of what comes after the end: nobody waits for it, and a flood would take the loop."""
+        self.read_paused = True
+        self.transport.pause_reading()
+        self.loop.call_later(_WALK_S, self._walk_on)
+
+    def _walk_on(self) -> None:
+        if self.transport.is_closing():
+            return
+        self.read_paused = False
+        self._parse()
+        if not self.read_paused:
+            self.transport.resume_reading()
 
     async def receive(self) -> Any:
         """The next message, for the application."""
