@@ -53,7 +53,7 @@ class WebsocketProtocol(WebSocketsSansIOProtocol):
                 self._walk()
 
     def _walk(self) -> None:
-        """Takes a little of what comes after the end: nobody waits for it, and a flood would take the loop."""
+        """Leaves the rest of what comes after the end for later: a flood of it would take the loop."""
         self.read_paused = True
         self.transport.pause_reading()
         self.loop.call_later(_WALK_S, self._walk_on)

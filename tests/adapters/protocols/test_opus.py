@@ -131,6 +131,14 @@ def test_an_error_says_what_is_wrong(data: bytes | None, message: str) -> None:
         _decoded(OggWriter(1).page([b"\x01vorbis"], 0) if data is None else data)
 
 
+def test_a_call_may_have_many_streams_with_audio_and_few_without() -> None:
+    """Whoever switches a microphone off and on begins another; a page can begin 255."""
+    some, none = _encoded(_tone(0.2)), OpusWriter().header()
+    assert len(_decoded(some * 30 + none * 10 + some)) == 31 * 9600
+    with pytest.raises(AudioError, match="more than 20 Opus streams"):
+        _decoded(none * 30)
+
+
 def test_more_channels_than_two_are_refused() -> None:
     head = bytearray(_encoded(_tone(0.1))[28:47])
     assert head.startswith(b"OpusHead")

@@ -8,9 +8,11 @@ import os
 import resource
 import socket
 import ssl
+import statistics
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -32,7 +34,7 @@ from moshi_agent_adapters.server.certificate import self_signed
 from moshi_agent_adapters.server.descriptors import connections_that_fit
 from moshi_agent_adapters.server.http_protocol import uvicorn_options
 from moshi_agent_adapters.server.tls import tls_context
-from tests.adapters.server.bad_clients import upgrade
+from tests.adapters.server.bad_clients import frame, upgrade
 from tests.adapters.server.server_calls import running_app, wait_for
 
 HEAD = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n"
@@ -298,6 +300,32 @@ def test_a_close_that_nobody_answers_gives_its_place_back(single: int) -> None:
     with _open(single) as raw:
         upgrade(raw, "/bye")
         wait_for(lambda: _answers(single), 15)
+
+
+@pytest.mark.real_time
+def test_what_floods_in_after_the_end_keeps_nobody_waiting(port: int) -> None:
+    """Another connection's messages are answered as ever."""
+    flood = frame(b"unknown") * 50_000
+
+    def send(raw: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                raw.sendall(flood)
+
+    with ExitStack() as stack:
+        for _ in range(4):
+            raw = stack.enter_context(_open(port))
+            upgrade(raw, "/bye")
+            threading.Thread(target=send, args=(raw,), daemon=True).start()
+        answered_s: list[float] = []
+        with connect(f"ws://127.0.0.1:{port}/echo") as other:
+            for _ in range(15):
+                sent_at = time.monotonic()
+                other.send("hello")
+                assert other.recv() == "hello"
+                answered_s.append(time.monotonic() - sent_at)
+                time.sleep(0.07)
+    assert statistics.median(answered_s) < 0.06
 
 
 def test_descriptors_that_are_too_few_make_less_connections(caplog: pytest.LogCaptureFixture) -> None:
