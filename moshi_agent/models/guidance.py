@@ -21,7 +21,7 @@ class Guidance:
 
     coef: float
     conditions: Conditions  # of the unwanted half
-    masked_until: list[int] | None = None  # per row, it sees no tokens up to this step
+    masked_until: Tensor | None = None  # [B] int64, it sees no tokens up to this step
     no_text: bool = False  # it sees no text, and the text is not guided
 
     def guide(self, wanted: Tensor, unwanted: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class Guidance:
     def unwanted_tokens(self, tokens: Tensor, is_initial: Tensor, offset: Tensor, delays: Tensor) -> Tensor:
         """Returns what the unwanted half reads, [B, streams]. offset: [B], delays: [streams]."""
         if self.masked_until is not None:
-            until = torch.tensor(self.masked_until, device=tokens.device)[:, None] + delays
+            until = self.masked_until[:, None] + delays
             tokens = torch.where((offset[:, None] <= until) & ~is_initial, ZERO_TOKEN, tokens)
         if self.no_text:
             text = torch.where(is_initial[:, :1], tokens[:, :1], ZERO_TOKEN)

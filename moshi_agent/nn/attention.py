@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from moshi_agent.config import TransformerConfig
 from moshi_agent.nn import cache_attention
@@ -15,6 +17,17 @@ from moshi_agent.nn.linear import Linear
 from moshi_agent.nn.packing import PackFormat
 from moshi_agent.nn.per_step import apply_per_step
 from moshi_agent.nn.positions import Plan, rotate
+
+_STEADY = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+def steady_attention(device: torch.device) -> AbstractContextManager[object]:
+    """Chooses which of PyTorch's attentions serve.
+
+    On Hopper it would rather have cuDNN's, which is planned and compiled anew for every shape: for each
+    number of rows, codebook and length of a prompt. The others are launched as they are.
+    """
+    return sdpa_kernel(_STEADY) if device.type == "cuda" else nullcontext()
 
 
 class SelfAttention(nn.Module):

@@ -24,9 +24,10 @@ from moshi_agent.cli.machine import machine_name, versions
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.step.frame_step import FrameStep, RowInput
 from moshi_agent.engine.step.memory import free_bytes
-from moshi_agent.engine.step.runners import CudaDevice, GraphRunner
-from moshi_agent.models.generator import StepInput, _Chooser
+from moshi_agent.engine.step.runners import GraphRunner
+from moshi_agent.models.generator import Chooser, StepInput
 from moshi_agent.nn import cache_attention, fused
+from moshi_agent.nn.cuda_graphs import CudaDevice
 from moshi_agent.nn.kv_cache import SCALE_DTYPE, LayerCache
 from moshi_agent.questions import sample_questions
 
@@ -138,7 +139,7 @@ def _parts_of(step: FrameStep, rows: int) -> dict[str, Callable[[], object]]:
 
     def choose() -> object:
         draws = sampling.draws(state.lm.ring.offset, model.text_card, model.card, 1 + model.dep_q)
-        return generator._generate(hidden, None, text_logits, given, _Chooser(draws, None))
+        return generator._generate(hidden, None, text_logits, given, Chooser(draws, None))
 
     return {
         "hear": lambda: mimi.quantizer.encode(mimi.encode_latent(pcm, state.mimi, mask)),

@@ -54,6 +54,7 @@ _GPU_TESTS = (
     "tests/nn/test_int8_product.py",
     "tests/nn/test_int4_product.py",
     "tests/nn/test_fast_paths.py",
+    "tests/models/test_captured_streams.py",
     "tests/engine/step/test_host_copies.py",
 )
 

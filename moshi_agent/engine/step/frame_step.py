@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from moshi_agent.audio.framing import Frame
 from moshi_agent.checkpoint import Checkpoint
@@ -23,14 +22,7 @@ from moshi_agent.config import KVCache, MoshiConfig, ReferenceKind, SamplingConf
 from moshi_agent.engine.step.host_copies import HostCopies
 from moshi_agent.engine.step.memory import choose_kv_int8, row_bytes
 from moshi_agent.engine.step.row_invariance import rows_are_invariant
-from moshi_agent.engine.step.runners import (
-    CudaDevice,
-    EagerRunner,
-    GraphDevice,
-    GraphRunner,
-    StepRunner,
-    choose_lengths,
-)
+from moshi_agent.engine.step.runners import EagerRunner, GraphRunner, StepRunner, choose_lengths
 from moshi_agent.engine.step.step_tensors import (
     NO_REFERENCE,
     ResultTensors,
@@ -46,6 +38,8 @@ from moshi_agent.models.generator import LMGenState, StepInput
 from moshi_agent.models.mimi import MimiModel, MimiState
 from moshi_agent.models.prefill import prefill
 from moshi_agent.nn import cache_attention
+from moshi_agent.nn.attention import steady_attention
+from moshi_agent.nn.cuda_graphs import GraphDevice, choose_graph_device
 from moshi_agent.nn.device_errors import memory_for
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN, ZERO_TOKEN
 from moshi_agent.nn.own_precision import own_precision
@@ -54,7 +48,6 @@ from moshi_agent.nn.state import State
 from moshi_agent.plural import counted
 
 _MOST_STEPS = 2**40  # of one row: two thousand years
-_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 __all__ = ["EngineState", "Frame", "FrameStep", "RowInput", "RowOutput", "Tokens"]
 
@@ -111,11 +104,10 @@ class FrameStep:
         self.state, self.kv_int8 = self._new_state(rows, kv_cache)
         self.generator.begin(self.state.lm)
         self._views: dict[int, EngineState] = {}  # of the state, which never moves
-        if graphs is True:
-            graphs = CudaDevice(self.device) if self.device.type == "cuda" else False
+        device = choose_graph_device(graphs, self.device)
         greedy = SamplingConfig(greedy=True)
-        self.sampling = RowSampling(rows, self.device, greedy, constant_cost=graphs is not False)
-        self._runner = self._new_runner(graphs)
+        self.sampling = RowSampling(rows, self.device, greedy, constant_cost=device is not None)
+        self._runner = self._new_runner(device)
         self.host_copies = HostCopies(self.device)
         self._steps = [0] * rows  # what each row has taken, so that nobody has to ask the device
         self._positions = self.generator.conditions.positions  # of the cache, before a row's first step
@@ -131,7 +123,7 @@ class FrameStep:
             int8 = choose_kv_int8(kv_cache, lm, rows, has_kernel, copies)
             return EngineState(mimi, self.generator.init_state(rows, int8)), int8
 
-    def _new_runner(self, graphs: GraphDevice | bool) -> StepRunner:
+    def _new_runner(self, graphs: GraphDevice | None) -> StepRunner:
         context = self.state.lm.temporal.capacity
         shape = StepShape(
             rows=self.rows,
@@ -143,7 +135,7 @@ class FrameStep:
             dim=self.dim,
             device=self.device,
         )
-        if isinstance(graphs, bool):
+        if graphs is None:
             return EagerRunner(self.compute, shape)
         config = self.generator.lm_model.config.temporal
         return GraphRunner(
@@ -164,7 +156,7 @@ class FrameStep:
     @contextmanager
     def without_graphs(self) -> Generator[None]:
         """Has the steps inside launched kernel by kernel."""
-        before, self._runner = self._runner, self._new_runner(False)
+        before, self._runner = self._runner, self._new_runner(None)
         try:
             yield
         finally:
@@ -172,7 +164,7 @@ class FrameStep:
 
     def give_up_graphs(self) -> None:
         """Has every step from now on launched kernel by kernel."""
-        self._runner = self._new_runner(False)
+        self._runner = self._new_runner(None)
 
     def close(self) -> None:
         """Lets go of the graphs and their memory; the step then takes no more steps.
@@ -236,12 +228,8 @@ class FrameStep:
             return self._compute(count, given, length)
 
     def attention(self) -> AbstractContextManager[object]:
-        """Chooses which of PyTorch's attentions serve.
-
-        On Hopper it would rather have cuDNN's, which is planned and compiled anew for every shape: for each
-        number of rows, codebook and length of a prompt. The others are launched as they are.
-        """
-        return sdpa_kernel(_ATTENTION) if self.device.type == "cuda" else nullcontext()
+        """Chooses which of PyTorch's attentions serve, as `steady_attention` does."""
+        return steady_attention(self.device)
 
     def _compute(self, count: int, given: StepTensors, length: int | None) -> ResultTensors:
         state, sampling = self._first_rows(count), self.sampling.first_rows(count)

@@ -19,7 +19,6 @@ from moshi_agent.config import KVCache, SamplingConfig
 from moshi_agent.engine.step.frame_step import FrameStep, RowInput, RowOutput
 from moshi_agent.engine.step.runners import (
     CaptureLimits,
-    GraphDevice,
     GraphRunner,
     Key,
     choose_lengths,
@@ -30,8 +29,9 @@ from moshi_agent.errors import ConfigError, DeviceFull
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn import cache_attention, fused
+from moshi_agent.nn.cuda_graphs import GraphDevice
 from moshi_agent.nn.sampling import MOST_CANDIDATES, RowSampling
-from tests.engine.calling_device import CallingDevice
+from tests.engine.calling_device import CallingDevice, FailingDevice
 from tests.small_models import small_lm, small_lm_config, small_mimi, small_mimi_config
 
 _CPU = torch.device("cpu")
@@ -227,19 +227,6 @@ def test_capturing_stops_at_its_limits_and_any_step_still_runs(
     assert f"{count} of 8 graphs" in caplog.text
 
 
-class _ShortDevice(CallingDevice):
-    """Fails at the capture of a number."""
-
-    def __init__(self, at: int, error: Exception) -> None:
-        super().__init__()
-        self._at, self._error = at, error
-
-    def capture(self, call: Callable[[], None]) -> Callable[[], None]:
-        if self.captured == self._at:
-            raise self._error
-        return super().capture(call)
-
-
 _CAPTURE_ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     RuntimeError("CUDA error: operation failed due to a previous error during capture\nCompile with ..."),
@@ -251,7 +238,7 @@ def test_where_capturing_fails_the_graphs_that_are_there_serve(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The largest stands in for the others; what it costs is said where everybody reads it."""
-    runner = GraphRunner(_no_step, _shape(8), _ShortDevice(2, error), (256, 3000))
+    runner = GraphRunner(_no_step, _shape(8), FailingDevice(2, error), (256, 3000))
     with caplog.at_level(logging.WARNING, "moshi_agent.engine"):
         runner.warm_up()
     assert runner.captured == [(1, 3000), (8, 3000)]
@@ -264,14 +251,14 @@ def test_where_capturing_fails_the_graphs_that_are_there_serve(
     ("error", "kind"), [(_CAPTURE_ERRORS[0], DeviceFull), (_CAPTURE_ERRORS[1], ConfigError)]
 )
 def test_the_first_capture_that_fails_names_the_way_without(error: Exception, kind: type[Exception]) -> None:
-    runner = GraphRunner(_no_step, _shape(8), _ShortDevice(0, error), (3000,))
+    runner = GraphRunner(_no_step, _shape(8), FailingDevice(0, error), (3000,))
     with pytest.raises(kind, match=r"8 rows cannot be captured.*accepted: cuda_graphs=False"):
         runner.warm_up()
 
 
 def test_a_device_that_is_lost_in_a_capture_is_not_gone_on_with() -> None:
     runner = GraphRunner(
-        _no_step, _shape(8), _ShortDevice(2, RuntimeError("CUDA error: unspecified launch failure")), (3000,)
+        _no_step, _shape(8), FailingDevice(2, RuntimeError("CUDA error: unspecified launch failure")), (3000,)
     )
     with pytest.raises(RuntimeError, match="launch failure"):
         runner.warm_up()
