@@ -43,7 +43,8 @@ class CudaDevice:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        # What is captured keeps the priority of its stream: steps go before what is on a `side_stream`.
+        self._stream = torch.cuda.Stream(device, priority=-1)
         self._pool = torch.cuda.graph_pool_handle()
         # A blocking wait leaves the processor to the threads that serve the conversations.
         self._done = torch.cuda.Event(blocking=True)

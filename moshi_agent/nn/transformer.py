@@ -48,6 +48,11 @@ class TransformerState(State):
         """Returns the cache of every layer, as views."""
         return _layers(self.kv, self.kv_scales)
 
+    def first_positions(self, positions: int) -> TransformerState:
+        """Returns the first positions of the ring alone, as views of every row."""
+        scales = None if self.kv_scales is None else self.kv_scales[:, :, :, :, :positions]
+        return TransformerState(self.offset, self.kv[:, :, :, :, :positions], scales)
+
     def row_parts(self, row: int) -> Iterator[Tensor]:
         """Lists of the caches only what is filled: a small part of the ring in a young conversation."""
         yield self.offset[row]

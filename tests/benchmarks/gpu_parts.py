@@ -234,8 +234,9 @@ def attend(options: argparse.Namespace, figures: Figures) -> None:
     from moshi_agent.nn import cache_attention_kernels as kernels
 
     layers, heads, head_dim, capacity = 4, 32, 128, options.context
-    used = (kernels.BLOCK_NUMBERS, kernels.WARPS, kernels.STAGES, cache_attention._MOST_PROGRAMS)
-    shapes = [used, *itertools.product((4096, 8192), (4, 8), (1, 3), (1024, 4096))]
+    at_once = cache_attention.programs_at_once(torch.device(options.device, 0))
+    used = (kernels.BLOCK_NUMBERS, kernels.WARPS, kernels.STAGES, at_once)
+    shapes = [used, *itertools.product((4096, 8192), (4, 8), (1, 3), (at_once // 2, 2 * at_once))]
     for dtype in (torch.int8, torch.bfloat16):
         for rows in [rows for rows in (1, 80) if rows <= options.most]:
             state = torch.ones(rows, layers, 2, heads, capacity, head_dim, device=options.device, dtype=dtype)
@@ -253,10 +254,11 @@ def attend(options: argparse.Namespace, figures: Figures) -> None:
             found: dict[str, float] = {}
             for block, warps, stages, programs in dict.fromkeys(shapes):
                 names = {"BLOCK_NUMBERS": block, "WARPS": warps, "STAGES": stages}
+                count = {"programs_at_once": lambda device, count=programs: count}
                 try:
                     with (
                         mock.patch.multiple(kernels, **names),
-                        mock.patch.object(cache_attention, "_MOST_PROGRAMS", programs),
+                        mock.patch.multiple(cache_attention, **count),
                     ):
                         ms = _time(call, options)
                 except Exception as error:  # too much shared memory, say: the others are still of interest

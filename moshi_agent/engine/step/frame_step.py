@@ -111,6 +111,7 @@ class FrameStep:
         self.host_copies = HostCopies(self.device)
         self._steps = [0] * rows  # what each row has taken, so that nobody has to ask the device
         self._positions = self.generator.conditions.positions  # of the cache, before a row's first step
+        self._written = [0] * rows  # positions of each row's cache that an earlier conversation has filled
         # Where the number of rows can be felt in a row's last bits, it is always the same.
         self._least_rows = 1 if rows_are_invariant([self.mimi, checkpoint.lm], rows) else rows
 
@@ -179,7 +180,7 @@ class FrameStep:
         """Begins every row anew, after a step that failed half-way."""
         self.state.reset()  # in place: graphs know it by its address, and there may be no room for another
         self.generator.begin(self.state.lm)
-        self._steps = [0] * self.rows
+        self._steps, self._written = [0] * self.rows, [0] * self.rows
 
     @property
     def runs_aside(self) -> bool:
@@ -218,6 +219,7 @@ class FrameStep:
         """Takes steps of one row in which everything is forced, without the codec; as `prefill` does."""
         ahead = None if embeddings is None else torch.from_numpy(embeddings).to(self.device)
         state = self.state.lm.one_row(row)
+        self._written[row] = self._extent(row) + len(tokens)  # also where it fails half-way
         with self.attention(), memory_for("the prompt of a conversation"):
             prefill(self.generator, state, torch.from_numpy(tokens).to(self.device), ahead)
         self._steps[row] += len(tokens)
@@ -295,11 +297,28 @@ class FrameStep:
     @torch.inference_mode()
     def begin_row(self, row: int, sampling: SamplingConfig) -> None:
         """Makes the row a conversation that has not begun."""
-        for tensor in self.state.tensors():
-            tensor[row].zero_()
+        self._clear(row)
         self.generator.begin(self.state.lm.one_row(row))
-        self._steps[row] = 0
         self.sampling.set_row(row, sampling)
+
+    def _clear(self, row: int) -> None:
+        for part in self._parts(self._extent(row)):
+            part.zero_row(row)
+        self._steps[row] = self._written[row] = 0
+
+    def _extent(self, row: int) -> int:
+        """How many positions of the row's cache hold something; all behind them are zero.
+
+        One more than are filled: a row that does not execute is written to where its next step will be.
+        """
+        filled = 1 + self._positions + self._steps[row]
+        return min(self.state.lm.temporal.capacity, max(filled, self._written[row]))
+
+    def _parts(self, positions: int) -> list[State]:
+        """The state, and of the caches of whole conversations so many positions."""
+        lm = self.state.lm
+        ahead = [one.first_positions(positions) for one in (lm.temporal, lm.temporal_null) if one is not None]
+        return [self.state.mimi, lm.ring, *ahead]
 
     def set_sampling(self, row: int, sampling: SamplingConfig) -> None:
         """Changes how the row is sampled from the next step on."""
@@ -307,9 +326,11 @@ class FrameStep:
 
     @torch.inference_mode()
     def move_row(self, source: int, target: int) -> None:
-        """Copies a conversation to another row."""
-        self.state.copy_row(source, target)
-        self._steps[target] = self._steps[source]
+        """Copies a conversation to another row, as far as it has filled its own."""
+        self._clear(target)
+        for part in self._parts(self._extent(source)):
+            part.copy_row(source, target)
+        self._steps[target], self._written[target] = self._steps[source], self._written[source]
         self.sampling.set_row(target, self.sampling.row(source))
 
     @torch.inference_mode()
@@ -320,6 +341,7 @@ class FrameStep:
     @torch.inference_mode()
     def load_row(self, row: int, saved: list[Tensor], steps: int) -> None:
         """Takes what `save_row` gave after so many steps."""
+        self._written[row] = self._extent(row)
         self.state.load_row(row, saved)
         self._steps[row] = steps
 
@@ -330,6 +352,7 @@ class FrameStep:
         Raises:
             InputError: a row of another model, or tokens or positions that no conversation has.
         """
+        self._written[row] = self.state.lm.temporal.capacity  # whatever the number of steps says
         self.load_row(row, saved, steps)
         if not self._is_sound(row):
             self.begin_row(row, self.sampling.row(row))

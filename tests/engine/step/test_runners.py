@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.checkpoint.load import prepare_for_cuda
 from moshi_agent.config import KVCache, SamplingConfig
+from moshi_agent.engine.step import frame_step
 from moshi_agent.engine.step.frame_step import FrameStep, RowInput, RowOutput
 from moshi_agent.engine.step.runners import (
     CaptureLimits,
@@ -298,6 +299,52 @@ def test_rebuilt_rows_are_new_rows_in_the_same_place() -> None:
     _assert_same(step.run(inputs), first)
     _assert_same(fresh.run(inputs), first)
     assert addresses == [tensor.data_ptr() for tensor in step.state.tensors()]
+
+
+def test_a_row_begins_and_moves_with_what_is_filled_of_its_cache_alone() -> None:
+    """Nothing of an earlier conversation is left behind it, and nothing that was never filled is touched."""
+    step, generator = _step(_checkpoint(), 3, False), np.random.default_rng(3)
+    kv = step.state.lm.temporal.kv  # [rows, layers, 2, heads, 8, D]
+
+    def run(rows: list[int], times: int) -> None:
+        for _ in range(times):
+            step.run(_inputs(generator, rows, step.num_streams))
+
+    run([0, 1], 2)
+    kv[2, ..., 4:, :] = 7.0  # where it would be seen
+    step.begin_row(2, _SAMPLED)
+    assert (kv[2, ..., 4:, :] == 7).all() and not kv[2, ..., :1, :].any()
+    step.move_row(0, 2)
+    assert (kv[2, ..., 4:, :] == 7).all() and torch.equal(kv[2, ..., :4, :], kv[0, ..., :4, :])
+    kv[2, ..., 4:, :] = 0.0
+    run([0, 1, 2], 4)
+    step.move_row(2, 0)
+    step.begin_row(1, _SAMPLED)
+    step.move_row(1, 2)
+    for mine, other in zip(step.save_row(1), step.save_row(2), strict=True):
+        assert torch.equal(mine, other)
+    assert not kv[1:].any() and kv[0, ..., :6, :].any()
+    run([0], 12)
+    step.load_row(1, step.save_row(0), steps=step.steps_taken(0))
+    assert torch.equal(kv[1], kv[0])
+    step.begin_row(1, _SAMPLED)
+    assert not kv[1].any()
+
+
+def test_a_row_whose_prompt_failed_half_way_begins_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = _step(_checkpoint(), 1, False)
+    whole = frame_step.prefill
+
+    def fail(*given: object) -> None:
+        whole(*given)  # pyright: ignore[reportArgumentType]
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(frame_step, "prefill", fail)
+    with pytest.raises(DeviceFull):
+        step.prefill(0, np.zeros((5, step.num_streams), np.int64))
+    assert step.state.lm.temporal.kv[0, ..., 4, :].any()
+    step.begin_row(0, _SAMPLED)
+    assert not step.state.lm.temporal.kv.any()
 
 
 def test_what_a_step_has_given_outlives_the_next() -> None:
