@@ -209,7 +209,14 @@ class FrameStep:
         launched = self._runner.launch(count, min(longest, capacity), inputs)
         for row in rows:
             self._steps[row] += 1
-        return lambda: launched().outputs(rows)
+        return lambda: self._outputs(launched(), rows)
+
+    def _outputs(self, result: ResultTensors, rows: Sequence[int]) -> list[RowOutput]:
+        outputs = result.outputs(rows)
+        for row, output in zip(rows, outputs, strict=True):
+            if not output.healthy:
+                self._written[row] = self.state.lm.temporal.capacity  # nobody knows how far the harm goes
+        return outputs
 
     @own_precision()
     @torch.inference_mode()
