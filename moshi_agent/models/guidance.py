@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moshi_agent.errors import InputError
 from moshi_agent.models.lm import Conditions
+from moshi_agent.nn.attention import CrossSource
 from moshi_agent.nn.embedding import ZERO_TOKEN
 
 
@@ -47,8 +48,13 @@ def split_conditions(conditions: Conditions) -> tuple[Conditions, Conditions]:
     """
     if conditions.prepend is not None:
         raise InputError("guidance (cfg_coef) of a model with a condition before its first step; accepted: 1")
-    (sum_, sum_null), (cross, cross_null) = _halves(conditions.sum), _halves(conditions.cross)
-    return Conditions(sum_, cross), Conditions(sum_null, cross_null)
+    sums = _halves(conditions.sum)
+    crosses = _halves(None if conditions.cross is None else conditions.cross.tensor)
+    wanted, unwanted = (
+        Conditions(sum_, None if cross is None else CrossSource(cross))
+        for sum_, cross in zip(sums, crosses, strict=True)
+    )
+    return wanted, unwanted
 
 
 def _halves(part: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
