@@ -26,6 +26,7 @@ from moshi_agent.engine.step.frame_step import FrameStep, RowInput
 from moshi_agent.engine.step.memory import free_bytes
 from moshi_agent.engine.step.runners import GraphRunner
 from moshi_agent.models.generator import Chooser, StepInput
+from moshi_agent.models.lm_gen import LMGen
 from moshi_agent.nn import cache_attention, fused
 from moshi_agent.nn.cuda_graphs import CudaDevice
 from moshi_agent.nn.kv_cache import SCALE_DTYPE, LayerCache
@@ -120,8 +121,28 @@ def one(options: argparse.Namespace, figures: Figures) -> None:
             parts = {name: _time(call, options) for name, call in _parts_of(step, rows).items()}
         print(f"{rows} rows:", ", ".join(f"{name} {ms:.3f} ms" for name, ms in parts.items()), flush=True)
         figures.note(f"parts_ms_of_{rows}", parts)
+    _known_api(checkpoint, options, figures)
     if torch.device(options.device).type == "cuda":
         _profile(FrameStep(checkpoint, 1, kv_cache="int8"), figures)
+
+
+def _known_api(checkpoint: Checkpoint, options: argparse.Namespace, figures: Figures) -> None:
+    """A frame by Kyutai's API, encode, step, decode: captured, and launched kernel by kernel."""
+    mimi, lm = checkpoint.mimi, checkpoint.conversation_lm()
+    pcm = torch.randn(1, 1, mimi.frame_size, device=options.device) * 0.1
+    for name, graphs in (("captured", True), ("launched", False)):
+        generator, mimi.cuda_graphs = LMGen(lm, cuda_graphs=graphs), graphs
+        times_ms: list[float] = []
+        with torch.no_grad(), generator.streaming(1), mimi.streaming(1):
+            for _ in range(5 + options.repeats):
+                started = time.perf_counter()
+                tokens = generator.step(mimi.encode(pcm))
+                if tokens is not None:
+                    mimi.decode(tokens[:, 1:].clamp(0, mimi.cardinality - 1)).cpu()
+                times_ms.append(1000 * (time.perf_counter() - started))
+        p50 = float(np.median(times_ms[5:]))
+        print(f"Kyutai's API, {name}: {p50:.2f} ms", flush=True)
+        figures.note(f"known_api_{name}_p50_ms", p50)
 
 
 def _parts_of(step: FrameStep, rows: int) -> dict[str, Callable[[], object]]:
