@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,13 +23,15 @@ from moshi_agent.engine.config import SessionConfig
 from moshi_agent.engine.personas import Personas
 from moshi_agent.engine.prompt.prompt import Prompt
 from moshi_agent.engine.step.frame_step import FrameStep, RowInput, RowOutput
-from moshi_agent.errors import EngineUnhealthy, InputError
+from moshi_agent.engine.step.step_check import check_graphs
+from moshi_agent.errors import EngineUnhealthy, InputError, MoshiAgentError
 from moshi_agent.models.conditioning import Condition
 from moshi_agent.text.word_tracker import TimedWord
 
 if TYPE_CHECKING:
     from moshi_agent.checkpoint import Checkpoint
 
+_log = logging.getLogger("moshi_agent")
 _ROW = 0
 _GREEDY = SamplingConfig(greedy=True)
 
@@ -100,6 +103,7 @@ class Conversation:
         self._words: list[TimedWord] = []  # that are complete
         self._input_ended = False
         self.is_done = False  # a translation that has been spoken to its end
+        self._capture()
         self._begin(Personas(checkpoint).prompt(config) if config.has_persona else None, greet)
 
     @property
@@ -156,6 +160,14 @@ class Conversation:
         reply = Reply(self._frame, audio, text, 1000 * (time.perf_counter() - started))
         self._frame += 1
         return reply
+
+    def _capture(self) -> None:
+        """Captures the step where it can be; one conversation has time enough without, where it cannot."""
+        try:
+            check_graphs(self._step)
+        except MoshiAgentError as refusal:
+            _log.warning("every kernel is launched by itself, which is slower: %s", refusal)
+            self._step.give_up_graphs()
 
     def _begin(self, prompt: Prompt | None, greet: bool) -> None:
         """Takes the steps before the first frame, those of a prompt without chance: as an engine does."""

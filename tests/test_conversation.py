@@ -24,6 +24,7 @@ from moshi_agent import (
 )
 from moshi_agent.models import LMGen
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
+from tests.engine.calling_device import FailingDevice
 from tests.personaplex import write_personaplex
 from tests.small_models import small_lm, small_mimi
 
@@ -51,6 +52,22 @@ def test_every_frame_gets_one_reply(checkpoint: Checkpoint) -> None:
     assert all(reply.audio.shape == (1920,) and np.isfinite(reply.audio).all() for reply in first)
     assert [reply.text for reply in first] == [reply.text for reply in second]
     assert all((a.audio == b.audio).all() for a, b in zip(first, second, strict=True))
+
+
+def test_where_the_step_cannot_be_captured_it_goes_on_without(
+    checkpoint: Checkpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a warning, and the same replies; a device that is lost is no reason to go on."""
+    error = RuntimeError("CUDA error: operation not permitted when stream is capturing")
+    said: list[list[np.ndarray]] = []
+    for graphs in (FailingDevice(0, error), False):
+        conversation = Conversation(checkpoint, seed=3, cuda_graphs=graphs)  # pyright: ignore[reportArgumentType]
+        said.append([reply.audio for reply in conversation.stream(_frames(8))])
+    np.testing.assert_array_equal(*said)
+    assert caplog.text.count("slower: the step of 1 rows cannot be captured") == 1
+    lost = FailingDevice(0, RuntimeError("CUDA error: unspecified launch failure"))
+    with pytest.raises(RuntimeError, match="launch failure"):
+        Conversation(checkpoint, cuda_graphs=lost)  # pyright: ignore[reportArgumentType]
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.engine.commands import GiveReference, Refer
 from moshi_agent.engine.step.step_tensors import Reference
 from moshi_agent.errors import InputError, MoshiAgentError
+from moshi_agent.nn.side_stream import side_stream
 from moshi_agent.text.pieces import pieces_of
 from moshi_agent.text.sentences import words_to_say
 
@@ -98,7 +99,7 @@ class References:
                 "this checkpoint takes the rows of an encoder; accepted: an engine with one "
                 "(EngineConfig.reference_encoder)"
             )
-        with torch.inference_mode():
+        with torch.inference_mode(), side_stream(self._lm.device):
             encoded = torch.as_tensor(self._encode(text))
             return self._lm.project_references(encoded).float().cpu().numpy()
 

@@ -45,6 +45,7 @@ from moshi_agent.hf.sources import refuse_references
 from moshi_agent.hf.speech_generation import generate_speech
 from moshi_agent.hf.speech_inputs import SpeechInputs
 from moshi_agent.models.lm import LMModel
+from moshi_agent.nn.cuda_graphs import GraphDevice
 
 
 class MoshiForConditionalGeneration(PreTrainedModel):
@@ -57,6 +58,7 @@ class MoshiForConditionalGeneration(PreTrainedModel):
     config_class = MoshiConfig
     config: MoshiConfig
     can_generate = True
+    cuda_graphs: GraphDevice | bool = True  # False: `generate` launches every kernel by itself on CUDA, too
 
     def __init__(
         self, config: MoshiConfig, lm: LMModel | None = None, audio_encoder: MimiModel | None = None
@@ -265,7 +267,7 @@ class MoshiForConditionalGeneration(PreTrainedModel):
         length = history.steps + history.begins
         beyond = history.user.shape[2] - history.steps
         steps = settings.new_tokens(length, beyond) if beyond > 0 else settings.new_tokens(length)
-        spoken = generate_speech(self.lm, history, steps, settings)
+        spoken = generate_speech(self.lm, history, steps, settings, self.cuda_graphs)
         text = spoken.text
         if history.begins:
             text = nn.functional.pad(text, (1, 0), value=self.config.vocab_size)

@@ -19,7 +19,11 @@ from moshi_agent.hf.text_generation import row_sampling
 from moshi_agent.models.generator import Generator, LMGenState, StepInput
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.token_ring import TokenRingState
+from moshi_agent.nn.captured_step import CapturedStep
+from moshi_agent.nn.cuda_graphs import GraphDevice, choose_graph_device
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN, ZERO_TOKEN
+
+_LEAST_CAPTURED = 16  # steps; a capture costs as much as three and the graph's own making
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +66,18 @@ class Spoken:
     logits: list[Tensor]  # of the text, [B, card] for each new token
 
 
-def generate_speech(lm: LMModel, history: History, steps: int, settings: GenerationConfig) -> Spoken:
-    """So many steps behind the history."""
+def generate_speech(
+    lm: LMModel,
+    history: History,
+    steps: int,
+    settings: GenerationConfig,
+    cuda_graphs: GraphDevice | bool = True,
+) -> Spoken:
+    """So many steps behind the history.
+
+    On CUDA they are captured, all but the first, which reads the history, and those in which some of it is
+    still to be forced; unless they are fewer than pay for it.
+    """
     history = history.repeated(settings.num_return_sequences)
     rows, past = len(history.moshi), history.steps
     delays = lm.config.delays[1 : 1 + lm.dep_q]
@@ -71,13 +85,24 @@ def generate_speech(lm: LMModel, history: History, steps: int, settings: Generat
     generator = _HistoryGenerator(lm)
     state = generator.begin_after(history, known, steps)
     sampling = row_sampling(lm, rows, settings)
+
+    def take(exec_mask: Tensor | None, user: Tensor, forced: Tensor | None) -> tuple[Tensor, Tensor]:
+        given = StepInput(user=user, exec_mask=exec_mask, forced=forced)
+        output = generator.advance(state, given, sampling)
+        return output.generated, output.text_logits
+
+    graphs = choose_graph_device(cuda_graphs, lm.device) if steps >= _LEAST_CAPTURED else None
+    captured = None if graphs is None else CapturedStep(take, rows, lm.device, graphs)
     taken: list[Tensor] = []
     logits: list[Tensor] = []
     for step in range(past, past + steps):
-        given = StepInput(user=history.user_frame(step, lm.card), forced=_forced(known, step))
-        output = generator.advance(state, given, sampling)
-        taken.append(output.generated)
-        logits.append(output.text_logits)
+        forced = _forced(known, step)
+        # The first step reads more than its own frame, and a few at most have something forced.
+        is_like_most = step > past and forced is None
+        call = take if captured is None or not is_like_most else captured
+        generated, text_logits = call(None, history.user_frame(step, lm.card), forced)
+        taken.append(generated)
+        logits.append(text_logits)
     return _collect(history, torch.stack(taken, dim=2), delays, logits)
 
 

@@ -84,7 +84,7 @@ class Generator:
         hidden, hidden_null, text_logits = self._temporal(state, given)
         streams = 1 if given.replace is not None else 1 + self.lm_model.dep_q
         draws = sampling.draws(state.ring.offset, text_logits.shape[-1], self.lm_model.card, streams)
-        chooser = _Chooser(draws, given.forced)
+        chooser = Chooser(draws, given.forced)
         generated = self._generate(hidden, hidden_null, text_logits, given, chooser)
         self.ring.write_generated(state.ring, generated, given.exec_mask)
         return StepOutput(hidden, text_logits, torch.stack(chooser.chosen, dim=1), generated)
@@ -113,7 +113,7 @@ class Generator:
         hidden_null: Tensor | None,
         text_logits: Tensor,
         given: StepInput,
-        chooser: _Chooser,
+        chooser: Chooser,
     ) -> Tensor:
         """The step's own tokens, [B, 1 + dep_q]."""
         if given.next_piece is not None:
@@ -132,7 +132,7 @@ class Generator:
         return text[:, None] if audio is None else torch.cat([text[:, None], audio], dim=1)
 
     def _generate_audio(
-        self, hidden: Tensor, hidden_null: Tensor | None, text: Tensor, chooser: _Chooser
+        self, hidden: Tensor, hidden_null: Tensor | None, text: Tensor, chooser: Chooser
     ) -> Tensor | None:
         """One codebook after the other, each knowing what was taken before it. -> [B, dep_q]."""
         model, batch = self.lm_model, hidden.shape[0]
@@ -169,21 +169,21 @@ class Generator:
         return torch.where((next_piece == ANY_TEXT)[:, None], text_logits, restricted)
 
 
-class _Chooser:
+class Chooser:
     """Chooses the tokens of one step, one stream after the other."""
 
     def __init__(self, draws: Draws, forced: Tensor | None) -> None:
         self._draws = draws
-        self._forced = forced  # [B, 1 + dep_q] or None
+        self.forced = forced  # [B, 1 + dep_q] or None
         self.chosen: list[Tensor] = []  # [B] each, before any force
 
     def choose(self, logits: Tensor) -> Tensor:
         """The next stream's tokens. [B, card] -> [B]."""
         stream = len(self.chosen)
         self.chosen.append(self._draws.sample(logits, stream))
-        if self._forced is None:
+        if self.forced is None:
             return self.chosen[-1]
-        forced = self._forced[:, stream]
+        forced = self.forced[:, stream]
         return torch.where(forced == UNGENERATED_TOKEN, self.chosen[-1], forced)
 
     @property
@@ -193,7 +193,7 @@ class _Chooser:
 
     def choose_codebooks(self, depth: NativeDepth, hidden: Tensor, text: Tensor) -> Tensor:
         """All codebooks at once. [B, 1, dim], [B] -> [B, dep_q]."""
-        forced = None if self._forced is None else self._forced[:, 1:]
+        forced = None if self.forced is None else self.forced[:, 1:]
         sampled, taken = depth.codebooks_of(hidden, text, self._draws.audio, forced)
         self.chosen += sampled.unbind(1)
         return taken

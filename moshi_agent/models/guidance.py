@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moshi_agent.errors import InputError
 from moshi_agent.models.lm import Conditions
+from moshi_agent.nn.attention import CrossSource
 from moshi_agent.nn.embedding import ZERO_TOKEN
 
 
@@ -21,7 +22,7 @@ class Guidance:
 
     coef: float
     conditions: Conditions  # of the unwanted half
-    masked_until: list[int] | None = None  # per row, it sees no tokens up to this step
+    masked_until: Tensor | None = None  # [B] int64, it sees no tokens up to this step
     no_text: bool = False  # it sees no text, and the text is not guided
 
     def guide(self, wanted: Tensor, unwanted: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ class Guidance:
     def unwanted_tokens(self, tokens: Tensor, is_initial: Tensor, offset: Tensor, delays: Tensor) -> Tensor:
         """Returns what the unwanted half reads, [B, streams]. offset: [B], delays: [streams]."""
         if self.masked_until is not None:
-            until = torch.tensor(self.masked_until, device=tokens.device)[:, None] + delays
+            until = self.masked_until[:, None] + delays
             tokens = torch.where((offset[:, None] <= until) & ~is_initial, ZERO_TOKEN, tokens)
         if self.no_text:
             text = torch.where(is_initial[:, :1], tokens[:, :1], ZERO_TOKEN)
@@ -47,8 +48,13 @@ def split_conditions(conditions: Conditions) -> tuple[Conditions, Conditions]:
     """
     if conditions.prepend is not None:
         raise InputError("guidance (cfg_coef) of a model with a condition before its first step; accepted: 1")
-    (sum_, sum_null), (cross, cross_null) = _halves(conditions.sum), _halves(conditions.cross)
-    return Conditions(sum_, cross), Conditions(sum_null, cross_null)
+    sums = _halves(conditions.sum)
+    crosses = _halves(None if conditions.cross is None else conditions.cross.tensor)
+    wanted, unwanted = (
+        Conditions(sum_, None if cross is None else CrossSource(cross))
+        for sum_, cross in zip(sums, crosses, strict=True)
+    )
+    return wanted, unwanted
 
 
 def _halves(part: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

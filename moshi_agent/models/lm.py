@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from moshi_agent.config import DepthConfig, MoshiConfig, ReferenceKind
 from moshi_agent.errors import InputError
 from moshi_agent.models.delays import delayed, undelayed
+from moshi_agent.nn.attention import CrossSource
 from moshi_agent.nn.conditioners import ConditionFuser, ConditionProvider, ConditionTensors
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN, ZERO_TOKEN, PackedEmbeddingSum, TokenEmbedding
 from moshi_agent.nn.kv_cache import LayerCache
@@ -46,7 +47,7 @@ class Conditions:
     """Holds what the temporal transformer is told about the whole conversation."""
 
     sum: Tensor | None = None  # [B or 1, 1, dim]
-    cross: Tensor | None = None  # [B or 1, S, dim]
+    cross: CrossSource | None = None
     prepend: Tensor | None = None  # [B or 1, P, dim] read in positions before the first step
 
     @property
@@ -240,7 +241,8 @@ class LMModel(nn.Module):
             return Conditions()
         fuser = self.fuser
         parts = [get(condition_tensors) for get in (fuser.get_sum, fuser.get_cross, fuser.get_prepend)]
-        return Conditions(*(None if part is None else part.to(self.dtype) for part in parts))
+        sum_, cross, prepend = (None if part is None else part.to(self.dtype) for part in parts)
+        return Conditions(sum_, None if cross is None else CrossSource(cross), prepend)
 
     def temporal(
         self,

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from moshi_agent.config import SamplingConfig
 from moshi_agent.errors import InputError
-from moshi_agent.models.generator import Generator, Hook, LMGenState, StepInput
+from moshi_agent.models.generator import Chooser, Generator, Hook, LMGenState, StepInput
 from moshi_agent.models.guidance import Guidance, split_conditions
 from moshi_agent.models.lm import LMModel
+from moshi_agent.nn.captured_step import CapturedStep
 from moshi_agent.nn.conditioners import ConditionTensors
+from moshi_agent.nn.cuda_graphs import GraphDevice
 from moshi_agent.nn.sampling import RowSampling
 from moshi_agent.nn.streaming import Streaming
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A step as one graph, and as two between which hooks are called."""
+
+    whole: CapturedStep
+    temporal: CapturedStep
+    audio: CapturedStep
 
 
 class LMGen(Generator, Streaming[LMGenState]):
@@ -24,6 +38,8 @@ class LMGen(Generator, Streaming[LMGenState]):
         temp, top_k, top_p: of the audio codes; a top_k or top_p of 0 keeps all.
         temp_text, top_k_text, top_p_text: of the text.
         seed: of the random numbers; None draws one.
+        cuda_graphs: on CUDA, captures the steps of a stream, which are launched at once from then on; False
+            launches every kernel by itself.
         cfg_coef: classifier-free guidance; 1 is none. The conditions then hold the batch twice: as
             wanted, and as unwanted.
         condition_tensors: from the model's `condition_provider`.
@@ -61,6 +77,7 @@ class LMGen(Generator, Streaming[LMGenState]):
         top_p: float = 0.0,
         top_p_text: float = 0.0,
         seed: int | None = None,
+        cuda_graphs: GraphDevice | bool = True,
     ) -> None:
         if lm_model.training:
             raise InputError("the model is in training mode; call .eval() first")
@@ -70,8 +87,10 @@ class LMGen(Generator, Streaming[LMGenState]):
         conditions, guidance = lm_model.fuse(condition_tensors), None
         if guided:
             conditions, unwanted = split_conditions(conditions)
+            # A tensor at once: a graph cannot bring it along.
+            until = torch.tensor(cfg_is_masked_until, device=lm_model.device) if cfg_is_masked_until else None
             guidance = Guidance(
-                coef=cfg_coef, conditions=unwanted, masked_until=cfg_is_masked_until, no_text=cfg_is_no_text
+                coef=cfg_coef, conditions=unwanted, masked_until=until, no_text=cfg_is_no_text
             )
         super().__init__(lm_model, conditions, guidance)
         self.sampling_config = SamplingConfig(
@@ -88,6 +107,8 @@ class LMGen(Generator, Streaming[LMGenState]):
         self.on_text_logits_hook = on_text_logits_hook
         self.on_audio_hook = on_audio_hook
         self.support_out_of_sync = support_out_of_sync
+        self.cuda_graphs = cuda_graphs
+        self._parts: _Parts | None = None  # of the steps of a stream; None where nothing is captured
         self._steps = 0  # since the stream began; no row can have taken more
         self.sampling: RowSampling | None = None  # the rows' settings while streaming
         # [B, 1 + dep_q] what the model itself chose last; the text alone where audio was replaced
@@ -99,6 +120,15 @@ class LMGen(Generator, Streaming[LMGenState]):
         self.begin(self.streaming_state)
         self.sampling = RowSampling(batch_size, self.lm_model.device, self.sampling_config)
         self._steps = 0
+        steps = [self._captured(step) for step in (self._whole_step, self._temporal_part, self._audio_part)]
+        whole, temporal, audio = steps
+        if whole is not None and temporal is not None and audio is not None:
+            self._parts = _Parts(whole, temporal, audio)
+
+    def stop_streaming(self) -> None:
+        """Drops the attached state."""
+        super().stop_streaming()
+        self._parts = None
 
     def reset_streaming(self, reset_mask: Tensor | None = None) -> None:
         """Takes the rows that are True, [B] bool, back to the beginning; None is all of them."""
@@ -157,22 +187,95 @@ class LMGen(Generator, Streaming[LMGenState]):
         references: Tensor | None = None,
     ) -> tuple[Tensor | None, Tensor]:
         state, exec_mask = self.streaming_state, self._exec_mask
-        assert self.sampling is not None
-        given = StepInput(
-            user=self._check_input(user),
-            exec_mask=exec_mask,
-            forced=self._check_generated(forced, 1 + self.lm_model.dep_q, "forced_tokens"),
-            replace=self._check_generated(replace, self.lm_model.dep_q, "depformer_replace_tokens"),
-            references=references,
+        given = (
+            self._check_input(user),
+            self._check_generated(forced, 1 + self.lm_model.dep_q, "forced_tokens"),
+            self._check_generated(replace, self.lm_model.dep_q, "depformer_replace_tokens"),
+            references,
         )
-        output = self.advance(state, given, self.sampling)
-        self.last_sampled = output.sampled
+        if self._parts is None or self._hooked_parts is not None:
+            taken = self._whole_step(exec_mask, *given)
+        else:
+            taken = self._parts.whole(exec_mask, *given, kind=self._kind)
+        frames, hidden, self.last_sampled = taken
         self._steps += 1
         if self.support_out_of_sync:
-            return self.ring.newest_frames(state.ring, exec_mask), output.hidden
-        # A row cannot have a frame before this many steps: there is no need to look.
-        out = self.ring.newest_frame(state.ring, exec_mask) if self._steps > self.ring.max_delay else None
-        return out, output.hidden
+            return frames, hidden
+        # A row cannot have a frame before this many steps, and a CPU can tell whether any has one.
+        has_any = self._steps > self.ring.max_delay and (
+            state.ring.offset.is_cuda or bool((state.ring.offset > self.ring.max_delay).any())
+        )
+        return frames if has_any else None, hidden
+
+    @property
+    def _hooked_parts(self) -> _Parts | None:
+        """The parts of a step, where there are hooks to be called between them."""
+        hooks = (self.on_text_hook, self.on_text_logits_hook, self.on_audio_hook)
+        return None if hooks == (None, None, None) else self._parts
+
+    @property
+    def _kind(self) -> Hashable:
+        assert self.sampling is not None
+        return self.sampling.kind(self.lm_model.text_card, self.lm_model.card)
+
+    def _whole_step(
+        self,
+        exec_mask: Tensor | None,
+        user: Tensor,
+        forced: Tensor | None,
+        replace: Tensor | None,
+        references: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The newest frames [B, 1 + dep_q, 1], hidden [B, 1, dim], and `last_sampled`."""
+        assert self.sampling is not None
+        state = self.streaming_state
+        given = StepInput(
+            user=user, exec_mask=exec_mask, forced=forced, replace=replace, references=references
+        )
+        output = self.advance(state, given, self.sampling)
+        return self.ring.newest_frames(state.ring, exec_mask), output.hidden, output.sampled
+
+    def _temporal(self, state: LMGenState, given: StepInput) -> tuple[Tensor, Tensor | None, Tensor]:
+        parts = self._hooked_parts
+        if parts is None:
+            return super()._temporal(state, given)
+        hidden, logits, *null = parts.temporal(given.exec_mask, given.references)
+        return hidden, null[0] if null else None, logits
+
+    def _temporal_part(self, exec_mask: Tensor, references: Tensor | None) -> tuple[Tensor, ...]:
+        """Hidden, text logits, with guidance the unwanted hidden; what was given is in the ring by then."""
+        state = self.streaming_state
+        given = StepInput(user=state.ring.tokens[:, :0, 0], exec_mask=exec_mask, references=references)
+        hidden, null, logits = super()._temporal(state, given)
+        return (hidden, logits) if null is None else (hidden, logits, null)
+
+    def _generate_audio(
+        self, hidden: Tensor, hidden_null: Tensor | None, text: Tensor, chooser: Chooser
+    ) -> Tensor | None:
+        parts = self._hooked_parts
+        if parts is None or not self.lm_model.dep_q:
+            return super()._generate_audio(hidden, hidden_null, text, chooser)
+        given = (hidden, hidden_null, text, chooser.forced)
+        audio, sampled = parts.audio(None, *given, kind=self._kind)
+        chooser.chosen += sampled.unbind(1)
+        return audio
+
+    def _audio_part(
+        self,
+        exec_mask: Tensor,
+        hidden: Tensor,
+        hidden_null: Tensor | None,
+        text: Tensor,
+        forced: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The audio that is taken and that was sampled, [B, dep_q]; no row changes by it."""
+        assert self.sampling is not None
+        model, offset = self.lm_model, self.streaming_state.ring.offset
+        chooser = Chooser(self.sampling.draws(offset, 1, model.card, 1 + model.dep_q), forced)
+        chooser.chosen.append(text)
+        audio = super()._generate_audio(hidden, hidden_null, text, chooser)
+        assert audio is not None
+        return audio, torch.stack(chooser.chosen[1:], dim=1)
 
     def _check_input(self, tokens: Tensor) -> Tensor:
         """[B, K, 1] -> the [B, n_q - dep_q] that the model reads."""

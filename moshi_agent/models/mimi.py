@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from moshi_agent.config import MimiConfig
 from moshi_agent.errors import InputError
+from moshi_agent.nn.captured_step import CapturedStep
 from moshi_agent.nn.conv import CausalConv1d, CausalConvTranspose1d, ConvState
 from moshi_agent.nn.packing import PackFormat
 from moshi_agent.nn.quantizer import SplitQuantizer
@@ -55,6 +56,8 @@ class MimiModel(nn.Module, Streaming[MimiState]):
         self.decoder_transformer = ProjectedTransformer(config.transformer, dimension)
         self.decoder: Stack = seanet_decoder(config.seanet)
         # Weights may be packed away; this stays and tells where and what they are.
+        self._encode_step: CapturedStep | None = None  # of one frame; None where nothing is captured
+        self._decode_step: CapturedStep | None = None
         self._like: Tensor
         self.register_buffer("_like", torch.empty(0, dtype=torch.float32), persistent=False)
 
@@ -100,6 +103,21 @@ class MimiModel(nn.Module, Streaming[MimiState]):
     def set_num_codebooks(self, n: int) -> None:
         """Sets how many codebooks `encode` returns. Raises InputError outside 1 to `total_codebooks`."""
         self.quantizer.set_num_codebooks(n)
+        self._capture_steps()
+
+    def streaming_forever(self, batch_size: int) -> None:
+        """Attaches a fresh state for `batch_size` streams."""
+        super().streaming_forever(batch_size)
+        self._capture_steps()
+
+    def stop_streaming(self) -> None:
+        """Drops the attached state."""
+        super().stop_streaming()
+        self._capture_steps()
+
+    def _capture_steps(self) -> None:
+        """Begins to capture anew, or ends it: graphs know the stream and the codebooks in use."""
+        self._encode_step, self._decode_step = self._captured(self._encoded), self._captured(self._decoded)
 
     def init_state(self, rows: int) -> MimiState:
         """Makes the state of `rows` streams."""
@@ -132,7 +150,13 @@ class MimiModel(nn.Module, Streaming[MimiState]):
         Raises:
             InputError: another shape or type, or a partial frame while streaming.
         """
+        if self._encode_step is not None and x.shape[-1] == self.frame_size and not torch.is_grad_enabled():
+            self._check_audio(x)
+            return self._encode_step(self._exec_mask, x)[0]
         return self.quantizer.encode(self._latent(x))
+
+    def _encoded(self, exec_mask: Tensor, x: Tensor) -> tuple[Tensor]:
+        return (self.quantizer.encode(self.encode_latent(x, self._stream, exec_mask)),)
 
     def encode_to_latent(self, x: Tensor, quantize: bool = True) -> Tensor:
         """Encodes audio [B, channels, T] -> latents [B, dimension, frames], quantized or not.
@@ -158,12 +182,19 @@ class MimiModel(nn.Module, Streaming[MimiState]):
         state, exec_mask = self._stream, self._exec_mask
         if state is None:
             return self.decode_codes(codes, None, None)
+        if self._decode_step is not None and codes.shape[-1] == 1 and not torch.is_grad_enabled():
+            return self._decode_step(exec_mask, codes)[0]
         ready = (codes >= 0).flatten(1).all(dim=1)
         if codes.is_cuda or not bool(ready.all()):
             exec_mask = ready if exec_mask is None else ready & exec_mask
             audio = self.decode_codes(codes.clamp(min=0), state, exec_mask)
             return torch.where(ready.view(-1, 1, 1), audio, 0)
         return self.decode_codes(codes, state, exec_mask)
+
+    def _decoded(self, exec_mask: Tensor, codes: Tensor) -> tuple[Tensor]:
+        ready = (codes >= 0).flatten(1).all(dim=1)
+        audio = self.decode_codes(codes.clamp(min=0), self._stream, ready & exec_mask)
+        return (torch.where(ready.view(-1, 1, 1), audio, 0),)
 
     def decode_latent(self, codes: Tensor) -> Tensor:
         """Turns codes [B, K, frames] into latents [B, dimension, frames]. Raises InputError as `decode`."""

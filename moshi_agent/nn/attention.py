@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from moshi_agent.config import TransformerConfig
 from moshi_agent.nn import cache_attention
@@ -15,6 +17,17 @@ from moshi_agent.nn.linear import Linear
 from moshi_agent.nn.packing import PackFormat
 from moshi_agent.nn.per_step import apply_per_step
 from moshi_agent.nn.positions import Plan, rotate
+
+_STEADY = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+def steady_attention(device: torch.device) -> AbstractContextManager[object]:
+    """Chooses which of PyTorch's attentions serve.
+
+    On Hopper it would rather have cuDNN's, which is planned and compiled anew for every shape: for each
+    number of rows, codebook and length of a prompt. The others are launched as they are.
+    """
+    return sdpa_kernel(_STEADY) if device.type == "cuda" else nullcontext()
 
 
 class SelfAttention(nn.Module):
@@ -95,6 +108,26 @@ def _through_cache(cache: LayerCache | None, keys_values: Tensor, plan: Plan) ->
     return cache.read(plan.length, keys_values.dtype)
 
 
+class CrossSource:
+    """What each layer attends to all through a conversation, and the keys and values that it has made of it.
+
+    Args:
+        tensor: [B or 1, S, C].
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self._made: dict[CrossAttention, Tensor] = {}
+
+    def projected_by(self, layer: CrossAttention) -> Tensor:
+        """Returns a layer's keys and values, [B or 1, S, 2 C]: made once, unless it may be in training."""
+        if torch.is_grad_enabled():
+            return layer.project(self.tensor)
+        if layer not in self._made:
+            self._made[layer] = layer.project(self.tensor)
+        return self._made[layer]
+
+
 class CrossAttention(nn.Module):
     """Attends to conditions that stay the same through the conversation."""
 
@@ -104,14 +137,22 @@ class CrossAttention(nn.Module):
         self.in_projs = nn.ModuleList([Linear(config.dim, 3 * config.dim)])
         self.out_projs = nn.ModuleList([Linear(config.dim, config.dim)])
 
-    def forward(self, x: Tensor, source: Tensor) -> Tensor:
-        """Computes x: [B, T, C], source: [B or 1, S, C] -> [B, T, C]."""
-        config = self.config
+    @property
+    def _weight(self) -> Tensor:
+        """That of queries, keys and values, [3 C, C]."""
         in_proj = self.in_projs[0]
         assert isinstance(in_proj, Linear)
-        weight = in_proj.whole_weight()
-        queries = F.linear(x, weight[: config.dim])
-        keys, values = F.linear(source, weight[config.dim :]).chunk(2, dim=-1)
+        return in_proj.whole_weight()
+
+    def project(self, source: Tensor) -> Tensor:
+        """Makes keys and values, [B or 1, S, C] -> [B or 1, S, 2 C]."""
+        return F.linear(source, self._weight[self.config.dim :])
+
+    def forward(self, x: Tensor, source: CrossSource) -> Tensor:
+        """Computes [B, T, C] -> [B, T, C]."""
+        config = self.config
+        queries = F.linear(x, self._weight[: config.dim])
+        keys, values = source.projected_by(self).chunk(2, dim=-1)
         heads = [
             part.unflatten(-1, (config.num_heads, -1)).transpose(1, 2) for part in (queries, keys, values)
         ]

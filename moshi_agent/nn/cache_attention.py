@@ -8,6 +8,8 @@ are exactly what the step may see. Elsewhere `SelfAttention` has the same mathem
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
+
 import torch
 from torch import Tensor
 
@@ -16,8 +18,11 @@ from moshi_agent.nn import fused
 from moshi_agent.nn.fast_path_switch import is_on
 from moshi_agent.nn.kv_cache import LayerCache
 
-_MOST_PROGRAMS = 4096  # several times what a large device runs at once, so that all of it ends together
+_OF_ONE_PROCESSOR = 5  # programs at once: each has 128 threads of 96 registers, as compiled for sm_90
+_BLOCK = 32  # positions, of heads of 128
 _LEAST_CHUNK = 128  # positions that are worth a program
+_START = 32  # what a program costs beside its positions, in positions
+_CPU_PROGRAMS = 640  # where the interpreter runs the kernel
 HEAD_DIMS = (16, 32, 64, 128, 256)
 
 
@@ -28,17 +33,37 @@ def serves(config: TransformerConfig, device: torch.device) -> bool:
     return is_on("attention") and fused.has_triton()
 
 
-def choose_chunk(programs: int, length: int) -> tuple[int, int]:
+@cache
+def programs_at_once(device: torch.device) -> int:
+    """Counts the programs of the kernel that a device runs at the same time."""
+    if device.type != "cuda":
+        return _CPU_PROGRAMS
+    return _OF_ONE_PROCESSOR * torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@lru_cache(1024)
+def choose_chunk(programs: int, length: int, at_once: int) -> tuple[int, int]:
     """Chooses how a cache of `length` positions is split among so many rows times heads.
+
+    A device takes the programs in waves of `at_once`, each of which lasts as long as a chunk: the last one is
+    to be as full as can be.
 
     Returns:
         The number of splits, and how many positions each has.
     """
-    wanted = max(1, _MOST_PROGRAMS // programs)
-    splits = min(wanted, -(-length // _LEAST_CHUNK))
-    chunk = -(-length // splits)
-    chunk = -(-chunk // _LEAST_CHUNK) * _LEAST_CHUNK  # whole blocks of the kernel
-    return -(-length // chunk), chunk
+    longest = max(_LEAST_CHUNK, _parts(length, _BLOCK) * _BLOCK)
+    chunks = range(_LEAST_CHUNK, longest + 1, _BLOCK)
+    chunk = min(chunks, key=lambda one: chunk_cost(programs, length, at_once, one))
+    return _parts(length, chunk), chunk
+
+
+def chunk_cost(programs: int, length: int, at_once: int, chunk: int) -> int:
+    """Estimates what attention costs in chunks of so many positions, in positions read one by one."""
+    return _parts(programs * _parts(length, chunk), at_once) * (chunk + _START)
+
+
+def _parts(size: int, of: int) -> int:
+    return -(-size // of)
 
 
 def store(
@@ -77,7 +102,7 @@ def attend(queries: Tensor, layer: LayerCache, filled: Tensor, length: int) -> T
     from moshi_agent.nn import cache_attention_kernels as kernels
 
     batch, heads, _ = queries.shape
-    splits, chunk = choose_chunk(batch * heads, length)
+    splits, chunk = choose_chunk(batch * heads, length, programs_at_once(queries.device))
     with torch.cuda.device_of(queries):
         sums, peaks, weights = kernels.attend_to_chunks(queries, layer, filled, splits, chunk)
         return kernels.combine(sums, peaks, weights, queries.dtype)

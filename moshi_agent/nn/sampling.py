@@ -8,6 +8,7 @@ and those of a whole step are made at once, before any of its logits are known.
 from __future__ import annotations
 
 import copy
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
@@ -97,6 +98,15 @@ class RowSampling:
             return min(card, MOST_CANDIDATES)
         kept = [config.top_k_text if text else config.top_k for config in self._configs if not config.greedy]
         return card if not kept or 0 in kept else min(max(kept), card)
+
+    def kind(self, text_card: int, audio_card: int) -> Hashable:
+        """Tells settings apart under which a step computes something else, beyond what its tensors hold."""
+        return (
+            self.all_greedy,
+            self.uses_top_p,
+            self.widest(True, text_card),
+            self.widest(False, audio_card),
+        )
 
     def draws(self, counter: Tensor, text_card: int, audio_card: int, streams: int) -> Draws:
         """Prepares the draws of one step: a token of text, then `streams - 1` of audio.

@@ -46,6 +46,11 @@ class State:
         fields = dataclasses.fields(self)
         return type(self)(**{field.name: _rows(getattr(self, field.name), rows) for field in fields})
 
+    def zero_row(self, row: int) -> None:
+        """Makes the row a conversation that has not begun."""
+        for tensor in self.tensors():
+            tensor[row].zero_()
+
     def copy_row(self, source: int, target: int) -> None:
         for tensor in self.tensors():
             tensor[target].copy_(tensor[source])

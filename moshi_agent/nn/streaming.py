@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from moshi_agent.errors import InputError
+from moshi_agent.nn.captured_step import CapturedStep, Step
+from moshi_agent.nn.cuda_graphs import GraphDevice, choose_graph_device
 from moshi_agent.nn.state import State
 
 S = TypeVar("S", bound=State)
@@ -20,11 +22,17 @@ class Streaming(Generic[S]):
 
     Unlike in Kyutai's package, resetting a row touches nothing but that row, and leaves the exec
     mask as it was set.
+
+    On CUDA the steps of a stream are captured as graphs, each when it is first taken. Set `cuda_graphs` to
+    False before a stream is opened to have every kernel launched by itself.
     """
+
+    cuda_graphs: GraphDevice | bool = True
 
     _stream: S | None = None
     _exec_mask: Tensor | None = None  # [B] bool; None lets every row execute
     _batch_size: int = 0
+    _graphs: GraphDevice | None = None  # what captures the steps of the stream
 
     def init_state(self, rows: int) -> S:
         """Makes a fresh state of `rows` streams."""
@@ -56,11 +64,19 @@ class Streaming(Generic[S]):
         self._stream = self.init_state(batch_size)
         self._batch_size = batch_size
         self._exec_mask = None
+        self._graphs = choose_graph_device(self.cuda_graphs, next(self._stream.tensors()).device)
 
     def stop_streaming(self) -> None:
         """Drops the attached state."""
         self._stream = None
         self._exec_mask = None
+        self._graphs = None
+
+    def _captured(self, step: Step) -> CapturedStep | None:
+        """What takes this step of the stream as graphs; None where nothing is captured."""
+        if self._graphs is None:
+            return None
+        return CapturedStep(step, self._batch_size, next(self.streaming_state.tensors()).device, self._graphs)
 
     def streaming(self, batch_size: int) -> AbstractContextManager[None]:
         """Attaches a fresh state at once, and drops it when the context ends."""

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from moshi_agent.config import TransformerConfig
 from moshi_agent.errors import ConfigError
 from moshi_agent.nn import cache_attention
-from moshi_agent.nn.attention import CrossAttention, SelfAttention
+from moshi_agent.nn.attention import CrossAttention, CrossSource, SelfAttention
 from moshi_agent.nn.feedforward import GatedFeedForward
 from moshi_agent.nn.kv_cache import SCALE_DTYPE, LayerCache
 from moshi_agent.nn.linear import Linear
@@ -47,6 +47,11 @@ class TransformerState(State):
     def layers(self) -> list[LayerCache]:
         """Returns the cache of every layer, as views."""
         return _layers(self.kv, self.kv_scales)
+
+    def first_positions(self, positions: int) -> TransformerState:
+        """Returns the first positions of the ring alone, as views of every row."""
+        scales = None if self.kv_scales is None else self.kv_scales[:, :, :, :, :positions]
+        return TransformerState(self.offset, self.kv[:, :, :, :, :positions], scales)
 
     def row_parts(self, row: int) -> Iterator[Tensor]:
         """Lists of the caches only what is filled: a small part of the ring in a young conversation."""
@@ -83,8 +88,10 @@ class TransformerLayer(nn.Module):
             self.norm_cross = LayerNorm(config.dim)
             self.layer_scale_cross = _make_scale(config)
 
-    def forward(self, x: Tensor, plan: Plan, cache: LayerCache | None, cross: Tensor | None = None) -> Tensor:
-        """Computes [B, T, C] -> [B, T, C]; cross: [B or 1, S, C]."""
+    def forward(
+        self, x: Tensor, plan: Plan, cache: LayerCache | None, cross: CrossSource | None = None
+    ) -> Tensor:
+        """Computes [B, T, C] -> [B, T, C]."""
         change = self.layer_scale_1(self.self_attn(self.norm1(x), plan, cache))
         if self.config.cross_attention:
             assert cross is not None
@@ -174,7 +181,7 @@ class Transformer(nn.Module):
         x: Tensor,
         state: TransformerState | None = None,
         exec_mask: Tensor | None = None,
-        cross: Tensor | None = None,
+        cross: CrossSource | None = None,
         length: int | None = None,
     ) -> Tensor:
         """Computes [B, T, C] -> [B, T, C]: the whole sequence, or with a state each row's next T steps.
@@ -221,7 +228,9 @@ class Transformer(nn.Module):
         embedding = sine_embedding(positions, x.shape[-1], self.config.max_period, x.dtype)
         return x + self.config.positional_scale * embedding
 
-    def _run(self, x: Tensor, plan: Plan, caches: list[LayerCache] | None, cross: Tensor | None) -> Tensor:
+    def _run(
+        self, x: Tensor, plan: Plan, caches: list[LayerCache] | None, cross: CrossSource | None
+    ) -> Tensor:
         for i, layer in enumerate(self.layers):
             cache = None if caches is None else caches[i]
             if self.checkpointing and torch.is_grad_enabled():

@@ -24,9 +24,11 @@ from moshi_agent.cli.machine import machine_name, versions
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.step.frame_step import FrameStep, RowInput
 from moshi_agent.engine.step.memory import free_bytes
-from moshi_agent.engine.step.runners import CudaDevice, GraphRunner
-from moshi_agent.models.generator import StepInput, _Chooser
+from moshi_agent.engine.step.runners import GraphRunner
+from moshi_agent.models.generator import Chooser, StepInput
+from moshi_agent.models.lm_gen import LMGen
 from moshi_agent.nn import cache_attention, fused
+from moshi_agent.nn.cuda_graphs import CudaDevice
 from moshi_agent.nn.kv_cache import SCALE_DTYPE, LayerCache
 from moshi_agent.questions import sample_questions
 
@@ -119,8 +121,28 @@ def one(options: argparse.Namespace, figures: Figures) -> None:
             parts = {name: _time(call, options) for name, call in _parts_of(step, rows).items()}
         print(f"{rows} rows:", ", ".join(f"{name} {ms:.3f} ms" for name, ms in parts.items()), flush=True)
         figures.note(f"parts_ms_of_{rows}", parts)
+    _known_api(checkpoint, options, figures)
     if torch.device(options.device).type == "cuda":
         _profile(FrameStep(checkpoint, 1, kv_cache="int8"), figures)
+
+
+def _known_api(checkpoint: Checkpoint, options: argparse.Namespace, figures: Figures) -> None:
+    """A frame by Kyutai's API, encode, step, decode: captured, and launched kernel by kernel."""
+    mimi, lm = checkpoint.mimi, checkpoint.conversation_lm()
+    pcm = torch.randn(1, 1, mimi.frame_size, device=options.device) * 0.1
+    for name, graphs in (("captured", True), ("launched", False)):
+        generator, mimi.cuda_graphs = LMGen(lm, cuda_graphs=graphs), graphs
+        times_ms: list[float] = []
+        with torch.no_grad(), generator.streaming(1), mimi.streaming(1):
+            for _ in range(5 + options.repeats):
+                started = time.perf_counter()
+                tokens = generator.step(mimi.encode(pcm))
+                if tokens is not None:
+                    mimi.decode(tokens[:, 1:].clamp(0, mimi.cardinality - 1)).cpu()
+                times_ms.append(1000 * (time.perf_counter() - started))
+        p50 = float(np.median(times_ms[5:]))
+        print(f"Kyutai's API, {name}: {p50:.2f} ms", flush=True)
+        figures.note(f"known_api_{name}_p50_ms", p50)
 
 
 def _parts_of(step: FrameStep, rows: int) -> dict[str, Callable[[], object]]:
@@ -138,7 +160,7 @@ def _parts_of(step: FrameStep, rows: int) -> dict[str, Callable[[], object]]:
 
     def choose() -> object:
         draws = sampling.draws(state.lm.ring.offset, model.text_card, model.card, 1 + model.dep_q)
-        return generator._generate(hidden, None, text_logits, given, _Chooser(draws, None))
+        return generator._generate(hidden, None, text_logits, given, Chooser(draws, None))
 
     return {
         "hear": lambda: mimi.quantizer.encode(mimi.encode_latent(pcm, state.mimi, mask)),
@@ -233,8 +255,9 @@ def attend(options: argparse.Namespace, figures: Figures) -> None:
     from moshi_agent.nn import cache_attention_kernels as kernels
 
     layers, heads, head_dim, capacity = 4, 32, 128, options.context
-    used = (kernels.BLOCK_NUMBERS, kernels.WARPS, kernels.STAGES, cache_attention._MOST_PROGRAMS)
-    shapes = [used, *itertools.product((4096, 8192), (4, 8), (1, 3), (1024, 4096))]
+    at_once = cache_attention.programs_at_once(torch.device(options.device, 0))
+    used = (kernels.BLOCK_NUMBERS, kernels.WARPS, kernels.STAGES, at_once)
+    shapes = [used, *itertools.product((4096, 8192), (4, 8), (1, 3), (at_once // 2, 2 * at_once))]
     for dtype in (torch.int8, torch.bfloat16):
         for rows in [rows for rows in (1, 80) if rows <= options.most]:
             state = torch.ones(rows, layers, 2, heads, capacity, head_dim, device=options.device, dtype=dtype)
@@ -252,10 +275,11 @@ def attend(options: argparse.Namespace, figures: Figures) -> None:
             found: dict[str, float] = {}
             for block, warps, stages, programs in dict.fromkeys(shapes):
                 names = {"BLOCK_NUMBERS": block, "WARPS": warps, "STAGES": stages}
+                count = {"programs_at_once": lambda device, count=programs: count}
                 try:
                     with (
                         mock.patch.multiple(kernels, **names),
-                        mock.patch.object(cache_attention, "_MOST_PROGRAMS", programs),
+                        mock.patch.multiple(cache_attention, **count),
                     ):
                         ms = _time(call, options)
                 except Exception as error:  # too much shared memory, say: the others are still of interest

@@ -12,7 +12,7 @@ there.
 The parts, in the order in which they run:
 
     tests         pytest -m gpu
-    one           one conversation: the step, the share of each part of the model, the slowest kernels
+    one           one conversation: the step, each part's share, Kyutai's API, the slowest kernels
     int8, float   the step with so many conversations whose caches are full, with either cache
     int8-weights, int4-weights   the same with rounded weights and int8 caches
     codec         the codes and the answers of the built-in model beside those of a CPU
@@ -54,6 +54,7 @@ _GPU_TESTS = (
     "tests/nn/test_int8_product.py",
     "tests/nn/test_int4_product.py",
     "tests/nn/test_fast_paths.py",
+    "tests/models/test_captured_streams.py",
     "tests/engine/step/test_host_copies.py",
 )
 

@@ -30,6 +30,7 @@ def test_every_part_leaves_its_figures_whatever_happens_to_the_others(tmp_path: 
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results) == ["arguments", *names]
     assert results["one"]["figures"]["parts_ms_of_1"].keys() == {"hear", "temporal", "choose", "speak"}
+    assert results["one"]["figures"]["known_api_captured_p50_ms"] > 0
     for cache in ("int8", "float", "int8-weights", "int4-weights"):
         assert list(results[cache]["figures"]["p50_p95_p99_ms"]) == ["1"]
     assert results["callers"]["figures"]["sessions"] == 1

@@ -33,3 +33,16 @@ class CallingDevice:
 
     def used_bytes(self) -> int:
         return self.captured * self._bytes_each
+
+
+class FailingDevice(CallingDevice):
+    """Fails at the capture of a number."""
+
+    def __init__(self, at: int, error: Exception) -> None:
+        super().__init__()
+        self._at, self._error = at, error
+
+    def capture(self, call: Callable[[], None]) -> Callable[[], None]:
+        if self.captured == self._at:
+            raise self._error
+        return super().capture(call)

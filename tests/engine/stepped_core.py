@@ -20,9 +20,9 @@ from moshi_agent.engine.references import References
 from moshi_agent.engine.session import Session
 from moshi_agent.engine.step.frame_step import FrameStep
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
-from moshi_agent.engine.step.runners import GraphDevice
 from moshi_agent.engine.user_transcriber import UserTranscriber
 from moshi_agent.events import AudioChunk, Event
+from moshi_agent.nn.cuda_graphs import GraphDevice
 
 FRAME_S = 0.08
 TICK_S = 0.01

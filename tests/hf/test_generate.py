@@ -12,6 +12,7 @@ from moshi_agent.errors import InputError
 from moshi_agent.hf import GenerationConfig, MoshiForCausalLM, MoshiForConditionalGeneration
 from moshi_agent.models import LMGen
 from moshi_agent.models.lm import LMModel
+from tests.engine.calling_device import CallingDevice
 
 CODES = {"return_audio_codes": True, "return_audio_waveforms": False}
 
@@ -104,6 +105,26 @@ def test_sampling_is_repeated_by_the_seed_and_differs_between_rows(moshi, stream
     assert first.sequences.shape == (6, 18)
     assert len({tuple(row) for row in first.sequences[:3].tolist()}) > 1
     assert torch.equal(first.sequences[0, 1:10], first.sequences[2, 1:10])
+
+
+@torch.no_grad()
+def test_captured_steps_say_what_they_say_without(moshi, streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One graph for all but the first steps; a few steps are not worth one."""
+    device = CallingDevice()
+    arguments: dict[str, Any] = {"do_sample": True, "depth_decoder_do_sample": True, **CODES}
+    outputs: list[Any] = []
+    for graphs in (device, False):
+        monkeypatch.setattr(moshi, "cuda_graphs", graphs)
+        torch.manual_seed(3)
+        outputs.append(moshi.generate(**streams, **arguments, max_new_tokens=24, output_logits=True))
+    assert torch.equal(outputs[0].audio_codes, outputs[1].audio_codes)
+    assert torch.equal(outputs[0].sequences, outputs[1].sequences)
+    for one, other in zip(outputs[0].logits, outputs[1].logits, strict=True):
+        assert torch.equal(one, other)
+    assert device.captured == 1
+    monkeypatch.setattr(moshi, "cuda_graphs", device)
+    moshi.generate(**streams, **arguments, max_new_tokens=8)
+    assert device.captured == 1
 
 
 @torch.no_grad()

@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from moshi_agent.config import ConditionerConfig, FuserConfig
 from moshi_agent.errors import InputError
 from moshi_agent.models.conditioning import Condition, choose_conditions
-from moshi_agent.models.lm import LMModel
+from moshi_agent.models.guidance import split_conditions
+from moshi_agent.models.lm import Conditions, LMModel
+from moshi_agent.nn.attention import CrossAttention, CrossSource
 from moshi_agent.nn.conditioners import ConditionAttributes, TensorCondition
 from tests.small_models import small_lm, small_lm_config
 
@@ -106,3 +109,33 @@ def test_a_text_condition_takes_no_tensor() -> None:
 def test_guidance_needs_conditions() -> None:
     with pytest.raises(InputError, match="without conditions"):
         choose_conditions(small_lm(), "hibiki", guided=True)
+
+
+def test_what_is_attended_to_is_projected_once_a_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By each layer, for each half of guided rows; and in every call where gradients may be wanted."""
+    model = _speech_synthesizer()
+    layers = len(model.transformer.layers)
+    counts: list[int] = []
+    project = CrossAttention.project
+
+    def counted(layer: CrossAttention, source: Tensor) -> Tensor:
+        counts.append(len(source))
+        return project(layer, source)
+
+    monkeypatch.setattr(CrossAttention, "project", counted)
+    source, tokens = torch.randn(2, 5, 16), torch.randint(0, 30, (2, 5, 6))
+    halves = split_conditions(Conditions(cross=CrossSource(source)))
+    with torch.no_grad():
+        for conditions, row in zip(halves, source, strict=True):
+            known, anew = model.init_state(2), model.init_state(2)
+            counts.clear()
+            for step in range(6):
+                now = tokens[:, :, step, None]
+                got = model.temporal(now, known, conditions=conditions)[1]
+                wanted = model.temporal(now, anew, conditions=Conditions(cross=CrossSource(row[None])))[1]
+                assert torch.equal(got, wanted)
+            assert counts == [1] * (layers * 7)  # of which one conversation needs one for each layer
+    counts.clear()
+    for _ in range(2):
+        model.temporal(tokens, conditions=halves[0])[1].sum().backward()
+    assert len(counts) == 2 * layers

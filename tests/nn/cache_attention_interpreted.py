@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from moshi_agent.nn import cache_attention
-from moshi_agent.nn.cache_attention import attend, attend_reference, choose_chunk, store
+from moshi_agent.nn.cache_attention import attend, attend_reference, choose_chunk, programs_at_once, store
 from moshi_agent.nn.kv_cache import SCALE_DTYPE, LayerCache
 from moshi_agent.nn.positions import rotate
 from tests.small_models import small_lm
@@ -64,7 +64,7 @@ def several_chunks_are_one_softmax() -> None:
     """Also where one chunk holds nearly all of the weight, or nothing yet."""
     layer = _layer(1, 1, 1024, 64, torch.float32)
     queries = 20 * _queries(1, 1, 64, torch.float32)
-    assert choose_chunk(1, 1024)[0] > 1
+    assert choose_chunk(1, 1024, programs_at_once(queries.device))[0] > 1
     for filled in (1, 128, 129, 1024):
         seen = torch.tensor([filled], dtype=torch.int32)
         got, wanted = (one(queries, layer, seen, 1024) for one in (attend, attend_reference))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from moshi_agent.nn.cache_attention import attend, attend_reference, choose_chunk, store
+from moshi_agent.nn.cache_attention import attend, attend_reference, choose_chunk, chunk_cost, store
 from moshi_agent.nn.kv_cache import SCALE_DTYPE, LayerCache, dequantize, quantize
 from tests.nn.triton_here import needs_interpreter, needs_triton
 from tests.small_models import small_lm
@@ -66,13 +66,22 @@ def test_the_reference_is_the_attention_of_pytorch(filled: int) -> None:
     assert (got[1] == 0).all()
 
 
-@given(st.integers(1, 12_000), st.integers(1, 4000))
-def test_chunks_cover_the_cache_and_none_is_beyond_it(programs: int, length: int) -> None:
-    """However many rows and heads there are; and a large batch is not split at all."""
-    splits, chunk = choose_chunk(programs, length)
+@given(st.integers(1, 12_000), st.integers(1, 4000), st.integers(40, 1000))
+def test_chunks_cover_the_cache_and_none_is_beyond_it(programs: int, length: int, at_once: int) -> None:
+    """However many rows and heads there are, whole blocks; no chunk of these would cost less."""
+    splits, chunk = choose_chunk(programs, length, at_once)
     assert splits * chunk >= length > (splits - 1) * chunk
-    assert chunk % 128 == 0
-    assert splits == 1 or programs * splits <= 4096
+    assert chunk % 32 == 0 and chunk >= 128
+    cost = chunk_cost(programs, length, at_once, chunk)
+    for other in (128, 256, 512, -(-length // 32) * 32):
+        assert other < 128 or cost <= chunk_cost(programs, length, at_once, other)
+
+
+def test_one_row_fills_a_device_once() -> None:
+    """32 heads, a full context, 132 processors: by 128 positions it would take a wave and a sixth, so two."""
+    splits, chunk = choose_chunk(32, 3000, 660)
+    assert (splits, chunk) == (19, 160)
+    assert chunk_cost(32, 3000, 660, 160) == 192 and chunk_cost(32, 3000, 660, 128) == 320
 
 
 @torch.no_grad()

@@ -17,14 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from moshi_agent.audio.framing import SAMPLE_RATE_HZ, Samples
 from moshi_agent.audio.loudness import at_loudness
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.checkpoint.voices import VoiceFile
 from moshi_agent.config import MimiConfig, MoshiConfig
-from moshi_agent.engine.prompt.prompt import Prompt
+from moshi_agent.engine.prompt.prompt import Prompt, encode_aside
 from moshi_agent.errors import InputError
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
 from moshi_agent.nn.own_precision import own_precision
@@ -150,7 +149,7 @@ def compile_persona(checkpoint: Checkpoint, voice: Samples | VoiceFile | None, r
     if voice is not None and not isinstance(voice, VoiceFile):
         # Before it is encoded: the codec's memory grows with the square of the length.
         _check_length(len(voice) // checkpoint.mimi.frame_size, lm.config)
-        known = _encode(checkpoint, at_loudness(voice, _LOUDNESS_LUFS, SAMPLE_RATE_HZ))[: lm.dep_q]
+        known = encode_aside(checkpoint.mimi, at_loudness(voice, _LOUDNESS_LUFS, SAMPLE_RATE_HZ))[: lm.dep_q]
     prompt = PersonaFrames(lm.config, still_codes(checkpoint)).prompt(known, pieces)
     _check_length(len(prompt.tokens), lm.config)
     return prompt
@@ -180,12 +179,7 @@ def still_codes(checkpoint: Checkpoint) -> Still:
     time_s = np.arange(SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
     tone = (_TONE_AMPLITUDE * np.sin(2 * np.pi * _TONE_HZ * time_s)).astype(np.float32)
     silence = np.zeros(SAMPLE_RATE_HZ, np.float32)
-    return Still(_encode(checkpoint, silence)[:speaking, -1], _encode(checkpoint, tone)[:hearing, -1])
-
-
-def _encode(checkpoint: Checkpoint, audio: Samples) -> Codes:
-    """[N] -> [codebooks, frames], the last one filled up with silence."""
-    mimi = checkpoint.mimi
-    pcm = torch.from_numpy(audio).to(mimi.device)
-    pcm = F.pad(pcm, (0, -len(audio) % mimi.frame_size))[None, None]
-    return mimi.quantizer.encode(mimi.encode_latent(pcm, None, None))[0].cpu().numpy()
+    return Still(
+        encode_aside(checkpoint.mimi, silence)[:speaking, -1],
+        encode_aside(checkpoint.mimi, tone)[:hearing, -1],
+    )

@@ -13,8 +13,10 @@ from torch.nn import functional as F
 from moshi_agent.audio.framing import Samples, mono_float32
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.errors import ConfigError
+from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
 from moshi_agent.nn.own_precision import own_precision
+from moshi_agent.nn.side_stream import side_stream
 from moshi_agent.text.pieces import pieces_of
 
 
@@ -85,9 +87,7 @@ def compile_prompt(source: PromptSource, checkpoint: Checkpoint) -> Prompt:
     pieces = [] if source.text is None else pieces_of(checkpoint.tokenizer, source.text)
     codes = np.empty((lm.dep_q, 0), np.int64)
     if source.audio is not None:
-        audio = torch.from_numpy(mono_float32(source.audio)).to(checkpoint.mimi.device)
-        latent = checkpoint.mimi.encode_latent(_whole_frames(audio, checkpoint.mimi.frame_size), None, None)
-        codes = checkpoint.mimi.quantizer.encode(latent)[0].cpu().numpy()
+        codes = encode_aside(checkpoint.mimi, mono_float32(source.audio))
     frames = max(len(pieces), codes.shape[1])
     if not frames:
         raise ConfigError("a prompt needs text or audio")
@@ -100,6 +100,10 @@ def compile_prompt(source: PromptSource, checkpoint: Checkpoint) -> Prompt:
     return Prompt(tokens)
 
 
-def _whole_frames(audio: torch.Tensor, frame_size: int) -> torch.Tensor:
-    """[N] -> [1, 1, N filled up with silence]."""
-    return F.pad(audio, (0, -len(audio) % frame_size))[None, None]
+@torch.inference_mode()
+def encode_aside(mimi: MimiModel, samples: Samples) -> NDArray[np.int64]:
+    """Encodes a recording, [N] at 24 kHz, beside the steps -> [codebooks, frames], the last one filled up."""
+    with side_stream(mimi.device):
+        pcm = torch.from_numpy(samples).to(mimi.device)
+        pcm = F.pad(pcm, (0, -len(samples) % mimi.frame_size))[None, None]
+        return mimi.quantizer.encode(mimi.encode_latent(pcm, None, None))[0].cpu().numpy()

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from moshi_agent.audio.framing import Frame
 from moshi_agent.checkpoint import Checkpoint
@@ -23,14 +22,7 @@ from moshi_agent.config import KVCache, MoshiConfig, ReferenceKind, SamplingConf
 from moshi_agent.engine.step.host_copies import HostCopies
 from moshi_agent.engine.step.memory import choose_kv_int8, row_bytes
 from moshi_agent.engine.step.row_invariance import rows_are_invariant
-from moshi_agent.engine.step.runners import (
-    CudaDevice,
-    EagerRunner,
-    GraphDevice,
-    GraphRunner,
-    StepRunner,
-    choose_lengths,
-)
+from moshi_agent.engine.step.runners import EagerRunner, GraphRunner, StepRunner, choose_lengths
 from moshi_agent.engine.step.step_tensors import (
     NO_REFERENCE,
     ResultTensors,
@@ -46,6 +38,8 @@ from moshi_agent.models.generator import LMGenState, StepInput
 from moshi_agent.models.mimi import MimiModel, MimiState
 from moshi_agent.models.prefill import prefill
 from moshi_agent.nn import cache_attention
+from moshi_agent.nn.attention import steady_attention
+from moshi_agent.nn.cuda_graphs import GraphDevice, choose_graph_device
 from moshi_agent.nn.device_errors import memory_for
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN, ZERO_TOKEN
 from moshi_agent.nn.own_precision import own_precision
@@ -54,7 +48,6 @@ from moshi_agent.nn.state import State
 from moshi_agent.plural import counted
 
 _MOST_STEPS = 2**40  # of one row: two thousand years
-_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 __all__ = ["EngineState", "Frame", "FrameStep", "RowInput", "RowOutput", "Tokens"]
 
@@ -111,14 +104,14 @@ class FrameStep:
         self.state, self.kv_int8 = self._new_state(rows, kv_cache)
         self.generator.begin(self.state.lm)
         self._views: dict[int, EngineState] = {}  # of the state, which never moves
-        if graphs is True:
-            graphs = CudaDevice(self.device) if self.device.type == "cuda" else False
+        device = choose_graph_device(graphs, self.device)
         greedy = SamplingConfig(greedy=True)
-        self.sampling = RowSampling(rows, self.device, greedy, constant_cost=graphs is not False)
-        self._runner = self._new_runner(graphs)
+        self.sampling = RowSampling(rows, self.device, greedy, constant_cost=device is not None)
+        self._runner = self._new_runner(device)
         self.host_copies = HostCopies(self.device)
         self._steps = [0] * rows  # what each row has taken, so that nobody has to ask the device
         self._positions = self.generator.conditions.positions  # of the cache, before a row's first step
+        self._written = [0] * rows  # positions of each row's cache that an earlier conversation has filled
         # Where the number of rows can be felt in a row's last bits, it is always the same.
         self._least_rows = 1 if rows_are_invariant([self.mimi, checkpoint.lm], rows) else rows
 
@@ -131,7 +124,7 @@ class FrameStep:
             int8 = choose_kv_int8(kv_cache, lm, rows, has_kernel, copies)
             return EngineState(mimi, self.generator.init_state(rows, int8)), int8
 
-    def _new_runner(self, graphs: GraphDevice | bool) -> StepRunner:
+    def _new_runner(self, graphs: GraphDevice | None) -> StepRunner:
         context = self.state.lm.temporal.capacity
         shape = StepShape(
             rows=self.rows,
@@ -143,7 +136,7 @@ class FrameStep:
             dim=self.dim,
             device=self.device,
         )
-        if isinstance(graphs, bool):
+        if graphs is None:
             return EagerRunner(self.compute, shape)
         config = self.generator.lm_model.config.temporal
         return GraphRunner(
@@ -164,7 +157,7 @@ class FrameStep:
     @contextmanager
     def without_graphs(self) -> Generator[None]:
         """Has the steps inside launched kernel by kernel."""
-        before, self._runner = self._runner, self._new_runner(False)
+        before, self._runner = self._runner, self._new_runner(None)
         try:
             yield
         finally:
@@ -172,7 +165,7 @@ class FrameStep:
 
     def give_up_graphs(self) -> None:
         """Has every step from now on launched kernel by kernel."""
-        self._runner = self._new_runner(False)
+        self._runner = self._new_runner(None)
 
     def close(self) -> None:
         """Lets go of the graphs and their memory; the step then takes no more steps.
@@ -187,7 +180,7 @@ class FrameStep:
         """Begins every row anew, after a step that failed half-way."""
         self.state.reset()  # in place: graphs know it by its address, and there may be no room for another
         self.generator.begin(self.state.lm)
-        self._steps = [0] * self.rows
+        self._steps, self._written = [0] * self.rows, [0] * self.rows
 
     @property
     def runs_aside(self) -> bool:
@@ -216,7 +209,14 @@ class FrameStep:
         launched = self._runner.launch(count, min(longest, capacity), inputs)
         for row in rows:
             self._steps[row] += 1
-        return lambda: launched().outputs(rows)
+        return lambda: self._outputs(launched(), rows)
+
+    def _outputs(self, result: ResultTensors, rows: Sequence[int]) -> list[RowOutput]:
+        outputs = result.outputs(rows)
+        for row, output in zip(rows, outputs, strict=True):
+            if not output.healthy:
+                self._written[row] = self.state.lm.temporal.capacity  # nobody knows how far the harm goes
+        return outputs
 
     @own_precision()
     @torch.inference_mode()
@@ -226,6 +226,7 @@ class FrameStep:
         """Takes steps of one row in which everything is forced, without the codec; as `prefill` does."""
         ahead = None if embeddings is None else torch.from_numpy(embeddings).to(self.device)
         state = self.state.lm.one_row(row)
+        self._written[row] = self._extent(row) + len(tokens)  # also where it fails half-way
         with self.attention(), memory_for("the prompt of a conversation"):
             prefill(self.generator, state, torch.from_numpy(tokens).to(self.device), ahead)
         self._steps[row] += len(tokens)
@@ -236,12 +237,8 @@ class FrameStep:
             return self._compute(count, given, length)
 
     def attention(self) -> AbstractContextManager[object]:
-        """Chooses which of PyTorch's attentions serve.
-
-        On Hopper it would rather have cuDNN's, which is planned and compiled anew for every shape: for each
-        number of rows, codebook and length of a prompt. The others are launched as they are.
-        """
-        return sdpa_kernel(_ATTENTION) if self.device.type == "cuda" else nullcontext()
+        """Chooses which of PyTorch's attentions serve, as `steady_attention` does."""
+        return steady_attention(self.device)
 
     def _compute(self, count: int, given: StepTensors, length: int | None) -> ResultTensors:
         state, sampling = self._first_rows(count), self.sampling.first_rows(count)
@@ -307,11 +304,28 @@ class FrameStep:
     @torch.inference_mode()
     def begin_row(self, row: int, sampling: SamplingConfig) -> None:
         """Makes the row a conversation that has not begun."""
-        for tensor in self.state.tensors():
-            tensor[row].zero_()
+        self._clear(row)
         self.generator.begin(self.state.lm.one_row(row))
-        self._steps[row] = 0
         self.sampling.set_row(row, sampling)
+
+    def _clear(self, row: int) -> None:
+        for part in self._parts(self._extent(row)):
+            part.zero_row(row)
+        self._steps[row] = self._written[row] = 0
+
+    def _extent(self, row: int) -> int:
+        """How many positions of the row's cache hold something; all behind them are zero.
+
+        One more than are filled: a row that does not execute is written to where its next step will be.
+        """
+        filled = 1 + self._positions + self._steps[row]
+        return min(self.state.lm.temporal.capacity, max(filled, self._written[row]))
+
+    def _parts(self, positions: int) -> list[State]:
+        """The state, and of the caches of whole conversations so many positions."""
+        lm = self.state.lm
+        ahead = [one.first_positions(positions) for one in (lm.temporal, lm.temporal_null) if one is not None]
+        return [self.state.mimi, lm.ring, *ahead]
 
     def set_sampling(self, row: int, sampling: SamplingConfig) -> None:
         """Changes how the row is sampled from the next step on."""
@@ -319,9 +333,11 @@ class FrameStep:
 
     @torch.inference_mode()
     def move_row(self, source: int, target: int) -> None:
-        """Copies a conversation to another row."""
-        self.state.copy_row(source, target)
-        self._steps[target] = self._steps[source]
+        """Copies a conversation to another row, as far as it has filled its own."""
+        self._clear(target)
+        for part in self._parts(self._extent(source)):
+            part.copy_row(source, target)
+        self._steps[target], self._written[target] = self._steps[source], self._written[source]
         self.sampling.set_row(target, self.sampling.row(source))
 
     @torch.inference_mode()
@@ -332,6 +348,7 @@ class FrameStep:
     @torch.inference_mode()
     def load_row(self, row: int, saved: list[Tensor], steps: int) -> None:
         """Takes what `save_row` gave after so many steps."""
+        self._written[row] = self._extent(row)
         self.state.load_row(row, saved)
         self._steps[row] = steps
 
@@ -342,6 +359,7 @@ class FrameStep:
         Raises:
             InputError: a row of another model, or tokens or positions that no conversation has.
         """
+        self._written[row] = self.state.lm.temporal.capacity  # whatever the number of steps says
         self.load_row(row, saved, steps)
         if not self._is_sound(row):
             self.begin_row(row, self.sampling.row(row))

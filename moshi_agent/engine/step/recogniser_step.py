@@ -17,8 +17,8 @@ from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.checkpoint.recogniser import Recogniser
 from moshi_agent.config import KVCache, SamplingConfig
 from moshi_agent.engine.step.frame_step import FrameStep, RowInput, RowOutput
-from moshi_agent.engine.step.runners import GraphDevice
 from moshi_agent.errors import InputError
+from moshi_agent.nn.cuda_graphs import GraphDevice
 from moshi_agent.text.timed_reader import Hearing
 
 _GREEDY = SamplingConfig(greedy=True)

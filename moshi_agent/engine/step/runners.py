@@ -20,13 +20,13 @@ import torch
 from moshi_agent.engine.step.memory import RESERVED_BYTES
 from moshi_agent.engine.step.step_tensors import InputBuffers, ResultTensors, RowInput, StepShape, StepTensors
 from moshi_agent.errors import ConfigError, DeviceFull
+from moshi_agent.nn.cuda_graphs import GraphDevice
 from moshi_agent.nn.device_errors import is_final, is_out_of_memory
 from moshi_agent.nn.own_precision import whole_float32
 
 _log = logging.getLogger("moshi_agent.engine")
 _SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 448, 512)
 _LENGTHS = (256, 768, 1536)
-_WARM_UP_CALLS = 2  # before a capture: kernels are compiled and chosen, workspaces allocated
 
 Key = tuple[int, int]  # rows, cache positions read
 # The number of rows, their input, how many cache positions to read (None: as many as are filled).
@@ -78,8 +78,8 @@ class EagerRunner:
         self._input.fill(count, inputs)
         given = self._input.first_rows(count).compact(self._device)
         result = self._compute(count, given, None)
-        result = ResultTensors(**{name: tensor.cpu() for name, tensor in vars(result).items()})
-        return lambda: result
+        here = result.to_host()
+        return lambda: here
 
 
 def choose_sizes(capacity: int) -> tuple[int, ...]:
@@ -103,79 +103,6 @@ class CaptureLimits:
     graphs: int = 64
     seconds: float = 120.0
     num_bytes: int = RESERVED_BYTES
-
-
-class GraphDevice(Protocol):
-    """What captures and replays."""
-
-    @property
-    def can_pin(self) -> bool:
-        """Whether buffers on the host are to be pinned."""
-        ...
-
-    def capture(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Returns a function that does again what `call` does now, on the same tensors. Runs `call`, too."""
-        ...
-
-    def mark(self) -> None:
-        """Notes what has been asked for so far, to be waited for later."""
-        ...
-
-    def wait(self) -> None:
-        """Waits until all that was asked for before the last mark is done."""
-        ...
-
-    def used_bytes(self) -> int:
-        """Returns memory in use."""
-        ...
-
-
-class CudaDevice:
-    """CUDA graphs that share one pool of memory: they never run at once, nor read each other's results."""
-
-    can_pin = True
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device)
-        self._pool = torch.cuda.graph_pool_handle()
-        # A blocking wait leaves the processor to the threads that serve the conversations.
-        self._done = torch.cuda.Event(blocking=True)
-
-    def capture(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Implements `GraphDevice.capture`; both the warm-up and the capture run on a stream of their own."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self._device):
-            current = torch.cuda.current_stream()
-            try:
-                self._stream.wait_stream(current)
-                with torch.cuda.stream(self._stream):
-                    for _ in range(_WARM_UP_CALLS):
-                        call()
-                # Other threads of the caller's process may use the device meanwhile.
-                with torch.cuda.graph(
-                    graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-                ):
-                    call()
-            finally:
-                # Where the end of a capture raises, PyTorch leaves the stream of the capture the current one.
-                torch.cuda.set_stream(current)
-            current.wait_stream(self._stream)
-        return graph.replay
-
-    def mark(self) -> None:
-        """Implements `GraphDevice.mark`."""
-        with torch.cuda.device(self._device):
-            self._done.record()
-
-    def wait(self) -> None:
-        """Implements `GraphDevice.wait`."""
-        self._done.synchronize()
-
-    def used_bytes(self) -> int:
-        """Implements `GraphDevice.used_bytes`."""
-        free, total = torch.cuda.mem_get_info(self._device)
-        return total - free
 
 
 class GraphRunner:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -21,6 +22,7 @@ ReferenceRow = NDArray[np.float32]  # [dim]
 Reference = tuple[int, ...] | NDArray[np.float32]  # a token or a row for each of some frames, rows [n, dim]
 
 NO_REFERENCE = -2  # in place of a token
+_ALIGNED_BYTES = 8  # where a number of any type may begin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,17 +77,46 @@ class StepShape:
 class _Buffers:
     """Tensors of `[rows, ...]` that stay where they are from step to step."""
 
+    packed: Tensor | None = None  # [bytes] uint8, in which the small ones lie one after the other
+
     def tensors(self) -> list[Tensor]:
-        return [getattr(self, field.name) for field in fields(self)]
+        return [getattr(self, field.name) for field in fields(self) if field.name != "packed"]
 
     def first_rows(self, rows: int) -> Self:
         """The first rows alone, as views."""
-        return type(self)(**{field.name: getattr(self, field.name)[:rows] for field in fields(self)})
+        names = [field.name for field in fields(self) if field.name != "packed"]
+        return type(self)(**{name: getattr(self, name)[:rows] for name in names})
 
     def copy_rows(self, source: Self, rows: int) -> None:
         """Takes the first rows of `source`, without waiting where either is on a device."""
-        for here, there in zip(self.tensors(), source.tensors(), strict=True):
-            here[:rows].copy_(there[:rows], non_blocking=True)
+        pairs = zip(self.tensors(), source.tensors(), strict=True)
+        if self.packed is not None and source.packed is not None:
+            # At once, and of all rows: a launch costs more than what is small.
+            self.packed.copy_(source.packed, non_blocking=True)
+            pairs = [(here, there) for here, there in pairs if not _lies_in(here, self.packed)]
+        for here, there in pairs:
+            if here.numel():
+                here[:rows].copy_(there[:rows], non_blocking=True)
+
+
+def _in_one_piece(
+    rows: int, parts: Mapping[str, tuple[Sequence[int], torch.dtype]], where: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Makes zeros, [rows, *sizes] for each part, one after the other in `packed`."""
+    firsts, num_bytes = dict[str, int](), 0
+    for name, (sizes, dtype) in parts.items():
+        firsts[name] = num_bytes
+        num_bytes += -(-rows * math.prod(sizes) * dtype.itemsize // _ALIGNED_BYTES) * _ALIGNED_BYTES
+    packed = torch.zeros(num_bytes, dtype=torch.uint8, **where)
+    tensors = {"packed": packed}
+    for name, (sizes, dtype) in parts.items():
+        last = firsts[name] + rows * math.prod(sizes) * dtype.itemsize
+        tensors[name] = packed[firsts[name] : last].view(dtype).view(rows, *sizes)
+    return tensors
+
+
+def _lies_in(tensor: Tensor, packed: Tensor) -> bool:
+    return tensor.untyped_storage().data_ptr() == packed.untyped_storage().data_ptr()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,20 +135,27 @@ class InputBuffers(_Buffers):
         """Buffers without any input; on the host they may be `pinned`, so that copying need not wait."""
         rows = shape.rows
         where: dict[str, Any] = {"device": device, "pin_memory": pinned}
-        return InputBuffers(
-            pcm=torch.zeros(rows, 1, shape.frame_size, dtype=torch.float32, **where),
-            hears=torch.zeros(rows, dtype=torch.bool, **where),
-            steps=torch.zeros(rows, dtype=torch.bool, **where),
-            forced=torch.full((rows, shape.streams), UNGENERATED_TOKEN, **where),
-            next_piece=torch.full((rows,), ANY_TEXT, **where),
-            references=_no_references(shape, where),
-        )
+        small: dict[str, tuple[Sequence[int], torch.dtype]] = {
+            "hears": ((), torch.bool),
+            "steps": ((), torch.bool),
+            "forced": ((shape.streams,), torch.long),
+            "next_piece": ((), torch.long),
+        }
+        pcm = torch.zeros(rows, 1, shape.frame_size, dtype=torch.float32, **where)
+        references = _no_references(shape, where)
+        buffers = InputBuffers(pcm=pcm, references=references, **_in_one_piece(rows, small, where))
+        buffers.clear(rows)
+        return buffers
 
-    def fill(self, rows: int, inputs: Sequence[RowInput]) -> None:
-        """Takes the inputs, on the host; among the first `rows`, those without one do nothing."""
+    def clear(self, rows: int) -> None:
+        """Takes the input out of the first rows."""
         nothing = (0, 0, 0, UNGENERATED_TOKEN, ANY_TEXT, _nothing(self.references))
         for tensor, value in zip(self.tensors(), nothing, strict=True):
             tensor[:rows].fill_(value)
+
+    def fill(self, rows: int, inputs: Sequence[RowInput]) -> None:
+        """Takes the inputs, on the host; among the first `rows`, those without one do nothing."""
+        self.clear(rows)
         pcm, hears, steps, forced, next_piece, references = (tensor.numpy() for tensor in self.tensors())
         for given in inputs:
             steps[given.row] = True
@@ -186,14 +224,19 @@ class ResultTensors(_Buffers):
         """Buffers for the output of all rows."""
         rows = shape.rows
         where: dict[str, Any] = {"device": device, "pin_memory": pinned}
-        return ResultTensors(
-            audio=torch.zeros(rows, shape.frame_size, dtype=torch.float32, **where),
-            text=torch.zeros(rows, dtype=torch.long, **where),
-            next_text=torch.zeros(rows, dtype=torch.long, **where),
-            speaks=torch.zeros(rows, dtype=torch.bool, **where),
-            healthy=torch.zeros(rows, dtype=torch.bool, **where),
-            heads=torch.zeros(rows, shape.heads, dtype=torch.float32, **where),
-        )
+        small: dict[str, tuple[Sequence[int], torch.dtype]] = {
+            "text": ((), torch.long),
+            "next_text": ((), torch.long),
+            "speaks": ((), torch.bool),
+            "healthy": ((), torch.bool),
+            "heads": ((shape.heads,), torch.float32),
+        }
+        audio = torch.zeros(rows, shape.frame_size, dtype=torch.float32, **where)
+        return ResultTensors(audio=audio, **_in_one_piece(rows, small, where))
+
+    def to_host(self) -> ResultTensors:
+        """Returns the same on the host."""
+        return ResultTensors(**{name: one.cpu() for name, one in vars(self).items() if one is not None})
 
     def outputs(self, rows: Sequence[int]) -> list[RowOutput]:
         """Returns what these rows have given, as copies; on the host."""

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.checkpoint.load import prepare_for_cuda
 from moshi_agent.config import KVCache, SamplingConfig
+from moshi_agent.engine.step import frame_step
 from moshi_agent.engine.step.frame_step import FrameStep, RowInput, RowOutput
 from moshi_agent.engine.step.runners import (
     CaptureLimits,
-    GraphDevice,
     GraphRunner,
     Key,
     choose_lengths,
@@ -30,8 +30,9 @@ from moshi_agent.errors import ConfigError, DeviceFull
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn import cache_attention, fused
+from moshi_agent.nn.cuda_graphs import GraphDevice
 from moshi_agent.nn.sampling import MOST_CANDIDATES, RowSampling
-from tests.engine.calling_device import CallingDevice
+from tests.engine.calling_device import CallingDevice, FailingDevice
 from tests.small_models import small_lm, small_lm_config, small_mimi, small_mimi_config
 
 _CPU = torch.device("cpu")
@@ -227,19 +228,6 @@ def test_capturing_stops_at_its_limits_and_any_step_still_runs(
     assert f"{count} of 8 graphs" in caplog.text
 
 
-class _ShortDevice(CallingDevice):
-    """Fails at the capture of a number."""
-
-    def __init__(self, at: int, error: Exception) -> None:
-        super().__init__()
-        self._at, self._error = at, error
-
-    def capture(self, call: Callable[[], None]) -> Callable[[], None]:
-        if self.captured == self._at:
-            raise self._error
-        return super().capture(call)
-
-
 _CAPTURE_ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     RuntimeError("CUDA error: operation failed due to a previous error during capture\nCompile with ..."),
@@ -251,7 +239,7 @@ def test_where_capturing_fails_the_graphs_that_are_there_serve(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The largest stands in for the others; what it costs is said where everybody reads it."""
-    runner = GraphRunner(_no_step, _shape(8), _ShortDevice(2, error), (256, 3000))
+    runner = GraphRunner(_no_step, _shape(8), FailingDevice(2, error), (256, 3000))
     with caplog.at_level(logging.WARNING, "moshi_agent.engine"):
         runner.warm_up()
     assert runner.captured == [(1, 3000), (8, 3000)]
@@ -264,14 +252,14 @@ def test_where_capturing_fails_the_graphs_that_are_there_serve(
     ("error", "kind"), [(_CAPTURE_ERRORS[0], DeviceFull), (_CAPTURE_ERRORS[1], ConfigError)]
 )
 def test_the_first_capture_that_fails_names_the_way_without(error: Exception, kind: type[Exception]) -> None:
-    runner = GraphRunner(_no_step, _shape(8), _ShortDevice(0, error), (3000,))
+    runner = GraphRunner(_no_step, _shape(8), FailingDevice(0, error), (3000,))
     with pytest.raises(kind, match=r"8 rows cannot be captured.*accepted: cuda_graphs=False"):
         runner.warm_up()
 
 
 def test_a_device_that_is_lost_in_a_capture_is_not_gone_on_with() -> None:
     runner = GraphRunner(
-        _no_step, _shape(8), _ShortDevice(2, RuntimeError("CUDA error: unspecified launch failure")), (3000,)
+        _no_step, _shape(8), FailingDevice(2, RuntimeError("CUDA error: unspecified launch failure")), (3000,)
     )
     with pytest.raises(RuntimeError, match="launch failure"):
         runner.warm_up()
@@ -311,6 +299,52 @@ def test_rebuilt_rows_are_new_rows_in_the_same_place() -> None:
     _assert_same(step.run(inputs), first)
     _assert_same(fresh.run(inputs), first)
     assert addresses == [tensor.data_ptr() for tensor in step.state.tensors()]
+
+
+def test_a_row_begins_and_moves_with_what_is_filled_of_its_cache_alone() -> None:
+    """Nothing of an earlier conversation is left behind it, and nothing that was never filled is touched."""
+    step, generator = _step(_checkpoint(), 3, False), np.random.default_rng(3)
+    kv = step.state.lm.temporal.kv  # [rows, layers, 2, heads, 8, D]
+
+    def run(rows: list[int], times: int) -> None:
+        for _ in range(times):
+            step.run(_inputs(generator, rows, step.num_streams))
+
+    run([0, 1], 2)
+    kv[2, ..., 4:, :] = 7.0  # where it would be seen
+    step.begin_row(2, _SAMPLED)
+    assert (kv[2, ..., 4:, :] == 7).all() and not kv[2, ..., :1, :].any()
+    step.move_row(0, 2)
+    assert (kv[2, ..., 4:, :] == 7).all() and torch.equal(kv[2, ..., :4, :], kv[0, ..., :4, :])
+    kv[2, ..., 4:, :] = 0.0
+    run([0, 1, 2], 4)
+    step.move_row(2, 0)
+    step.begin_row(1, _SAMPLED)
+    step.move_row(1, 2)
+    for mine, other in zip(step.save_row(1), step.save_row(2), strict=True):
+        assert torch.equal(mine, other)
+    assert not kv[1:].any() and kv[0, ..., :6, :].any()
+    run([0], 12)
+    step.load_row(1, step.save_row(0), steps=step.steps_taken(0))
+    assert torch.equal(kv[1], kv[0])
+    step.begin_row(1, _SAMPLED)
+    assert not kv[1].any()
+
+
+def test_a_row_whose_prompt_failed_half_way_begins_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = _step(_checkpoint(), 1, False)
+    whole = frame_step.prefill
+
+    def fail(*given: object) -> None:
+        whole(*given)  # pyright: ignore[reportArgumentType]
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(frame_step, "prefill", fail)
+    with pytest.raises(DeviceFull):
+        step.prefill(0, np.zeros((5, step.num_streams), np.int64))
+    assert step.state.lm.temporal.kv[0, ..., 4, :].any()
+    step.begin_row(0, _SAMPLED)
+    assert not step.state.lm.temporal.kv.any()
 
 
 def test_what_a_step_has_given_outlives_the_next() -> None:
