@@ -99,7 +99,7 @@ def _recalled(generator: Generator, ring: list[Tensor]) -> LMGenState:
 
 def _departure(stayed: Tensor, moved: Tensor) -> Departure:
     """[FOLLOWED, text_card] each."""
-    wanted, given = stayed.log_softmax(-1), moved.log_softmax(-1)
+    wanted, given = stayed.double().log_softmax(-1), moved.double().log_softmax(-1)
     return Departure(
         logits=float((stayed - moved).abs().max()),
         divergence=float((wanted.exp() * (wanted - given)).sum(-1).mean()),
