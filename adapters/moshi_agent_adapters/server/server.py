@@ -145,7 +145,7 @@ class Server:
 
         Returns the token for which it is given out. Never returns where it has to stay until its call ends.
         A small one takes its cache along: it goes on at once and exactly, where otherwise the other process
-        would first read its last steps again. One of a large model would take longer on its way than that.
+        would first read its last steps again. Of a large one the cache is too much to be kept in between.
         """
         await self.is_moving.wait()
         if self.handover is None:
