@@ -25,8 +25,8 @@ ROW_DIM = 8  # of an encoder's rows
 _NAME = "reference_with_time"
 
 
-def reference_config(kind: ReferenceKind | None) -> MoshiConfig:
-    config = replace(small_lm_config(), text_card=PIECES, reference_token_id=REFERENCE_TOKEN)
+def reference_config(kind: ReferenceKind | None, context: int = 8) -> MoshiConfig:
+    config = replace(small_lm_config(context), text_card=PIECES, reference_token_id=REFERENCE_TOKEN)
     if kind != "rows":
         return config
     encoder = ReferenceEncoderConfig(row_dim=ROW_DIM)
@@ -34,19 +34,19 @@ def reference_config(kind: ReferenceKind | None) -> MoshiConfig:
     return replace(config, conditioners=(conditioner,), fuser=FuserConfig(streaming_sum=(_NAME,)))
 
 
-def reference_lm(kind: ReferenceKind | None) -> LMModel:
+def reference_lm(kind: ReferenceKind | None, context: int = 8) -> LMModel:
     """Random weights; the table of tokens as those that the training of `tiny` begins with."""
     torch.manual_seed(0)
-    model = LMModel(reference_config(kind))
+    model = LMModel(reference_config(kind, context))
     if kind == "tokens":
         model.add_references()
     model.init_weights()
     return model.eval()
 
 
-def reference_checkpoint(kind: ReferenceKind | None) -> Checkpoint:
+def reference_checkpoint(kind: ReferenceKind | None, context: int = 8) -> Checkpoint:
     """Packed, so that a row does not depend on how many there are."""
-    mimi, lm = small_mimi(), reference_lm(kind)
+    mimi, lm = small_mimi(), reference_lm(kind, context)
     mimi.pack("float32")
     lm.pack("float32")
     return Checkpoint(

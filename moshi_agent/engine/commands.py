@@ -117,10 +117,14 @@ class SetSampling:
 
 @dataclass(frozen=True, slots=True)
 class TakeSnapshot:
-    """Answered with the conversation as bytes, with which it ends if `end` says so."""
+    """Answered with the conversation as bytes, with which it ends if `end` says so.
+
+    `compact` as in `Session.snapshot`.
+    """
 
     key: Key
     end: bool = False
+    compact: bool = False
 
 
 @dataclass(frozen=True, slots=True)

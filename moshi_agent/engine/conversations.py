@@ -12,7 +12,7 @@ from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.call.call_state import CallFrame, CallState
 from moshi_agent.engine.call.hearing_state import HearingState
 from moshi_agent.engine.call.model import Model
-from moshi_agent.engine.call.opening import OpeningFrame, PrefillFrame, PromptFrame
+from moshi_agent.engine.call.opening import OpeningFrame, PrefillFrame, PromptStep, RecallFrame
 from moshi_agent.engine.call.tail import TailFrame
 from moshi_agent.engine.commands import InputFrame, Key, Open
 from moshi_agent.engine.inbox import Request
@@ -58,7 +58,7 @@ class Conversations:
         self._model, self._advised, self._metrics = model, advised, metrics
         self._calls: dict[Key, CallState] = {}
         self._undelivered: dict[Key, _Given] = {}
-        self._rows = Rows(step, recogniser)
+        self._rows = Rows(step, recogniser, model.most_positions)
         self._scheduler = Scheduler[Key, CallFrame](gather_s)
 
     def __len__(self) -> int:
@@ -141,11 +141,11 @@ class Conversations:
         call.sampling = replace(sampling, seed=call.sampling.seed)
         self._rows.set_sampling(call)
 
-    def snapshot(self, key: Key) -> Snapshot:
-        """Returns a conversation as it is, with the frames that wait."""
+    def snapshot(self, key: Key, compact: bool) -> Snapshot:
+        """Returns a conversation as it is, with the frames that wait; `compact` as in `Session.snapshot`."""
         call, waiting = self[key], self._scheduler.save(key)
         inputs = tuple(frame for frame in waiting["input"] if isinstance(frame, InputFrame))
-        return replace(self._rows.save(call, waiting["urgent"]), inputs=inputs)
+        return replace(self._rows.save(call, waiting["urgent"], compact), inputs=inputs)
 
     # Steps
 
@@ -162,7 +162,9 @@ class Conversations:
         return self._scheduler.wake_at(now)
 
     def prefill(self, batch: Batch, now: float) -> Batch:
-        """Takes steps of a prompt in which everything is forced, so many as are taken at once.
+        """Takes steps of a prompt in which everything is forced, or of a conversation from elsewhere.
+
+        So many of one conversation as are taken at once.
 
         Returns who is left for a step. The prompts of others who join wait until after it: nobody's frame is
         late for all of them together. Raises what the device raises, unless it is one conversation's own.
@@ -171,9 +173,9 @@ class Conversations:
         is_taken = False
         for ready in batch:
             frame = ready.frame
-            if isinstance(frame, PromptFrame | PrefillFrame) and self._shares_prompt(ready, frame, now):
+            if isinstance(frame, PromptStep) and self._shares_prompt(ready, frame, now):
                 continue
-            if not isinstance(frame, PrefillFrame):
+            if not isinstance(frame, PrefillFrame | RecallFrame):
                 rest.append(ready)
             elif is_taken:
                 self._scheduler.put_back(ready.key, frame, now)
@@ -182,7 +184,7 @@ class Conversations:
                 self._prefill(ready, frame, now)
         return rest
 
-    def _prefill(self, ready: Ready[Key, CallFrame], frame: PrefillFrame, now: float) -> None:
+    def _prefill(self, ready: Ready[Key, CallFrame], frame: PrefillFrame | RecallFrame, now: float) -> None:
         call = self._calls[ready.key]
         try:
             self._rows.prefill(call, frame)
@@ -193,7 +195,7 @@ class Conversations:
             return
         self._go_on(call, ready, now)
 
-    def _shares_prompt(self, ready: Ready[Key, CallFrame], frame: OpeningFrame, now: float) -> bool:
+    def _shares_prompt(self, ready: Ready[Key, CallFrame], frame: PromptStep, now: float) -> bool:
         """Whether this prompt is another one's too, which computes it now or has done so."""
         call = self._calls[ready.key]
         if self._rows.waits_for_prompt(call.key):
@@ -295,7 +297,7 @@ class Conversations:
         self, call: CallState, ready: Ready[Key, CallFrame], steps: int, now: float, wall_s: float
     ) -> bool:
         """What follows from a step for one conversation. Returns whether it is over."""
-        if isinstance(ready.frame, PromptFrame | PrefillFrame):
+        if isinstance(ready.frame, OpeningFrame):
             if not self._scheduler.has_urgent(call.key):
                 self._rows.opened(call)
         else:

@@ -202,7 +202,9 @@ class Core:
             case SetSampling():
                 conversations.set_sampling(command.key, command.sampling)
             case TakeSnapshot():
-                _pack_aside(request, conversations.snapshot(command.key), self._step.host_copies)
+                _pack_aside(
+                    request, conversations.snapshot(command.key, command.compact), self._step.host_copies
+                )
                 if command.end:
                     self._end([command.key], "moved")
                 return _LATER

@@ -4,39 +4,35 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
 
 from moshi_agent.audio.framing import FRAME_SAMPLES
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.call.call_state import CallState
-from moshi_agent.engine.call.opening import OpeningFrame, PrefillFrame, check_opening
+from moshi_agent.engine.call.opening import (
+    OpeningFrame,
+    PrefillFrame,
+    PromptStep,
+    RecallFrame,
+    check_opening,
+    recall_frames,
+)
 from moshi_agent.engine.commands import Key
 from moshi_agent.engine.schedule.slots import Slots
 from moshi_agent.engine.snapshot import Snapshot
 from moshi_agent.engine.step.frame_step import FrameStep, RowInput
 from moshi_agent.engine.step.memory import PROMPT_BYTES
 from moshi_agent.engine.step.recogniser_step import RecogniserStep
+from moshi_agent.engine.step.saved_row import SavedRow
 from moshi_agent.errors import DeviceFull, InputError
+from moshi_agent.models.prefill import MOST_POSITIONS
 from moshi_agent.nn.device_errors import memory_for
 
 _log = logging.getLogger("moshi_agent.engine")
 _MOST_PROMPTS = 16  # kept, on the device: who has one begins with a copy that holds nobody up
 _GREEDY = SamplingConfig(greedy=True)
-
-
-@dataclass(frozen=True)
-class _KeptPrompt:
-    """A row that has but heard a prompt."""
-
-    tensors: list[Tensor]
-    steps: int
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors)
 
 
 class Rows:
@@ -47,13 +43,20 @@ class Rows:
 
     Args:
         recogniser: has a row for each conversation as well, of the same number.
+        most_positions: that are read at once; others' frames wait for them.
     """
 
-    def __init__(self, step: FrameStep, recogniser: RecogniserStep | None = None) -> None:
+    def __init__(
+        self,
+        step: FrameStep,
+        recogniser: RecogniserStep | None = None,
+        most_positions: int = MOST_POSITIONS,
+    ) -> None:
         self._step = step
         self._recogniser = recogniser
+        self._most_positions = most_positions
         self._slots = Slots[Key](step.rows)
-        self._prompts: OrderedDict[str, _KeptPrompt] = OrderedDict()
+        self._prompts: OrderedDict[str, SavedRow] = OrderedDict()  # rows that have but heard a prompt
         # Prompts, by which they are to be kept if at all. Of several with one name, the first computes it.
         self._computing: dict[Key, str | None] = {}
 
@@ -71,14 +74,13 @@ class Rows:
             check_opening(call.opening(), self._step.highest_tokens, self._step.dim)
         row = self._slots.claim(call.key)
         try:
-            if self._recogniser is not None:
-                self._recogniser.load_row(row, None if snapshot is None else snapshot.heard)
-            return self.begin(call) if snapshot is None else self._resume(row, call, snapshot)
+            heard = self._resume_recogniser(row, None if snapshot is None else snapshot.heard)
+            return [*heard, *(self.begin(call) if snapshot is None else self._resume(row, call, snapshot))]
         except BaseException:
             self.leave(call.key)
             raise
 
-    def begin(self, call: CallState) -> list[OpeningFrame]:
+    def begin(self, call: CallState) -> list[PromptStep]:
         """Makes the row one of a conversation that has not begun, or has but heard its prompt."""
         row, prompt = self._slots.row_of(call.key), call.config.prompt
         if prompt is None:
@@ -97,7 +99,7 @@ class Rows:
         self._prompts.move_to_end(name)
         kept = self._prompts[name]
         self._step.begin_row(row, call.sampling)
-        self._step.load_row(row, kept.tensors, kept.steps)
+        self._step.load_row(row, kept)
 
     def waits_for_prompt(self, key: Key) -> bool:
         """Tells whether another conversation computes the prompt that this one needs."""
@@ -124,14 +126,26 @@ class Rows:
             raise InputError(f"a damaged snapshot of a conversation ({error})") from error
         in_prompt = any(isinstance(frame, PrefillFrame) or frame.of_prompt for frame in snapshot.opening)
         self._step.begin_row(row, _GREEDY if in_prompt else call.sampling)
-        self._step.resume_row(row, snapshot.tensors, snapshot.steps)
+        again = self._step.resume_row(row, snapshot.row)
         if in_prompt:
             self._computing[call.key] = None
-        return list(snapshot.opening)
+        return [*recall_frames(again, self._most_positions), *snapshot.opening]
 
-    def prefill(self, call: CallState, frame: PrefillFrame) -> None:
-        """Takes the steps of a prompt in which everything is forced."""
-        self._step.prefill(self._slots.row_of(call.key), frame.tokens, frame.embeddings)
+    def _resume_recogniser(self, row: int, heard: SavedRow | None) -> list[RecallFrame]:
+        if self._recogniser is None:
+            return []
+        again = self._recogniser.resume_row(row, heard)
+        return recall_frames(again, self._most_positions, of_recogniser=True)
+
+    def prefill(self, call: CallState, frame: PrefillFrame | RecallFrame) -> None:
+        """Takes the steps of a prompt in which everything is forced, or those taken elsewhere once more."""
+        row = self._slots.row_of(call.key)
+        if isinstance(frame, PrefillFrame):
+            self._step.prefill(row, frame.tokens, frame.embeddings)
+            return
+        of = self._recogniser if frame.of_recogniser else self._step
+        assert of is not None
+        of.recall(row, frame.steps)
 
     def opened(self, call: CallState) -> None:
         """Notes that the last step before the first frame is taken: now its own settings hold."""
@@ -143,7 +157,7 @@ class Rows:
             return
         try:
             with memory_for("a prompt that is kept"):
-                kept = _KeptPrompt(self._step.save_row(row), self._step.steps_taken(row))
+                kept = self._step.save_row(row)
         except DeviceFull as error:
             _log.warning("a prompt is not kept, and computed for each conversation: %s", error)
             return
@@ -164,16 +178,19 @@ class Rows:
         """Steps of the language model that are in the row's state."""
         return self._step.steps_taken(self._slots.row_of(key))
 
-    def save(self, call: CallState, opening: list[OpeningFrame]) -> Snapshot:
-        """Copies the conversation between two frames, with the steps of its prompt still to come."""
+    def save(self, call: CallState, opening: Sequence[OpeningFrame], compact: bool) -> Snapshot:
+        """Copies the conversation between two frames, with the steps of its prompt still to come.
+
+        One whose caches are not complete yet has no other form than the compact one.
+        """
         row = self._slots.row_of(call.key)
+        compact |= any(isinstance(frame, RecallFrame) for frame in opening)
         return Snapshot(
-            tensors=self._step.save_row(row),
-            steps=self._step.steps_taken(row),
+            row=self._step.save_row(row, compact),
             sampling=call.sampling,
             call=call.save(),
-            opening=tuple(opening),
-            heard=None if self._recogniser is None else self._recogniser.save_row(row),
+            opening=tuple(frame for frame in opening if isinstance(frame, PromptStep)),
+            heard=None if self._recogniser is None else self._recogniser.save_row(row, compact),
         )
 
     def hear_anew(self, key: Key) -> None:

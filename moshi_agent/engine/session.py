@@ -331,7 +331,7 @@ class Session:
         """Changes the sampling from the next frame on; the seed stays."""
         return self._backend.request(SetSampling(self.key, sampling))
 
-    async def snapshot(self, end: bool = False) -> bytes:
+    async def snapshot(self, end: bool = False, compact: bool = False) -> bytes:
         """Saves the conversation between two frames, for `Engine.session(resume=...)` with this model.
 
         Samples that make no whole frame yet are not part of it. Raises SessionClosed after the end.
@@ -339,12 +339,15 @@ class Session:
         Args:
             end: ends the conversation there, with `Ended` for the reason `moved`. Without it the bot goes on
                 here, and what it says from then on it would say once more where the snapshot is resumed.
+            compact: leaves out the language model's cache, nearly all of the bytes. It is computed anew from
+                the tokens of the last frames where the conversation goes on, which takes its time; what
+                follows is the same but for rounding, until the call has been longer than the context.
         """
-        return await asyncio.wrap_future(self.take_snapshot(end))
+        return await asyncio.wrap_future(self.take_snapshot(end, compact))
 
-    def take_snapshot(self, end: bool = False) -> Future[bytes]:
+    def take_snapshot(self, end: bool = False, compact: bool = False) -> Future[bytes]:
         """Saves the conversation as `snapshot` does; for threads."""
-        return self._backend.request(TakeSnapshot(self.key, end))
+        return self._backend.request(TakeSnapshot(self.key, end, compact))
 
     def metrics(self) -> Future[SessionReport]:
         """Returns the figures of this conversation so far. Raises SessionClosed after the end."""

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from moshi_agent.audio.framing import FRAME_SAMPLES
 from moshi_agent.config import SamplingConfig
-from moshi_agent.engine.call.opening import OpeningFrame, PrefillFrame, PromptFrame
+from moshi_agent.engine.call.opening import PrefillFrame, PromptFrame, PromptStep
 from moshi_agent.engine.commands import InputFrame
-from moshi_agent.engine.step.recogniser_step import HeardRow
+from moshi_agent.engine.step.saved_row import SavedRow, load_side_inputs
 from moshi_agent.errors import InputError
+from moshi_agent.saved import saved_value
 
-_FORMAT = "moshi_agent conversation 2"
+_FORMAT = "moshi_agent conversation 3"
 _LARGEST_HEADER = 1 << 24
 
 
@@ -29,18 +30,16 @@ _LARGEST_HEADER = 1 << 24
 class Snapshot:
     """One conversation between two frames."""
 
-    tensors: list[Tensor] = field(repr=False)  # of its row, as `State.save_row` gives them
-    steps: int  # of the language model
+    row: SavedRow
     sampling: SamplingConfig
     call: dict[str, Any] = field(repr=False)  # numbers, lists and arrays
-    opening: tuple[OpeningFrame, ...] = ()  # steps that have to go before the next frame
+    opening: tuple[PromptStep, ...] = ()  # steps that have to go before the next frame
     inputs: tuple[InputFrame, ...] = ()  # that wait
-    heard: HeardRow | None = None  # of the recogniser, where one listens
+    heard: SavedRow | None = None  # of the recogniser, where one listens
 
     def moved(self, take: Callable[[list[Tensor]], list[Tensor]]) -> Snapshot:
         """Returns it with what `take` makes of the tensors, such as copies on the host."""
-        heard = self.heard and HeardRow(take(self.heard.tensors), self.heard.steps)
-        return replace(self, tensors=take(self.tensors), heard=heard)
+        return replace(self, row=self.row.moved(take), heard=self.heard and self.heard.moved(take))
 
     def check(self) -> None:
         """Raises InputError unless the input that waits is audio."""
@@ -56,20 +55,23 @@ def _is(array: object, shape: tuple[int, ...], dtype: DTypeLike) -> bool:
 
 def pack_snapshot(snapshot: Snapshot) -> bytes:
     """Packs the snapshot as bytes, to be given to `unpack_snapshot`."""
-    tensors = {f"row.{i}": tensor.contiguous() for i, tensor in enumerate(snapshot.tensors)}
     arrays: dict[str, Tensor] = {}
-    if snapshot.heard is not None:
-        arrays |= {f"heard.{i}": tensor.contiguous() for i, tensor in enumerate(snapshot.heard.tensors)}
     facts = {
         "format": _FORMAT,
-        "steps": snapshot.steps,
-        "heard_steps": None if snapshot.heard is None else snapshot.heard.steps,
+        "row": _packed_row(snapshot.row, "row", arrays),
+        "heard": None if snapshot.heard is None else _packed_row(snapshot.heard, "heard", arrays),
         "sampling": asdict(snapshot.sampling),
         "call": _without_arrays(snapshot.call, "call", arrays),
         "opening": _without_arrays([asdict(frame) for frame in snapshot.opening], "opening", arrays),
         "inputs": _without_arrays([asdict(frame) for frame in snapshot.inputs], "inputs", arrays),
     }
-    return save(tensors | arrays, {"moshi_agent": json.dumps(facts)})
+    return save(arrays, {"moshi_agent": json.dumps(facts)})
+
+
+def _packed_row(row: SavedRow, name: str, arrays: dict[str, Tensor]) -> dict[str, Any]:
+    arrays |= {f"{name}.{i}": tensor.contiguous() for i, tensor in enumerate(row.tensors)}
+    side = _without_arrays(row.side.save(), f"side of {name}", arrays)
+    return {"steps": row.steps, "is_compact": row.is_compact, "side": side}
 
 
 def unpack_snapshot(data: bytes) -> Snapshot:
@@ -82,16 +84,14 @@ def unpack_snapshot(data: bytes) -> Snapshot:
         if facts["format"] != _FORMAT:
             raise InputError(f"a snapshot of format {facts['format']!r}; accepted: {_FORMAT!r}")
         tensors = load(data)
-        heard_steps = facts.get("heard_steps")
         opening, inputs = (_with_arrays(facts[name], tensors) for name in ("opening", "inputs"))
         return Snapshot(
-            tensors=_numbered(tensors, "row"),
-            steps=int(facts["steps"]),
+            row=_unpacked_row(facts["row"], "row", tensors),
             sampling=SamplingConfig(**facts["sampling"]),
             call=_with_arrays(facts["call"], tensors),
             opening=tuple(_opening_frame(frame) for frame in opening),
             inputs=tuple(InputFrame(**frame) for frame in inputs),
-            heard=None if heard_steps is None else HeardRow(_numbered(tensors, "heard"), int(heard_steps)),
+            heard=facts["heard"] and _unpacked_row(facts["heard"], "heard", tensors),
         )
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError, SafetensorError) as error:
         if isinstance(error, InputError):
@@ -99,12 +99,21 @@ def unpack_snapshot(data: bytes) -> Snapshot:
         raise InputError(f"no snapshot of a conversation, or a damaged one ({error})") from error
 
 
+def _unpacked_row(facts: dict[str, Any], name: str, tensors: dict[str, Tensor]) -> SavedRow:
+    return SavedRow(
+        _numbered(tensors, name),
+        saved_value(facts["steps"], int, "steps"),
+        load_side_inputs(_with_arrays(facts["side"], tensors)),
+        saved_value(facts["is_compact"], bool, "is_compact"),
+    )
+
+
 def _numbered(tensors: dict[str, Tensor], name: str) -> list[Tensor]:
     """`name.0`, `name.1`, ..."""
     return [tensors[f"{name}.{i}"] for i in range(sum(key.startswith(f"{name}.") for key in tensors))]
 
 
-def _opening_frame(values: dict[str, Any]) -> OpeningFrame:
+def _opening_frame(values: dict[str, Any]) -> PromptStep:
     if not isinstance(values, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError("a step of a prompt that is none")
     is_prefill = "tokens" in values

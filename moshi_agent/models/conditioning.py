@@ -76,9 +76,12 @@ def choose_conditions(
 
 
 def conditioned_generator(
-    model: LMModel, model_type: str, given: Mapping[str, Condition], cfg_coef: float
+    model: LMModel, model_type: str, given: Mapping[str, Condition], cfg_coef: float, history: int = 0
 ) -> Generator:
     """Makes a generator with the same conditions in all rows, guided unless `cfg_coef` is 1.
+
+    Args:
+        history: as `Generator` has it.
 
     Raises:
         InputError: as `choose_conditions`.
@@ -86,9 +89,9 @@ def conditioned_generator(
     guided = cfg_coef != 1.0
     conditions = model.fuse(choose_conditions(model, model_type, given, guided))
     if not guided:
-        return Generator(model, conditions)
+        return Generator(model, conditions, history=history)
     wanted, unwanted = split_conditions(conditions)
-    return Generator(model, wanted, Guidance(coef=cfg_coef, conditions=unwanted))
+    return Generator(model, wanted, Guidance(coef=cfg_coef, conditions=unwanted), history)
 
 
 def _attributes(has: Mapping[str, Conditioner], values: Mapping[str, Condition]) -> ConditionAttributes:

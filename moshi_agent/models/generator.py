@@ -53,19 +53,28 @@ class StepOutput:
 
 
 class Generator:
-    """Generates with a language model. It holds no stream: the state comes with every call."""
+    """Generates with a language model. It holds no stream: the state comes with every call.
+
+    Args:
+        history: steps whose tokens are kept, so that `recall` can read them again.
+    """
 
     on_text_hook: Hook | None = None
     on_text_logits_hook: Hook | None = None
     on_audio_hook: Hook | None = None
 
     def __init__(
-        self, lm_model: LMModel, conditions: Conditions | None = None, guidance: Guidance | None = None
+        self,
+        lm_model: LMModel,
+        conditions: Conditions | None = None,
+        guidance: Guidance | None = None,
+        history: int = 0,
     ) -> None:
         self.lm_model = lm_model
         self.conditions = conditions or Conditions()
         self.guidance = guidance
-        self.ring = TokenRing(lm_model.config.delays, lm_model.initial_tokens(), 1 + lm_model.dep_q)
+        streams = 1 + lm_model.dep_q
+        self.ring = TokenRing(lm_model.config.delays, lm_model.initial_tokens(), streams, history)
 
     def init_state(self, rows: int, kv_int8: bool = False) -> LMGenState:
         """Makes the state of `rows` streams, still to `begin`; `kv_int8` as in `LMModel.init_state`."""

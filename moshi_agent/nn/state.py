@@ -19,7 +19,7 @@ from moshi_agent.errors import InputError
 
 @dataclass
 class State:
-    """Is the base of all streaming states. Fields are tensors, states, lists of states, or None."""
+    """Is the base of all streaming states. Fields are tensors, states, lists of states, or of no row."""
 
     def tensors(self) -> Iterator[Tensor]:
         """Lists every tensor here and in the states inside, in a fixed order; each is `[rows, ...]`."""

@@ -125,7 +125,7 @@ def test_prefilled_or_step_by_step_it_goes_on_the_same(
         if by_steps:
             if prompt.embeddings is not None:
                 continue  # there are no tokens to step with
-            monkeypatch.setattr("moshi_agent.engine.step.frame_step.prefill", prefill_by_steps)
+            monkeypatch.setattr("moshi_agent.engine.step.row_states.prefill", prefill_by_steps)
         config = SessionConfig(seed=5, prompt=prompt, live=False, digital_silence=False)
         session = core.session(config)
         steps.append(core.core.metrics.snapshot().step_s.count)

@@ -11,7 +11,7 @@ from moshi_agent.models import prefill as module
 from moshi_agent.models.generator import Generator, LMGenState, StepInput
 from moshi_agent.models.guidance import Guidance
 from moshi_agent.models.lm import Conditions, LMModel
-from moshi_agent.models.prefill import prefill
+from moshi_agent.models.prefill import prefill, recall
 from moshi_agent.nn.sampling import RowSampling
 from tests.small_models import small_lm
 
@@ -135,3 +135,62 @@ def test_with_guidance_both_halves_are_read() -> None:
     assert one_by_one.temporal_null is not None
     assert ahead.temporal_null is not None
     assert torch.equal(ahead.temporal_null.kv, one_by_one.temporal_null.kv)
+
+
+def guided() -> Generator:
+    guidance = Guidance(coef=2.0, conditions=Conditions(), no_text=True, masked_until=[3])
+    return Generator(small_lm(CONTEXT), guidance=guidance, history=CONTEXT)
+
+
+@pytest.mark.parametrize("kind", ["plain", "packed", "guided"])
+@pytest.mark.parametrize("steps", [1, 2, 7, CONTEXT])
+@torch.inference_mode()
+def test_steps_read_again_leave_what_they_left(kind: str, steps: int) -> None:
+    """In pieces, into empty caches, by the tokens that the ring has kept."""
+    lm = small_lm(CONTEXT)
+    if kind == "packed":
+        lm.pack("float32")
+    generator = guided() if kind == "guided" else Generator(lm, history=CONTEXT)
+    stayed, moved = generator.init_state(1), generator.init_state(1)
+    for user in tokens(steps)[:, 3:]:
+        take_step(generator, stayed, user)
+    moved.ring.load_row(0, stayed.ring.save_row(0))
+    for first in range(0, steps, 5):
+        recall(generator, moved, range(first, min(first + 5, steps)))
+    for ours, theirs in zip(moved.tensors(), stayed.tensors(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    (ours, ours_logits), (theirs, theirs_logits) = continuations(generator, [moved, stayed])
+    assert torch.equal(ours, theirs)
+    torch.testing.assert_close(ours_logits, theirs_logits, rtol=0, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_embeddings_are_read_again_in_place_of_tokens(lm: LMModel) -> None:
+    generator = Generator(lm, history=CONTEXT)
+    stayed, moved = generator.init_state(1), generator.init_state(1)
+    embeddings = torch.randn(4, 16, generator=torch.Generator().manual_seed(1))
+    prefill(generator, stayed, tokens(9), embeddings)
+    moved.ring.load_row(0, stayed.ring.save_row(0))
+    recall(generator, moved, range(3), dict(enumerate(embeddings[:3])))
+    recall(generator, moved, range(3, 9), {3: embeddings[3]})
+    torch.testing.assert_close(moved.temporal.kv, stayed.temporal.kv)
+
+
+@torch.inference_mode()
+def test_a_ring_with_a_history_has_what_one_without_has(lm: LMModel) -> None:
+    """Prompts longer than the ring, too."""
+    for steps in (1, 5, 3 * CONTEXT):
+        rings = []
+        for history in (0, CONTEXT):
+            generator = Generator(lm, history=history)
+            state = generator.init_state(1)
+            prefill(generator, state, tokens(steps))
+            take_step(generator, state, tokens(1)[0, 3:])
+            read = [generator.ring.read_again(state.ring, torch.tensor([steps]))[0]]
+            for user in tokens(3, seed=4)[:, 3:]:
+                take_step(generator, state, user)
+                frame = generator.ring.newest_frame(state.ring, None)
+                assert frame is not None
+                read.append(frame[:, :, 0])
+            rings.append(torch.cat(read, dim=1))
+        assert torch.equal(*rings)

@@ -7,6 +7,7 @@
     ending.py        how a replica that is to go ends its calls
     placement.py     to which replica a caller goes
     scaling.py       how many replicas the calls need
+    address_counts.py  the calls of each address in all of them
     board.py         what the replicas know of each other, by their reports (report.py)
     cluster_health.py  /health, /ready and /metrics of all of them
     haproxy.py       the mode of Ray Serve in which calls would be cut

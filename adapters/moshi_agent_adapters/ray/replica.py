@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute
 
 from moshi_agent import EngineUnhealthy
 from moshi_agent.engine.metrics import prometheus
+from moshi_agent_adapters.ray.address_counts import BoardCounts
 from moshi_agent_adapters.ray.board import BoardHandover, board_of
 from moshi_agent_adapters.ray.cluster_health import cluster_routes
 from moshi_agent_adapters.ray.ending import Ending
@@ -59,6 +60,8 @@ class Replica:
         app = create_app(engine, asked.server, (self._cluster_routes, *groups_for(engine)))
         self._server: Server = app.state.server
         self._server.handover = BoardHandover(self._board)
+        limits = asked.server.calls_per_address, asked.server.starts_per_minute
+        self._server.addresses.everywhere = BoardCounts(self._board, self._name, *limits)
         self._registry = CollectorRegistry()
         prometheus.register(engine.metrics, self._registry)
         ending = Ending(self._server)
@@ -97,6 +100,7 @@ class Replica:
                 is_healthy=(await self._server.engine.metrics_async()).healthy,
                 is_draining=self._server.is_draining,
                 metrics=await asyncio.to_thread(generate_latest, self._registry),
+                calls=self._server.addresses.by_network,  # last: it is sent before any later call asks
             )
             self._own_report = report
             self._board.report.remote(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -15,3 +16,4 @@ class Report:
     is_healthy: bool
     is_draining: bool
     metrics: bytes = field(repr=False)  # in Prometheus' text format
+    calls: Mapping[str, int] = field(default_factory=dict[str, int], repr=False)  # now, of each network

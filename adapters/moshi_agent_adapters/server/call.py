@@ -98,7 +98,7 @@ class _Call:
     async def run(self) -> CallEnd:
         """The call, from the first message to its end."""
         try:
-            self._server.addresses.enter(self._address, time.monotonic())
+            await self._server.addresses.enter(self._address, time.monotonic())
         except TooMany as error:
             return CallEnd("refused", str(error), "too_many_calls")
         try:

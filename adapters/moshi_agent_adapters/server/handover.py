@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 LONGEST_TOKEN = 64  # characters
-MOST_BYTES = 64 * 1024**2  # of a conversation that moves: larger ones stay until their calls end
+MOST_BYTES = 64 * 1024**2  # of a conversation that moves: larger ones leave the model's cache behind
 
 
 class Handover(Protocol):

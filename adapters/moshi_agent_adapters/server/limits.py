@@ -17,6 +17,34 @@ class TooMany(Exception):
     """One address has too many calls at once, or begins too many."""
 
 
+def check_room(live: int, at_once: int) -> None:
+    """Raises TooMany where an address with so many calls may have no more."""
+    if live >= at_once:
+        raise TooMany(f"from one address {counted(at_once, 'call')} at once may come")
+
+
+class Starts:
+    """Counts the calls that networks have begun within a minute."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, deque[float]] = {}
+
+    def begin(self, network: str, per_minute: int, now: float) -> None:
+        """A call begins. Raises TooMany."""
+        self._forget(now)
+        begun = self._begun.setdefault(network, deque())
+        if len(begun) >= per_minute:
+            raise TooMany(f"from one address {counted(per_minute, 'call')} a minute may come")
+        begun.append(now)
+
+    def _forget(self, now: float) -> None:
+        for network, begun in list(self._begun.items()):
+            while begun and begun[0] <= now - _MINUTE_S:
+                begun.popleft()
+            if not begun:
+                del self._begun[network]
+
+
 class AddressLimits:
     """Counts the calls of each address. Forgets an address that has been quiet for a minute.
 
@@ -29,12 +57,17 @@ class AddressLimits:
         self._at_once = at_once
         self._starts_per_minute = starts_per_minute
         self._live: Counter[str] = Counter()
-        self._starts: dict[str, deque[float]] = {}
+        self._starts = Starts()
 
     @property
     def live(self) -> int:
         """Calls now, of all addresses."""
         return self._live.total()
+
+    @property
+    def by_network(self) -> dict[str, int]:
+        """Calls now, of each network that has any."""
+        return dict(self._live)
 
     def enter(self, address: str, now: float) -> None:
         """A call begins, and is one at once. Raises TooMany; otherwise `leave` has to follow."""
@@ -43,37 +76,22 @@ class AddressLimits:
 
     def connect(self, address: str) -> None:
         """A call that has begun is one from now on. Raises TooMany; otherwise `leave` has to follow."""
-        address = network_of(address)
-        self._check_room(address)
-        self._live[address] += 1
+        network = network_of(address)
+        check_room(self._live[network], self._at_once)
+        self._live[network] += 1
 
     def begin(self, address: str, now: float) -> None:
         """A call begins that is none yet. Raises TooMany where it could not become one, or too many begin."""
-        address = network_of(address)
-        self._forget(now)
-        self._check_room(address)
-        starts = self._starts.setdefault(address, deque())
-        if len(starts) >= self._starts_per_minute:
-            raise TooMany(f"from one address {counted(self._starts_per_minute, 'call')} a minute may come")
-        starts.append(now)
+        network = network_of(address)
+        check_room(self._live[network], self._at_once)
+        self._starts.begin(network, self._starts_per_minute, now)
 
     def leave(self, address: str) -> None:
         """A call has ended."""
-        address = network_of(address)
-        self._live[address] -= 1
-        if not self._live[address]:
-            del self._live[address]
-
-    def _check_room(self, address: str) -> None:
-        if self._live[address] >= self._at_once:
-            raise TooMany(f"from one address {counted(self._at_once, 'call')} at once may come")
-
-    def _forget(self, now: float) -> None:
-        for address, starts in list(self._starts.items()):
-            while starts and starts[0] <= now - _MINUTE_S:
-                starts.popleft()
-            if not starts:
-                del self._starts[address]
+        network = network_of(address)
+        self._live[network] -= 1
+        if not self._live[network]:
+            del self._live[network]
 
 
 class ConnectionLimits:

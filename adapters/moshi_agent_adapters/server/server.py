@@ -23,6 +23,7 @@ from moshi_agent.engine.reference_desk import OnReference
 from moshi_agent_adapters.personas import choose_persona
 from moshi_agent_adapters.protocols.call_protocol import Wanted
 from moshi_agent_adapters.server.backend import Backend
+from moshi_agent_adapters.server.call_places import CallPlaces
 from moshi_agent_adapters.server.config import ServerConfig
 from moshi_agent_adapters.server.handover import LONGEST_TOKEN, MOST_BYTES, Handover
 from moshi_agent_adapters.server.idle_calls import IdleCalls
@@ -46,9 +47,8 @@ class Server:
         self._check_delegation()
         self.backend = None if config.backend is None else Backend(config.backend)
         self._has_warned = False
-        self.addresses = AddressLimits(
-            config.calls_of_one_address(engine.config.capacity), config.starts_per_minute
-        )
+        at_once = config.calls_of_one_address(engine.config.capacity)
+        self.addresses = CallPlaces(AddressLimits(at_once, config.starts_per_minute))
         self.idle_calls = IdleCalls(config.idle_s)
         self.is_draining = False
         self.handover: Handover | None = None  # where there are other processes in which calls can go on
@@ -144,12 +144,14 @@ class Server:
         """Waits until calls are to go on elsewhere, then ends a conversation between two frames and keeps it.
 
         Returns the token for which it is given out. Never returns where it has to stay until its call ends.
+        A small one takes its cache along: it goes on at once and exactly, where otherwise the other process
+        would first read its last steps again. Of a large one the cache is too much to be kept in between.
         """
         await self.is_moving.wait()
-        row_bytes = (await self.engine.capacity_async()).row_bytes
-        if self.handover is None or row_bytes > MOST_BYTES:
+        if self.handover is None:
             return await asyncio.get_running_loop().create_future()
-        return await self.handover.give(await session.snapshot(end=True))
+        is_large = (await self.engine.capacity_async()).row_bytes > MOST_BYTES
+        return await self.handover.give(await session.snapshot(end=True, compact=is_large))
 
     async def take_over(self, token: str) -> bytes | None:
         """Returns the conversation that was kept for this token, once; None where there is none."""

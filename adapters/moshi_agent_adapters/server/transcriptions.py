@@ -94,7 +94,7 @@ class Transcriptions:
     @asynccontextmanager
     async def _session(self, request: Request, log: CallLog) -> AsyncGenerator[Session]:
         address = request.client.host if request.client else ""
-        self._server.addresses.enter(address, time.monotonic())
+        await self._server.addresses.enter(address, time.monotonic())
         try:
             session = await self._server.open(SessionConfig(live=False))
             log.session = session.key

@@ -84,7 +84,7 @@ class WebCalls(Connections):
         if self._server.is_draining:
             raise EngineFull("the server is shutting down")
         try:
-            self._server.addresses.begin(address, time.monotonic())
+            await self._server.addresses.begin(address, time.monotonic(), moves="resume" in options)
         except TooMany as error:
             raise TooManyCalls(str(error)) from error
         call_id, answer = await super().open(offer_sdp, options, address)

@@ -21,7 +21,7 @@ from moshi_agent.engine.asking import Referral
 from moshi_agent.engine.call.bot_speech import BotSpeech, Spoken
 from moshi_agent.engine.call.lookups import Lookups, Over, Wanted
 from moshi_agent.engine.call.model import Model
-from moshi_agent.engine.call.opening import OpeningFrame, PromptFrame, opening_frames
+from moshi_agent.engine.call.opening import OpeningFrame, PromptFrame, PromptStep, opening_frames
 from moshi_agent.engine.call.stamp import Stamp
 from moshi_agent.engine.call.tail import Tail, TailFrame
 from moshi_agent.engine.call.text_guide import TextGuide
@@ -118,7 +118,7 @@ class CallState:
             drops_oldest=config.live and config.when_late == "drop_oldest",
         )
 
-    def opening(self) -> list[OpeningFrame]:
+    def opening(self) -> list[PromptStep]:
         """Returns the steps before the first frame."""
         model, config = self._model, self.config
         return opening_frames(config.prompt, config.greet, model.num_streams, model.most_positions)

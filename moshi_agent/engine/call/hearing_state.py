@@ -10,7 +10,7 @@ from moshi_agent.audio.framing import FRAME_SAMPLES
 from moshi_agent.config import SamplingConfig
 from moshi_agent.engine.call.call_state import CallFrame, CallState
 from moshi_agent.engine.call.model import Model
-from moshi_agent.engine.call.opening import OpeningFrame, PromptFrame
+from moshi_agent.engine.call.opening import PromptFrame, PromptStep
 from moshi_agent.engine.call.stamp import Stamp
 from moshi_agent.engine.commands import InputFrame, Key, Say
 from moshi_agent.engine.config import SessionConfig
@@ -42,7 +42,7 @@ class HearingState(CallState):
         short = PauseConfig(horizon_s=_SHORT_PAUSE_S)
         self._short_pauses = TimedReader(model.hearing.tokenizer, model.hearing.delay_s, pauses=short)
 
-    def opening(self) -> list[OpeningFrame]:
+    def opening(self) -> list[PromptStep]:
         """Returns the steps before the first frame: the model's own first one, and silence."""
         silence = PromptFrame(None, True, of_prompt=False)
         return [PromptFrame(None, False, of_prompt=False), *[silence] * self._model.silent_frames]

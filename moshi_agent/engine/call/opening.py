@@ -41,12 +41,21 @@ class PrefillFrame:
     embeddings: NDArray[np.float32] | None = None  # [up to steps, dim], as in `prefill`
 
 
-OpeningFrame = PromptFrame | PrefillFrame
+@dataclass(frozen=True, slots=True)
+class RecallFrame:
+    """Many steps that a conversation has taken elsewhere: read again, since their caches stayed there."""
+
+    steps: range
+    of_recogniser: bool = False  # and not of the model
+
+
+PromptStep = PromptFrame | PrefillFrame
+OpeningFrame = PromptStep | RecallFrame
 
 
 def opening_frames(
     prompt: Prompt | None, greet: bool, num_streams: int, most_positions: int = MOST_POSITIONS
-) -> list[OpeningFrame]:
+) -> list[PromptStep]:
     """Returns the steps before the first frame, in order. The model's own first one hears nothing.
 
     Args:
@@ -67,7 +76,13 @@ def first_step(greet: bool, num_streams: int, of_prompt: bool = False) -> Prompt
     return PromptFrame(forced, False, of_prompt)
 
 
-def check_opening(frames: Iterable[OpeningFrame], highest: NDArray[np.int64], dim: int) -> None:
+def recall_frames(steps: range, most_positions: int, of_recogniser: bool = False) -> list[RecallFrame]:
+    """Divides steps that are to be read again as those of prompts are."""
+    pieces = (steps[first : first + most_positions] for first in range(0, len(steps), most_positions))
+    return [RecallFrame(piece, of_recogniser) for piece in pieces]
+
+
+def check_opening(frames: Iterable[PromptStep], highest: NDArray[np.int64], dim: int) -> None:
     """Raises InputError unless a model can take these steps.
 
     Args:
@@ -105,7 +120,7 @@ def _check_tokens(tokens: NDArray[np.int64], highest: NDArray[np.int64], all_for
         )
 
 
-def _frames_of(prompt: Prompt, most_positions: int) -> Iterator[OpeningFrame]:
+def _frames_of(prompt: Prompt, most_positions: int) -> Iterator[PromptStep]:
     """One step after the other where something is left to choose, many at once where nothing is."""
     is_forced = (prompt.tokens != UNGENERATED_TOKEN).all(axis=1)
     for forced, steps in groupby(range(len(prompt.tokens)), key=lambda step: bool(is_forced[step])):

@@ -7,29 +7,20 @@ answers are on their way: they do not wait for it, and nothing they are made of 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
-from torch import Tensor
 
 from moshi_agent.audio.framing import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.checkpoint.recogniser import Recogniser
 from moshi_agent.config import KVCache, SamplingConfig
 from moshi_agent.engine.step.frame_step import FrameStep, RowInput, RowOutput
+from moshi_agent.engine.step.saved_row import SavedRow
 from moshi_agent.errors import InputError
 from moshi_agent.nn.cuda_graphs import GraphDevice
 from moshi_agent.text.timed_reader import Hearing
 
 _GREEDY = SamplingConfig(greedy=True)
-
-
-@dataclass(frozen=True)
-class HeardRow:
-    """A row of the recogniser, on its device or in host memory."""
-
-    tensors: list[Tensor] = field(repr=False)
-    steps: int
 
 
 class RecogniserStep:
@@ -55,13 +46,13 @@ class RecogniserStep:
         assert checkpoint.tokenizer is not None
         self.hearing = Hearing(tokenizer=checkpoint.tokenizer, delay_s=self.recogniser.delay_s)
         self._step = FrameStep(checkpoint, rows, kv_cache=kv_cache, graphs=graphs)
-        self._beginning: HeardRow | None = None  # of every conversation, computed once
+        self._beginning: SavedRow | None = None  # of every conversation, computed once
 
     def begin_row(self, row: int) -> None:
         """Makes the row one whose user has not said anything yet."""
         self._step.begin_row(row, _GREEDY)
         if self._beginning is not None:
-            self._step.load_row(row, self._beginning.tensors, self._beginning.steps)
+            self._step.load_row(row, self._beginning)
             return
         self._step.run([RowInput(row=row, pcm=None)])  # the model's own first step, which hears nothing
         silence = np.zeros(FRAME_SAMPLES, np.float32)
@@ -73,19 +64,28 @@ class RecogniserStep:
         """Copies a user to another row."""
         self._step.move_row(source, target)
 
-    def save_row(self, row: int) -> HeardRow:
-        """Returns a copy of the row."""
-        return HeardRow(self._step.save_row(row), self._step.steps_taken(row))
+    def save_row(self, row: int, compact: bool = False) -> SavedRow:
+        """Returns a copy of the row; `compact` as in `RowStates.save_row`."""
+        return self._step.save_row(row, compact)
 
-    def load_row(self, row: int, saved: HeardRow | None) -> None:
-        """Goes on from what `save_row` gave; begins anew where that is of another recogniser."""
+    def resume_row(self, row: int, saved: SavedRow | None) -> range:
+        """Goes on from what `save_row` gave; begins anew where that is of another recogniser.
+
+        Returns:
+            The steps for `recall`, as `RowStates.resume_row` does.
+        """
         self.begin_row(row)
         if saved is None:
-            return
+            return range(0)
         try:
-            self._step.resume_row(row, saved.tensors, saved.steps)
+            return self._step.resume_row(row, saved)
         except InputError:
             self.begin_row(row)
+            return range(0)
+
+    def recall(self, row: int, steps: range) -> None:
+        """Reads steps of a row again, as `RowStates.recall` does."""
+        self._step.recall(row, steps)
 
     def launch(self, inputs: Sequence[RowInput]) -> Callable[[], list[RowOutput]]:
         """Begins to take one frame of each user named; as `FrameStep.launch`."""

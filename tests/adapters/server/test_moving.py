@@ -15,6 +15,7 @@ pytest.importorskip("uvicorn")
 
 from moshi_agent import Engine
 from moshi_agent.audio.framing import Samples
+from moshi_agent.engine.snapshot import unpack_snapshot
 from moshi_agent_adapters.talk.connection import CallRefused, Ears, Moved, ServerAddress, converse
 from tests.adapters.server.server_calls import Running, running
 from tests.adapters.server.server_clients import paced, question
@@ -60,8 +61,16 @@ class Caller:
 
 @pytest.mark.real_time
 @pytest.mark.slow
-def test_a_call_goes_on_elsewhere_in_mid_sentence(servers: tuple[Running, Running]) -> None:
-    here, there = servers
+@pytest.mark.parametrize("is_large", [False, True], ids=["small", "large"])
+def test_a_call_goes_on_elsewhere_in_mid_sentence(
+    servers: tuple[Running, Running], is_large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of a large model leaves the model's cache behind."""
+    (here, there), shelf = servers, servers[0].server.handover
+    assert isinstance(shelf, Shelf)
+    if is_large:
+        monkeypatch.setattr("moshi_agent_adapters.server.server.MOST_BYTES", 1_000_000)
+    here.server.is_moving.clear()
 
     async def talk() -> None:
         caller = Caller()
@@ -71,6 +80,8 @@ def test_a_call_goes_on_elsewhere_in_mid_sentence(servers: tuple[Running, Runnin
         here.server.is_moving.set()
         with pytest.raises(Moved) as moved:
             await call
+        (kept,) = shelf.kept.values()
+        assert unpack_snapshot(kept).row.is_compact == is_large
         resumed = converse(ServerAddress(there.http), caller.microphone, caller.ears, moved.value.resume)
         call = asyncio.create_task(resumed)
         await caller.wait_for("five.")

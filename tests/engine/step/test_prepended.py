@@ -76,8 +76,8 @@ def test_a_row_moves_and_is_resumed_with_it(wanted: list[int]) -> None:
     step.move_row(0, 2)
     saved = step.save_row(2)
     step.begin_row(0, GREEDY)
-    step.resume_row(0, saved, 5)
+    assert not step.resume_row(0, saved)
     for row in (0, 2):
         assert begun + texts(step, row, slice(5, None)) == wanted
     with pytest.raises(InputError, match="no conversation has"):
-        step.resume_row(1, saved, 6)
+        step.resume_row(1, replace(saved, steps=6))

@@ -140,17 +140,22 @@ def test_a_prompt_is_not_what_the_user_says(small_checkpoint: Checkpoint, recogn
         assert texts == [piece.text for piece in offline(recogniser, noise(0))]
 
 
-def test_a_transcript_goes_on_elsewhere(small_checkpoint: Checkpoint, recogniser: Checkpoint) -> None:
+@pytest.mark.parametrize("compact", [False, True])
+def test_a_transcript_goes_on_elsewhere(
+    small_checkpoint: Checkpoint, recogniser: Checkpoint, compact: bool
+) -> None:
     here, there = (SteppedCore(small_checkpoint, recogniser=recogniser) for _ in range(2))
     there.session()
     session = here.session(SessionConfig(seed=1, live=False))
-    session.push(noise(0)[:17].reshape(-1))
+    heard = 8 if compact else 17  # frames; the recogniser's context is 16 steps
+    session.push(noise(0)[:heard].reshape(-1))
     here.settle()
     taken(session)
-    resumed = there.session(SessionConfig(live=False), resume=session.take_snapshot().result(20))
+    saved = session.take_snapshot(compact=compact).result(20)
+    resumed = there.session(SessionConfig(live=False), resume=saved)
     rest = {}
     for name, core, one in (("here", here, session), ("there", there, resumed)):
-        one.push(noise(0)[17:].reshape(-1))
+        one.push(noise(0)[heard:].reshape(-1))
         core.settle()
         rest[name] = timeless(taken(one))
     assert rest["here"] == rest["there"]

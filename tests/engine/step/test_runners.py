@@ -141,11 +141,11 @@ def test_a_step_takes_the_shortest_graph_that_holds_its_rows(monkeypatch: pytest
     monkeypatch.setattr(runner, "choose", lambda *need: chosen.append(choose(*need)) or chosen[-1])
     silence = np.zeros(1920, np.float32)
     step.run([RowInput(row=0, pcm=silence)])
-    step.load_row(2, step.save_row(0), steps=255)
+    step.load_row(2, replace(step.save_row(0), steps=255))
     step.run([RowInput(row=2, pcm=silence)])  # its 256th position
     step.run([RowInput(row=2, pcm=silence)])
     step.run([RowInput(row=0, pcm=silence), RowInput(row=1, pcm=silence)])  # the long row has no input
-    step.load_row(1, step.save_row(0), steps=5000)
+    step.load_row(1, replace(step.save_row(0), steps=5000))
     step.run([RowInput(row=1, pcm=silence)])
     assert chosen == [(1, 256), (4, 256), (4, 300), (2, 256), (2, 300)]
 
