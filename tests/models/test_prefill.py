@@ -138,7 +138,7 @@ def test_with_guidance_both_halves_are_read() -> None:
 
 
 def guided() -> Generator:
-    guidance = Guidance(coef=2.0, conditions=Conditions(), no_text=True, masked_until=[3])
+    guidance = Guidance(coef=2.0, conditions=Conditions(), no_text=True, masked_until=torch.tensor([3]))
     return Generator(small_lm(CONTEXT), guidance=guidance, history=CONTEXT)
 
 

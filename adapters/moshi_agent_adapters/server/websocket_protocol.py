@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
@@ -33,6 +34,7 @@ class WebsocketProtocol(WebSocketsSansIOProtocol):
         self._most_frames = server.frames_per_second
         self._frames = Allowance(self._most_frames, _FRAMES_AT_ONCE_S * self._most_frames)
         self._unparsed = bytearray()
+        self._is_thrown_out = False  # by the meter
         self._unread_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
         self.close_timeout = _CLOSE_S
@@ -98,6 +100,7 @@ class WebsocketProtocol(WebSocketsSansIOProtocol):
             self.conn.fail(_POLICY_VIOLATION, reason)
             self.transport.write(b"".join(self.conn.data_to_send()))
             self.close_sent = True
+        self._is_thrown_out = True
         self.transport.close()
         self._end_soon()
         return False
@@ -106,6 +109,8 @@ class WebsocketProtocol(WebSocketsSansIOProtocol):
 
     async def send(self, message: Any) -> None:
         """What the application says."""
+        if self._is_thrown_out:
+            raise ClientDisconnected  # as if the client had gone, which the application expects at any time
         await super().send(message)
         if message["type"] == "websocket.accept":
             self._place.prove()

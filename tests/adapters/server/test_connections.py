@@ -267,6 +267,15 @@ def test_frames_that_carry_nothing_end_the_connection(
     assert _status(port) == 200
 
 
+def test_who_is_thrown_out_has_left_for_the_application(port: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Which is about to say something, and hears of it as of any client that goes."""
+    with caplog.at_level(logging.ERROR), _open(port) as raw:
+        upgrade(raw, "/echo")
+        raw.sendall(frame(b"hello") + frame(b"", opcode=9) * 400)
+        _all(raw)
+    assert not caplog.records
+
+
 def test_frames_within_bounds_are_answered(port: int) -> None:
     with connect(f"ws://127.0.0.1:{port}/echo") as websocket:
         for _ in range(50):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from moshi_agent.checkpoint import Checkpoint
 from moshi_agent.checkpoint.load import prepare_for_cuda
 from moshi_agent.config import KVCache, SamplingConfig
-from moshi_agent.engine.step import frame_step
+from moshi_agent.engine.step import row_states
 from moshi_agent.engine.step.frame_step import FrameStep, RowInput, RowOutput
 from moshi_agent.engine.step.runners import (
     CaptureLimits,
@@ -321,11 +321,11 @@ def test_a_row_begins_and_moves_with_what_is_filled_of_its_cache_alone() -> None
     step.move_row(2, 0)
     step.begin_row(1, _SAMPLED)
     step.move_row(1, 2)
-    for mine, other in zip(step.save_row(1), step.save_row(2), strict=True):
+    for mine, other in zip(step.save_row(1).tensors, step.save_row(2).tensors, strict=True):
         assert torch.equal(mine, other)
     assert not kv[1:].any() and kv[0, ..., :6, :].any()
     run([0], 12)
-    step.load_row(1, step.save_row(0), steps=step.steps_taken(0))
+    step.load_row(1, step.save_row(0))
     assert torch.equal(kv[1], kv[0])
     step.begin_row(1, _SAMPLED)
     assert not kv[1].any()
@@ -333,13 +333,13 @@ def test_a_row_begins_and_moves_with_what_is_filled_of_its_cache_alone() -> None
 
 def test_a_row_whose_prompt_failed_half_way_begins_clean(monkeypatch: pytest.MonkeyPatch) -> None:
     step = _step(_checkpoint(), 1, False)
-    whole = frame_step.prefill
+    whole = row_states.prefill
 
     def fail(*given: object) -> None:
         whole(*given)  # pyright: ignore[reportArgumentType]
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(frame_step, "prefill", fail)
+    monkeypatch.setattr(row_states, "prefill", fail)
     with pytest.raises(DeviceFull):
         step.prefill(0, np.zeros((5, step.num_streams), np.int64))
     assert step.state.lm.temporal.kv[0, ..., 4, :].any()
