@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moshi_agent.nn.native.products import native_product
+from moshi_agent.nn.native.products import native_product, onednn_multiplies_bfloat16
 
 PackFormat = Literal["float32", "bfloat16", "int8"]
 PACK_FORMATS: tuple[PackFormat, ...] = ("float32", "bfloat16", "int8")
@@ -42,7 +42,8 @@ def pack_product(weight: Tensor, bias: Tensor | None, pack_format: PackFormat) -
     if not torch.backends.mkldnn.is_available():
         return lambda x: F.linear(x, weight, bias)
     if pack_format == "bfloat16":
-        return _BFloat16Product(weight, bias)
+        product = _BFloat16Product if onednn_multiplies_bfloat16() else _RoundedProduct
+        return product(weight, bias)
     small = weight.numel() <= _SMALL and len(weight) >= _FEW_OUTPUTS
     if small and _transposed_is_invariant(*weight.shape):
         return Float32Product(_TransposedProduct(weight, bias), *weight.shape)
@@ -124,6 +125,17 @@ class _BFloat16Product:
 
     def __call__(self, x: Tensor) -> Tensor:  # [*, in] -> [*, out]
         return self.product(x.bfloat16()).float()
+
+
+class _RoundedProduct:
+    """Multiplies by weights kept in bfloat16 as PyTorch does where oneDNN cannot."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight = weight.bfloat16()
+        self.bias = None if bias is None else bias.bfloat16()
+
+    def __call__(self, x: Tensor) -> Tensor:  # [*, in] -> [*, out]
+        return F.linear(x.bfloat16(), self.weight, self.bias).float()
 
 
 def _reorder(weight: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ INLINE void block(const int ROWS, const int VECTORS, const int kind, Rows x, con
             for (int r = 0; r < ROWS; r++) {
                 vec given = all(from[r * x.row_stride + i]);
 #pragma GCC unroll 4
-                for (int v = 0; v < VECTORS; v++) sums[r][v] += given * w[v];
+                for (int v = 0; v < VECTORS; v++) sums[r][v] = add_product(sums[r][v], given, w[v]);
             }
         }
     }

@@ -65,12 +65,18 @@ class NativeProduct:
 
 def native_product(weight: Tensor, bias: Tensor | None, kind: str) -> NativeProduct | None:
     """Makes a product in C; None where it cannot, or where PyTorch's are as fast."""
-    if weight.numel() > _LARGEST or not weight.numel():
+    pytorch_is_slow = kind == "bfloat16" and not onednn_multiplies_bfloat16()
+    if not weight.numel() or (weight.numel() > _LARGEST and not pytorch_is_slow):
         return None
     library = load_library(kind)
     if library is None or not _agrees(library, kind):
         return None
     return NativeProduct(library, weight, bias, kind)
+
+
+def onednn_multiplies_bfloat16() -> bool:
+    """Whether oneDNN has products of bfloat16 for this processor: without AVX-512 it has none."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @cache

@@ -4,6 +4,8 @@
 #include <string.h>
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 #if defined(__AVX512F__)
@@ -44,6 +46,23 @@ INLINE void store_some(float *to, vec v, int n) {
 INLINE vec choose(ints which, vec a, vec b) { return (vec)(((ints)a & which) | ((ints)b & ~which)); }
 
 INLINE vec all(float x) { return x - (vec){0}; }
+
+/* sum + a * b, rounded once where the processor can. It says so itself: a compiler that may choose chooses
+ * one way for one row and another for two (GCC for AMD's Zen), and the rows' bits would differ. */
+INLINE vec add_product(vec sum, vec a, vec b) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
+#elif defined(__AVX2__) && defined(__FMA__)
+    return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
+#elif defined(__ARM_NEON) && defined(__ARM_FEATURE_FMA)
+    return (vec)vfmaq_f32((float32x4_t)sum, (float32x4_t)a, (float32x4_t)b);
+#elif defined(__FP_FAST_FMAF)
+    for (int i = 0; i < LANES; i++) sum[i] = __builtin_fmaf(a[i], b[i], sum[i]);
+    return sum;
+#else
+    return sum + a * b;
+#endif
+}
 
 INLINE float sum(vec v) {
     float total = 0;
