@@ -112,8 +112,8 @@ class Recipe:
 def onwards(run: int = 1) -> Recipe:
     """For a run from a model that `Recipe()` made: speech and calls that it has not heard yet.
 
-    The codec stays, so the corpus holds what calls are made of and nothing that only a codec reads. In nearly
-    half of the calls the bot is told what to say: it takes the most sentences to learn how text sounds.
+    The codec stays, so the corpus holds what calls are made of and nothing that only a codec reads. In a
+    third of the calls the bot is told all that it says: it takes the most sentences to learn how text sounds.
 
     Args:
         run: counts such runs from 1; each hears other voices say other things.
@@ -139,8 +139,8 @@ def onwards(run: int = 1) -> Recipe:
             high_unknown=1200,
             seed=120 + 20 * run,
         ),
-        conversations=replace(recipe.conversations, monologue_share=0.45),
-        calls=replace(recipe.calls, shards=56, seed=28 + 20 * run),
+        conversations=replace(recipe.conversations, monologue_share=0.05),
+        calls=replace(recipe.calls, shards=40, told_shards=20, seed=28 + 20 * run),
         lm=replace(recipe.lm, seed=6 + 10 * run, learning_rate=1.6e-3, steps=4600),
     )
 

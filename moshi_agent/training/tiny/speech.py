@@ -1,4 +1,4 @@
-"""Text to speech: the neural voice that answers, and `flite`, `espeak-ng`, `festival` and `pico2wave` as commands.
+"""Text to speech: the neural voice that answers, and the commands of Flite, eSpeak NG, Festival and Pico.
 
 Every utterance comes back trimmed to its speech and at one level, so that what uses it decides where it
 starts and how loud it is.
@@ -43,8 +43,9 @@ class Voice:
 
     `speed` and `tract` are factors: 1.2 speaks 20 % faster, or raises pitch and formants together by 20 %
     as a shorter vocal tract would. `pitch` is in hertz for flite, 0..99 for espeak-ng and a percentage for
-    pico; None is the voice's own. A lively piper voice says a text another way each time, and its pitch is its own. So is the
-    speed of festival. A recording has the name of its file below `RECORDINGS`, and is what it is.
+    pico; None is the voice's own. A lively piper voice says a text another way each time, and its pitch is
+    its own. So is the speed of festival. A recording has the name of its file below `RECORDINGS`, and is
+    what it is.
     """
 
     engine: Literal["flite", "espeak-ng", "piper", "festival", "pico", "recorded"]
