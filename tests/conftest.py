@@ -23,6 +23,7 @@ MAY_BE_SKIPPED = (
     "Triton's interpreter",  # those tests run in a step of their own
     "needs Node.js",  # Debian's may be too old
     "needs FastRTC",  # which is bound to an older Gradio, Starlette and websockets
+    "Debian has Pico in non-free",
     "Kyutai's package",  # `moshi` is bound to an older torch, numpy and huggingface_hub
 )
 

@@ -9,7 +9,7 @@ given it as a reference; how questions are looked up is in `looking_up`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import sentencepiece
@@ -142,6 +142,12 @@ class ConversationSampler:
     def greeting(self) -> int:
         """The index of the greeting among the answers."""
         return len(self.answers) - 1
+
+    def only_told(self) -> ConversationSampler:
+        """The same, with calls in which a silent caller hears what the bot has been told to say."""
+        mix = replace(self.mix, monologue_share=1.0, silent_share=0.0, noise_only_share=0.0)
+        clean = replace(self.config, noise_share=0.0, mu_law_share=0.0, opus_share=0.0, echo_share=0.0)
+        return replace(self, mix=mix, config=clean)
 
     def sample(self, rng: Rng, frames: int) -> Conversation:
         """One call of `frames` frames."""

@@ -37,7 +37,7 @@ from moshi_agent.training.tiny.speech import (
     Voice,
     loud_span,
 )
-from moshi_agent.training.tiny.voices import HELD_OUT_VOICES, TRAINING_VOICES, VoiceGrid
+from moshi_agent.training.tiny.voices import HELD_OUT_VOICES, HIGH_VOICES, TRAINING_VOICES, VoiceGrid
 from moshi_agent.training.tiny.word_times import SpokenWord
 
 Kind = Literal["answer", "sentence", "said", "found", "question", "unknown", "recorded"]
@@ -106,6 +106,8 @@ class CallSpeechPlan:
     said: int = 2000  # sentences of the closed world
     found: int = 32  # answers to each question that is looked up
     renderings_per_question: int = 60
+    high_renderings: int = 0  # of each question, too, in `HIGH_VOICES`
+    high_unknown: int = 0
     seed: int = 120
 
     def items(self, phrases: Phrases) -> list[Item]:
@@ -113,6 +115,11 @@ class CallSpeechPlan:
         rng = np.random.default_rng(self.seed)
         known = (*phrases.exchanges, *phrases.lookups)
         callers = question_items(known, self.renderings_per_question, TRAINING_VOICES, rng)
+        callers += question_items(known, self.high_renderings, HIGH_VOICES, rng)
+        callers += [
+            Item(kind="unknown", text=text, voice=HIGH_VOICES.draw(rng))
+            for text in unknown_sentences(self.high_unknown, self.seed + 2)
+        ]
         spoken = [Item(kind="said", text=world.sentence(rng)) for _ in range(self.said)]
         spoken += found_items(phrases.lookups, self.found, rng)
         return [

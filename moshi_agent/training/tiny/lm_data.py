@@ -21,6 +21,8 @@ from moshi_agent.training.tiny.tokenizer import BEGIN
 MOST_BEFORE = 10
 BEGIN_SHARE = 0.25
 MOST_LEFT_OUT = 12  # frames of a question
+FIRST_TOLD_SHARD = 1000
+SILENT_SHARE = 0.15  # of the calls in which the bot is told all that it says
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,31 +30,51 @@ class LMDataPlan:
     """How many calls are made."""
 
     shards: int = 16
+    told_shards: int = 0  # beside them, of calls in which the bot is told all that it says
     calls_per_shard: int = 40
     frames: int = 750  # per call
     seed: int = 31
 
 
 def build_lm_data(folder: Path, sampler: ConversationSampler, encoder: CallEncoder, plan: LMDataPlan) -> None:
-    """Writes the shards that are missing; a shard depends on its number only."""
+    """Writes the shards that are missing: those of which the bot is told all come last."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in tqdm(range(plan.shards), desc="calls", unit="shard"):
         build_shard(folder, sampler, encoder, plan, number)
+    if plan.told_shards:
+        callers = LMData.open(folder).callers_who_ask_nothing()
+        for number in tqdm(range(plan.told_shards), desc="told", unit="shard"):
+            build_shard(folder, sampler.only_told(), encoder, plan, FIRST_TOLD_SHARD + number, callers)
 
 
 def build_shard(
-    folder: Path, sampler: ConversationSampler, encoder: CallEncoder, plan: LMDataPlan, number: int
+    folder: Path,
+    sampler: ConversationSampler,
+    encoder: CallEncoder,
+    plan: LMDataPlan,
+    number: int,
+    callers: NDArray[np.int16] | None = None,
 ) -> None:
-    """Writes one shard, unless it is there."""
+    """Writes one shard, unless it is there.
+
+    Args:
+        callers: what most calls hear in place of silence, codes [N, frames, codebooks]; to encode it anew for
+            each of them would take most of the time.
+    """
     path = folder / f"calls_{number:04d}.npz"
     if path.exists():
         return
     rng = np.random.default_rng([plan.seed, number])
     calls = encoder.encode([sampler.sample(rng, plan.frames) for _ in range(plan.calls_per_shard)])
+    codes = np.stack([call.codes for call in calls])
+    if callers is not None and len(callers):
+        heard = rng.random(len(calls)) >= SILENT_SHARE
+        picks = rng.integers(len(callers), size=len(calls))
+        codes[heard, :, 1 + len(encoder.quiet) :] = callers[picks[heard]]
     partial = path.with_suffix(".part.npz")
     np.savez(
         partial,
-        codes=np.stack([call.codes for call in calls]),
+        codes=codes,
         references=np.stack([call.references for call in calls]),
         asked=np.stack([call.asked for call in calls]),
         late=np.stack([call.late for call in calls]),
@@ -160,6 +182,10 @@ class LMData:
     def heard(self) -> NDArray[np.int16]:
         """The caller's codes in all frames in which something is asked, [N, codebooks]."""
         return self.codes[self.asked > 0][:, 1 + len(self.quiet) :]
+
+    def callers_who_ask_nothing(self) -> NDArray[np.int16]:
+        """The caller's codes of the calls in which nobody asks anything, [N, frames, codebooks]."""
+        return self.codes[(self.asked == 0).all(1)][:, :, 1 + len(self.quiet) :]
 
     @cached_property
     def greeted(self) -> NDArray[np.int64]:

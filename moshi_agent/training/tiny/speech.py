@@ -1,4 +1,4 @@
-"""Text to speech: the neural voice that answers, and `flite`, `espeak-ng` and `festival` as commands.
+"""Text to speech: the neural voice that answers, and the commands of Flite, eSpeak NG, Festival and Pico.
 
 Every utterance comes back trimmed to its speech and at one level, so that what uses it decides where it
 starts and how loud it is.
@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, cast
+from xml.sax.saxutils import escape
 
 import numpy as np
 import soundfile as sf
@@ -41,12 +42,13 @@ class Voice:
     """One way of speaking.
 
     `speed` and `tract` are factors: 1.2 speaks 20 % faster, or raises pitch and formants together by 20 %
-    as a shorter vocal tract would. `pitch` is in hertz for flite and 0..99 for espeak-ng; None is the
-    voice's own. A lively piper voice says a text another way each time, and its pitch is its own. So is the
-    speed of festival. A recording has the name of its file below `RECORDINGS`, and is what it is.
+    as a shorter vocal tract would. `pitch` is in hertz for flite, 0..99 for espeak-ng and a percentage for
+    pico; None is the voice's own. A lively piper voice says a text another way each time, and its pitch is
+    its own. So is the speed of festival. A recording has the name of its file below `RECORDINGS`, and is
+    what it is.
     """
 
-    engine: Literal["flite", "espeak-ng", "piper", "festival", "recorded"]
+    engine: Literal["flite", "espeak-ng", "piper", "festival", "pico", "recorded"]
     name: str
     speed: float = 1.0
     pitch: int | None = None
@@ -176,10 +178,22 @@ def _festival(text: str, voice: Voice) -> bytes:
         return wave.read_bytes()
 
 
+def _pico(text: str, voice: Voice) -> bytes:
+    """The wave file that SVOX Pico's `pico2wave` makes of `text`; the name of a voice is its language."""
+    speed, pitch = round(100 * voice.speed / voice.tract), 100 if voice.pitch is None else voice.pitch
+    marked = f"<speed level='{speed}'><pitch level='{pitch}'>{escape(text)}</pitch></speed>"
+    with tempfile.TemporaryDirectory() as folder:
+        wave = Path(folder) / "speech.wav"
+        _run(["pico2wave", "-l", voice.name, "-w", str(wave), marked])
+        return wave.read_bytes()
+
+
 def _wave(text: str, voice: Voice) -> bytes:
     """The wave file of an engine that makes one."""
     if voice.engine == "festival":
         return _festival(text, voice)
+    if voice.engine == "pico":
+        return _pico(text, voice)
     if voice.engine == "recorded":
         path = RECORDINGS / f"{voice.name}.wav"
         if not path.is_file():

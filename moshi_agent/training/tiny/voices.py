@@ -49,8 +49,8 @@ class VoiceGrid:
     neural_tracts: tuple[float, ...]
     flite_share: float = 0.4
     neural_share: float = 0.25  # the answering voice itself, lively, and longer or shorter in the throat
-    unheard: tuple[Voice, ...] = ()  # kinds of voices that no training hears
-    unheard_share: float = 0.0
+    others: tuple[Voice, ...] = ()
+    other_share: float = 0.0
 
     def draw(self, rng: np.random.Generator) -> Voice:
         """One voice of the grid."""
@@ -60,8 +60,8 @@ class VoiceGrid:
         if kind < self.flite_share + self.neural_share:
             tract, speed = _pick(rng, self.neural_tracts), _pick(rng, self.speeds)
             return Voice(engine="piper", name="joe", speed=speed, tract=tract, lively=True)
-        if kind < self.flite_share + self.neural_share + self.unheard_share:
-            return _pick(rng, self.unheard)
+        if kind < self.flite_share + self.neural_share + self.other_share:
+            return _pick(rng, self.others)
         name = _pick(rng, self.accents) + _pick(rng, self.variants)
         return Voice(
             engine="espeak-ng",
@@ -92,6 +92,26 @@ TRAINING_VOICES = VoiceGrid(
     tracts=(0.88, 0.94, 1.0, 1.06, 1.12, 1.18),
     neural_tracts=(0.85, 0.93, 1.02, 1.11, 1.2, 1.3, 1.4),
 )
+# Two women, and men made to sound like women: what the voices above are short of.
+HIGH_VOICES = VoiceGrid(
+    accents=TRAINING_ACCENTS,
+    variants=("+f2", "+f3", "+f5", "+Annie"),
+    speeds=TRAINING_VOICES.speeds,
+    flite_pitches_hz=(150, 170, 190, 210, 235),
+    espeak_pitches=(44, 56, 68, 80, 92),
+    tracts=(1.06, 1.12, 1.18, 1.24, 1.3, 1.36),
+    neural_tracts=(1.2, 1.3, 1.4),
+    others=tuple(
+        Voice(engine="pico", name=name, speed=speed, pitch=pitch, tract=tract)
+        for name in ("en-US", "en-GB")
+        for speed in (0.8, 0.9, 1.0, 1.1, 1.2)
+        for pitch in (80, 90, 100, 110, 120)
+        for tract in (0.9, 0.95, 1.0, 1.05, 1.1)
+    ),
+    flite_share=0.35,
+    neural_share=0.0,
+    other_share=0.55,
+)
 HELD_OUT_VOICES = VoiceGrid(
     accents=HELD_OUT_ACCENTS,
     variants=HELD_OUT_VARIANTS,
@@ -100,12 +120,12 @@ HELD_OUT_VOICES = VoiceGrid(
     espeak_pitches=(26, 38, 50, 62, 74),
     tracts=(0.91, 0.97, 1.03, 1.09, 1.15),
     neural_tracts=(0.89, 0.97, 1.06, 1.16, 1.25, 1.35),
-    unheard=(
+    others=(  # kinds of voices that no training hears
         Voice(engine="flite", name="slt"),
         Voice(engine="flite", name="slt", speed=1.1, pitch=190),
         Voice(engine="festival", name="cmu_us_slt_arctic_hts"),
     ),
-    unheard_share=0.2,
+    other_share=0.2,
     flite_share=0.3,
     neural_share=0.25,
 )

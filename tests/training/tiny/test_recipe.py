@@ -34,7 +34,7 @@ SHORT = Recipe(
     call_speech=CallSpeechPlan(said=6, found=1, renderings_per_question=1),
     encoder=EncoderTraining(steps=4, batch=2, frames=4, continuous_steps=2, pool_steps=2),
     decoder=DecoderTraining(steps=2, batch=2, frames=4),
-    calls=LMDataPlan(shards=1, calls_per_shard=2, frames=250),
+    calls=LMDataPlan(shards=1, told_shards=1, calls_per_shard=2, frames=250),
     lm=LMTraining(steps=2, batch=2, frames=60, short_batch=2),
 )
 

@@ -38,6 +38,10 @@ VOICES = (
     Voice(engine="espeak-ng", name="en-us+f3", speed=0.9, pitch=60, tract=1.1),
     ANSWER_VOICE,
     Voice(engine="piper", name="joe", tract=1.2, lively=True),
+    pytest.param(
+        Voice(engine="pico", name="en-GB", speed=0.9, pitch=120, tract=1.05),
+        marks=pytest.mark.skipif(shutil.which("pico2wave") is None, reason="Debian has Pico in non-free"),
+    ),
 )
 
 

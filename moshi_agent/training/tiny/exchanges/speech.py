@@ -61,6 +61,6 @@ def installed(voices: VoiceGrid) -> VoiceGrid:
     if not shutil.which("espeak-ng"):
         return replace(voices, flite_share=1.0)
     if not shutil.which("text2wave"):
-        unheard = tuple(voice for voice in voices.unheard if voice.engine != "festival")
-        return replace(voices, unheard=unheard)
+        others = tuple(voice for voice in voices.others if voice.engine != "festival")
+        return replace(voices, others=others)
     return voices
