@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,16 @@ from tests.adapters.server.server_process import address_of
 
 Replicas = dict[str, dict[str, Any]]  # what each says of itself, by its name
 BEGIN_S = 240.0  # for Ray, on a machine that does other things, too
+# As `serve deploy` does by way of the dashboard, which a Ray of the command's own has not.
+_REDEPLOY = """
+import json, sys
+import ray
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ServeDeploySchema
+
+ray.init(address="auto", namespace="serve", log_to_driver=False)
+_get_global_client().deploy_apps(ServeDeploySchema(**json.loads(sys.argv[1])))
+"""
 
 
 @dataclass(frozen=True)
@@ -33,23 +43,34 @@ class Cluster:
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Status and body."""
-        connection = http.client.HTTPConnection(self.url.partition("://")[2], timeout=20)
-        connection.request("GET", path)
-        response = connection.getresponse()
-        status, body = response.status, response.read()
-        connection.close()
-        return status, body
+        with closing(http.client.HTTPConnection(self.url.partition("://")[2], timeout=20)) as connection:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read()
 
     def replicas(self) -> Replicas:
         """What each replica says of itself, by its name."""
         return {one["replica"]: one for one in json.loads(self.get("/ready")[1])["replicas"]}
 
+    def live(self) -> int:
+        """Calls, of all replicas, as they have reported."""
+        return sum(one["live"] for one in self.replicas().values())
+
+    def redeploy(self, **arguments: str | int | bool) -> None:
+        """Gives Serve a config file's content with other options of the command: another version."""
+        app = {"name": "moshi-agent", "route_prefix": "/", "import_path": "moshi_agent_adapters.ray:app"}
+        config = {"applications": [app | {"args": arguments}]}
+        subprocess.run([sys.executable, "-c", _REDEPLOY, json.dumps(config)], check=True, timeout=BEGIN_S)
+
     def wait_for_replicas(
         self, condition: Callable[[dict[str, dict[str, Any]]], bool], seconds: float
     ) -> None:
         """Waits until it holds for the replicas."""
-        until = time.monotonic() + seconds
-        while not condition(found := self.replicas()):
+        until, found = time.monotonic() + seconds, Replicas()
+        while True:
+            with suppress(TimeoutError):  # while the only replica is replaced there is nobody to answer
+                if condition(found := self.replicas()):
+                    return
             assert time.monotonic() < until, f"waited in vain: {found}"
             time.sleep(0.5)
 

@@ -27,21 +27,23 @@ from moshi_agent.audio.files import read_audio
 from moshi_agent.questions import find_question, sample_questions
 from moshi_agent_adapters.protocols.kyutai import Kind
 from moshi_agent_adapters.protocols.opus import OpusWriter
-from tests.adapters.ray.ray_process import Cluster, serving_on_ray
+from tests.adapters.ray.ray_process import Cluster, Replicas, serving_on_ray
 from tests.adapters.server.server_clients import PATIENCE_S, ask_kyutai, ask_live, paced, question
 from tests.adapters.webrtc.webrtc_asking import ask_signalling
 
 pytestmark = [pytest.mark.slow, pytest.mark.load, pytest.mark.real_time, pytest.mark.timeout(600)]
 ANSWER = "tiny talking model"
 CAPACITY = 3
+AT_ONCE = 8  # calls of one address, in all replicas
 SCALE_S = 120.0  # for a replica to come, or to go
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """One to two replicas; a second one for more than two calls."""
-    options = ("--replicas", "1-2", "--capacity", str(CAPACITY), "--target-load", "0.7")
-    with serving_on_ray(*options, "--scale-up-seconds", "1", "--scale-down-seconds", "5") as cluster:
+    """One to three replicas; one more for more than two calls each."""
+    options = ("--replicas", "1-3", "--capacity", str(CAPACITY), "--target-load", "0.7")
+    limits = ("--calls-per-address", str(AT_ONCE))
+    with serving_on_ray(*options, *limits, "--scale-up-seconds", "1", "--scale-down-seconds", "5") as cluster:
         yield cluster
 
 
@@ -131,15 +133,39 @@ def test_a_second_replica_comes_for_more_calls_and_one_goes_without_a_call_notic
     asyncio.run(talk())
 
 
-def test_calls_over_three_protocols_are_answered_and_full_replicas_refuse_at_once(cluster: Cluster) -> None:
+async def wait_for_calls(cluster: Cluster, number: int) -> None:
+    """Until the replicas have so many in all."""
+    await asyncio.to_thread(
+        cluster.wait_for_replicas, lambda found: sum(one["live"] for one in found.values()) == number, SCALE_S
+    )
+
+
+def test_eight_calls_over_three_protocols_on_three_replicas_are_answered(cluster: Cluster) -> None:
+    """A ninth is one too many of its address, though a replica has a place."""
+
     async def talk() -> None:
+        async with AsyncExitStack() as calls:
+            for number in (3, 5):  # more than two replicas are meant for
+                while (await asyncio.to_thread(cluster.live)) < number:
+                    with suppress(ConnectionRefusedError):
+                        await calls.enter_async_context(line(cluster))
+                    await asyncio.sleep(1.5)  # the replicas report once a second
+                await wait_for_replicas(cluster, 1 + number // 2)
+        await wait_for_calls(cluster, 0)
         path = find_question("What is your name?", sample_questions()).path
         asked, at_48 = question("What is your name?"), read_audio(path, 48_000)
-        heard = await asyncio.gather(
-            ask_kyutai(cluster.websocket, asked, ANSWER),
-            ask_live(cluster.websocket, asked, ANSWER),
-            ask_signalling(cluster.url, at_48, ANSWER),
-        )
+        asking = [
+            *(ask_kyutai(cluster.websocket, asked, ANSWER) for _ in range(3)),
+            *(ask_live(cluster.websocket, asked, ANSWER) for _ in range(3)),
+            *(ask_signalling(cluster.url, at_48, ANSWER) for _ in range(2)),
+        ]
+        answers = asyncio.gather(*asking)
+        await wait_for_calls(cluster, AT_ONCE)
+        with pytest.raises(ConnectionRefusedError, match=f"{AT_ONCE} calls at once"):
+            async with line(cluster):
+                pass
+        heard = await answers
+        assert len(heard) == AT_ONCE
         for one in heard:
             assert one.text.strip().startswith("My name is Moshi") and one.energy > 1
 
@@ -196,6 +222,32 @@ def test_health_and_metrics_are_those_of_all(cluster: Cluster) -> None:
     lines = [row for row in body.decode().splitlines() if row.startswith("moshi_agent_live_sessions{")]
     assert len(lines) == len(names) and all(any(name in row for row in lines) for name in names)
     assert cluster.get("/health")[0] == 200
+
+
+def test_another_version_takes_the_place_of_this_one_and_calls_go_on(cluster: Cluster) -> None:
+    async def talk() -> None:
+        before = set(await asyncio.to_thread(cluster.replicas))
+
+        def are_replaced(found: Replicas) -> bool:
+            new = [one for name, one in found.items() if name not in before]
+            return bool(new) and all(one["draining"] for name, one in found.items() if name in before)
+
+        async with line(cluster) as first, line(cluster) as second:
+            options = {
+                "model": "tiny",
+                "capacity": CAPACITY,
+                "overcommit": True,
+                "calls_per_address": AT_ONCE,
+            }
+            await asyncio.to_thread(cluster.redeploy, **options, idle_seconds=90)
+            await asyncio.to_thread(cluster.wait_for_replicas, are_replaced, SCALE_S)
+            heard = await ask_kyutai(cluster.websocket, question("What is your name?"), ANSWER)
+            assert ANSWER in heard.text
+            now = time.monotonic()
+            assert first.ended is None and second.ended is None
+            assert now - first.heard_at[-1] < 2 and now - second.heard_at[-1] < 2
+
+    asyncio.run(talk())
 
 
 def test_sigterm_lets_calls_end_and_ends(cluster: Cluster) -> None:
