@@ -61,6 +61,7 @@ _POLICY_VIOLATION = 1008
 _LONGEST_REASON = 123  # bytes, of a close frame
 _MESSAGES_A_TURN = 16  # that one call may have read before others have theirs
 _AUDIO_A_TURN_S = 0.5  # the same of audio in one message
+_LEAST_AUDIO_S = 0.002  # in a message; browsers give 128 samples at once, 2.7 ms
 _MESSAGES_AT_ONCE_S = 10.0  # of messages without audio, that may come together
 _ASKS_PER_SECOND, _ASKS_AT_ONCE = 1.0, 5.0  # for answers of a language model, which may cost money
 _MESSAGE_BYTES = 16 * 1024  # of a message without audio, that count as one more of them
@@ -209,7 +210,7 @@ class _Call:
         return CallEnd("moved", code=await self._server.hand_over(session))
 
     async def _listen(self, session: Session, presence: IdleCall) -> CallEnd:
-        """Takes the client's messages, one after the other. Work without audio in it is metered, too."""
+        """Takes the client's messages, one after the other. Work with hardly any audio is metered, too."""
         for number in itertools.count(1):
             now, heard_s, end, size = time.monotonic(), 0.0, None, 0
             try:
@@ -224,9 +225,9 @@ class _Call:
                 return end
             if heard_s:
                 presence.heard_at = now
-            elif not self._silent_messages.spend(1 + size / _MESSAGE_BYTES, now):
-                most = f"{self._config.messages_per_second:g} messages a second"
-                return CallEnd("too_fast", f"more than {most} without audio", "too_many_messages")
+            if heard_s < _LEAST_AUDIO_S and not self._silent_messages.spend(1 + size / _MESSAGE_BYTES, now):
+                most = f"{self._config.messages_per_second:g} messages a second without audio"
+                return CallEnd("too_fast", f"more than {most} or with hardly any", "too_many_messages")
             if not number % _MESSAGES_A_TURN:
                 await asyncio.sleep(0)  # what has come already is read without giving way to anybody
         raise AssertionError("a count has no end")

@@ -189,6 +189,16 @@ def test_messages_without_audio_are_metered(impatient: Running) -> None:
     wait_for(lambda: not impatient.live, 5)
 
 
+def test_messages_with_hardly_any_audio_are_metered(impatient: Running) -> None:
+    """One sample in each is not ahead of real time, and work all the same."""
+    with live(impatient) as connection:
+        with suppress(ConnectionClosed):
+            for _ in range(3000):
+                connection.send(append(b"\0\0"))
+        assert any("hardly any" in message for message in rest(connection))
+    wait_for(lambda: not impatient.live, 5)
+
+
 def test_a_client_that_never_starts_its_session(impatient: Running) -> None:
     with connect(f"{impatient.websocket}/v1/live/sessions") as connection:
         (event,) = [json.loads(message) for message in rest(connection)]
