@@ -53,14 +53,15 @@ def _text(tiny: Checkpoint, steps: list[StepOutput]) -> str:
 
 
 def test_an_int8_cache_changes_no_word_of_an_answer(tiny: Checkpoint) -> None:
-    """Greedy; and on the same path hidden states within 1 %, text logits within 0.1 (they spread by 4.6)."""
+    """Greedy; and on the same path hidden states within 1 %, text logits within a twentieth of their spread."""
     codes = _codes(tiny)
     exact = list(_steps(tiny, codes, kv_int8=False, forced=None))
     assert _text(tiny, exact) == _ANSWER
     free = list(_steps(tiny, codes, kv_int8=True, forced=None))
     assert _text(tiny, free) == _ANSWER
+    spread = torch.cat([step.text_logits for step in exact]).std()
     followed = _steps(tiny, codes, kv_int8=True, forced=[step.generated for step in exact])
     for wanted, got in zip(exact, followed, strict=True):
         assert (got.hidden - wanted.hidden).norm() < 0.01 * wanted.hidden.norm()
-        assert (got.text_logits - wanted.text_logits).abs().max() < 0.1
+        assert (got.text_logits - wanted.text_logits).abs().max() < spread / 20
         assert torch.equal(got.sampled, wanted.generated)

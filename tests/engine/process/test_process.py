@@ -279,14 +279,14 @@ def test_the_death_of_the_process_is_told_and_another_one_answers(
 def test_what_cannot_be_loaded_raises_as_in_the_same_process(
     options: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
-    children = multiprocessing.active_children()
+    children = set(multiprocessing.active_children())
     with pytest.raises(kind, match=message):
         Engine.load(**{"source": "tiny", **options}, process=True, shared=False)
-    assert multiprocessing.active_children() == children
+    assert set(multiprocessing.active_children()) == children
 
 
 def test_closing_ends_the_conversations_and_leaves_nothing() -> None:
-    threads, children = set(threading.enumerate()), multiprocessing.active_children()
+    threads, children = set(threading.enumerate()), set(multiprocessing.active_children())
     files = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
     engine = Engine.load("tiny", process=True, shared=False, **OPTIONS)
     with pytest.raises(EngineUnhealthy, match="not been started"):
@@ -301,7 +301,7 @@ def test_closing_ends_the_conversations_and_leaves_nothing() -> None:
     assert not engine.metrics().healthy
     gc.collect()
     assert set(threading.enumerate()) == threads
-    assert multiprocessing.active_children() == children
+    assert set(multiprocessing.active_children()) == children
     if files:
         assert len(os.listdir("/proc/self/fd")) <= files
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from moshi_agent.config import TransformerConfig
 from moshi_agent.errors import ConfigError
-from moshi_agent.nn.attention import CrossAttention
+from moshi_agent.nn.attention import CrossAttention, CrossSource
 from moshi_agent.nn.linear import Int8Linear, Linear, LoraLinear
 from moshi_agent.training.finetune.config import LoraSettings
 from moshi_agent.training.finetune.low_rank import add_low_rank
@@ -65,11 +65,11 @@ def test_the_attention_to_conditions_has_an_update_as_well() -> None:
     layer = owner.attention.in_projs[0]
     nn.init.normal_(layer.lora_B.weight)
     x, source = torch.randn(2, 5, 16), torch.randn(2, 3, 16)
-    y = owner.attention(x, source)
+    y = owner.attention(x, CrossSource(source))
     fused = CrossAttention(config)
     fused.in_projs[0].weight = nn.Parameter(layer.dense_weight())
     fused.out_projs[0].weight = owner.attention.out_projs[0].weight
-    torch.testing.assert_close(y, fused(x, source))
+    torch.testing.assert_close(y, fused(x, CrossSource(source)))
 
 
 def test_int8_weights_and_updates_of_updates_are_refused() -> None:
