@@ -53,7 +53,7 @@ def _text(tiny: Checkpoint, steps: list[StepOutput]) -> str:
 
 
 def test_an_int8_cache_changes_no_word_of_an_answer(tiny: Checkpoint) -> None:
-    """Greedy; and on the same path hidden states within 1 %, text logits within a twentieth of their spread."""
+    """Greedy; and on the same path hidden states within 1 %, text logits by a twentieth of their spread."""
     codes = _codes(tiny)
     exact = list(_steps(tiny, codes, kv_int8=False, forced=None))
     assert _text(tiny, exact) == _ANSWER
