@@ -1,6 +1,7 @@
 """Every block of the README and of the documents is run as it stands there, or says why not.
 
-`blocks.py` says how a document marks a block.
+`blocks.py` says how a document marks a block. Those of the README run among the quick tests, the others, of
+some seconds each, among the long ones.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ from tests.documents.blocks import BLOCKS, CHECKOUT, DOCUMENTS, PICTURES, PROGRA
 SERVER = "localhost:8998"  # as the documents write it
 LIMIT_S = 240  # on a machine that does much else; a few seconds on an idle one
 RUN = [
-    pytest.param(block, id=str(block), marks=[pytest.mark.slow] if block.is_slow else [])
+    pytest.param(
+        block,
+        id=str(block),
+        marks=[pytest.mark.slow] if block.is_slow or block.document != "README.md" else [],
+    )
     for block in BLOCKS
     if block.language in PROGRAMS and block.not_run is None
 ]
