@@ -62,7 +62,7 @@ class ConversationMix:
     lookups: LookupMix = field(default_factory=LookupMix)
     # Frames from an interruption to the bot's silence, each with its share. The late ones show what it is
     # like to have missed the moment: what is learnt there is to stop, not to have gone on.
-    stop_shares: tuple[tuple[int, float], ...] = ((2, 0.65), (3, 0.23), (4, 0.08), (5, 0.04))
+    stop_shares: tuple[tuple[int, float], ...] = ((2, 0.75), (3, 0.16), (4, 0.06), (5, 0.03))
     burst_share: float = 0.5  # of answers; of pauses it is a third of that
     first_pause_s: tuple[float, float] = (0.0, 1.5)
     pause_s: tuple[float, float] = (0.5, 4.0)

@@ -20,7 +20,7 @@ from moshi_agent.training.tiny.lm_data import LMData
 from moshi_agent.training.tiny.lm_losses import Batch, LMLoss, LMLossConfig
 from moshi_agent.training.tiny.tokenizer import WANTED
 
-CropKind = Literal["long", "question", "told", "reference"]
+CropKind = Literal["long", "question", "told", "reference", "interruption"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,11 @@ class LMTraining(Training):
     batch: int = 8
     frames: int = 250  # well over the context
     # What the steps read, in turn: calls as they are, and more of what takes longest to learn: to tell
-    # questions apart, to speak what is not known by heart, and to copy what was looked up.
-    crops: tuple[CropKind, ...] = ("long", "question", "told", "long", "question", "reference")
+    # questions apart, to speak what is not known by heart, to copy what was looked up, and to stop.
+    crops: tuple[CropKind, ...] = (
+        *("long", "question", "told", "interruption"),
+        *("long", "question", "told", "reference"),
+    )
     short_batch: int = 44  # of all crops but the long ones
     short_frames: int = 48
     renamed_share: float = 0.6  # of the references
@@ -90,6 +93,8 @@ class LMTrainer(LossTrainer[LMModel]):
             )
         elif kind == "told" and len(data.beginnings):
             crops = data.told_crops(rng, batch, frames)
+        elif kind == "interruption" and len(data.interruptions):
+            crops = data.interruption_crops(rng, batch, frames)
         elif kind == "question":
             crops = data.question_crops(rng, batch, frames, pace_share=config.pace_share)
         else:

@@ -179,6 +179,10 @@ class LMData:
         """As `crops`, each beginning shortly before the bot says what it was told to."""
         return self._crops_before(self.beginnings, rng, batch, frames)
 
+    def interruption_crops(self, rng: np.random.Generator, batch: int, frames: int) -> Crops:
+        """As `crops`, each beginning shortly before the caller speaks while the bot does."""
+        return self._crops_before(self.interruptions, rng, batch, frames)
+
     def heard(self) -> NDArray[np.int16]:
         """The caller's codes in all frames in which something is asked, [N, codebooks]."""
         return self.codes[self.asked > 0][:, 1 + len(self.quiet) :]
@@ -208,6 +212,13 @@ class LMData:
         """The call and the first frame of every question, [questions, 2]."""
         before = np.pad(self.asked[:, :-1], ((0, 0), (1, 0)))
         return np.argwhere((self.asked > 0) & (self.asked != before))
+
+    @cached_property
+    def interruptions(self) -> NDArray[np.int64]:
+        """The call and the first frame of every question that begins while the bot speaks, [interruptions, 2]."""
+        calls, first = self.questions.T
+        bot = self.codes[calls, first, 1 : 1 + len(self.quiet)]
+        return self.questions[(bot != self.quiet).any(1)]
 
     @cached_property
     def asking(self) -> NDArray[np.bool_]:

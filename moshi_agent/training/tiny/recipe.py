@@ -127,21 +127,21 @@ def onwards(run: int = 1) -> Recipe:
             rows_of_words=0,
             renderings_per_question=0,
             recordings=0,
-            unknown=2400,
+            unknown=1600,
             seed=20 + 20 * run,
         ),
         call_speech=replace(
             recipe.call_speech,
-            said=3200,
-            found=40,
-            renderings_per_question=134,
-            high_renderings=100,
-            high_unknown=1200,
+            said=6200,
+            found=30,
+            renderings_per_question=80,
+            high_renderings=40,
+            high_unknown=500,
             seed=120 + 20 * run,
         ),
         conversations=replace(recipe.conversations, monologue_share=0.05),
-        calls=replace(recipe.calls, shards=40, told_shards=20, seed=28 + 20 * run),
-        lm=replace(recipe.lm, seed=6 + 10 * run, learning_rate=1.6e-3, steps=4600),
+        calls=replace(recipe.calls, shards=36, told_shards=24, seed=28 + 20 * run),
+        lm=replace(recipe.lm, seed=6 + 10 * run, learning_rate=1.4e-3, steps=2600),
     )
 
 
@@ -191,7 +191,8 @@ class Places:
 
 
 def start_from(model: str, recipe: Recipe, places: Places) -> None:
-    """Takes codec and language model of a checkpoint as what the stages go on from, unless they are taken.
+    """Takes codec, tokenizer and language model of a checkpoint as what the stages go on from, unless they
+    are taken.
 
     Raises:
         ConfigError: another architecture than the recipe's.
@@ -205,7 +206,11 @@ def start_from(model: str, recipe: Recipe, places: Places) -> None:
         recipe.lm_model,
     ):
         raise ConfigError(f"{model} is not built as this recipe has it; accepted: what it has made, or tiny")
+    if checkpoint.tokenizer is None:
+        raise ConfigError(f"{model} has no tokenizer; accepted: what this recipe has made, or tiny")
     places.folder.mkdir(parents=True, exist_ok=True)
+    # The tokens mean to the model what they meant, also where the phrases have other words since.
+    places.tokenizer.write_bytes(checkpoint.tokenizer.serialized_model_proto())
     save_weights(checkpoint.mimi, places.encoder)
     save_weights(checkpoint.mimi, places.decoder)
     if checkpoint.lm.oracle_emb is None:  # a package may leave out a table that is of no use yet

@@ -235,15 +235,31 @@ def test_what_the_bot_is_told_to_say_is_read_from_shortly_before_its_beginning()
     assert {int(row.sum()) for row in crops.told} == {3, 4}
 
 
-@pytest.mark.parametrize(("step", "frames"), [(0, 40), (1, 20), (2, 20), (3, 40), (4, 20), (5, 20)])
-def test_each_step_reads_the_crops_whose_turn_it_is(step: int, frames: int) -> None:
+def test_an_interruption_is_read_from_shortly_before_the_caller_speaks() -> None:
+    """Questions into the bot's silence are none."""
+    calls = echoing_calls()
+    codes, asked = calls.codes.copy(), np.zeros_like(calls.asked)
+    codes[:, :, 1 : 1 + CODEBOOKS] = calls.quiet
+    asked[2, 50:60] = asked[3, 30:40] = asked[3, 90:100] = 1
+    codes[2, 40:53, 1 : 1 + CODEBOOKS] = codes[3, 80:92, 1] = 5
+    data = replace(calls, codes=codes, asked=asked)
+    assert data.interruptions.tolist() == [[2, 50], [3, 90]]
+    crops = data.interruption_crops(np.random.default_rng(2), 40, 30)
+    begins = crops.asked.argmax(1)
+    assert set(begins) <= set(range(1, MOST_BEFORE + 1))
+    assert all(crops.codes[row, 1, begin] == 5 for row, begin in enumerate(begins))
+
+
+@pytest.mark.parametrize("step", range(len(TRAINING.crops)))
+def test_each_step_reads_the_crops_whose_turn_it_is(step: int) -> None:
     calls = echoing_calls()
     references, told = calls.references.copy(), calls.told.copy()
     references[:, 40], told[:, 70] = INITIAL, True
     trainer = LMTrainer(small_lm(), TRAINING, replace(calls, references=references, told=told))
     trainer.step = step
     batch = trainer.draw(np.random.default_rng(0))
-    assert batch.codes.shape == (4 if frames == 40 else 8, 1 + 2 * CODEBOOKS, frames)
     kind = TRAINING.crops[step]
+    rows, frames = (4, 40) if kind == "long" else (8, 20)
+    assert batch.codes.shape == (rows, 1 + 2 * CODEBOOKS, frames)
     assert kind != "told" or bool(batch.told.any(1).all())
     assert kind != "reference" or bool((batch.references == INITIAL).any(1).all())

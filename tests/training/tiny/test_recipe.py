@@ -20,6 +20,7 @@ from moshi_agent.training.tiny.freeze import load_codec, load_weights
 from moshi_agent.training.tiny.lm import LMTraining
 from moshi_agent.training.tiny.lm_data import LMDataPlan
 from moshi_agent.training.tiny.recipe import Places, Recipe, run_recipe, start_from, tiny_codec, tiny_lm
+from moshi_agent.training.tiny.tokenizer import load_tokenizer
 
 MISSING = [command for command in ("flite", "espeak-ng") if shutil.which(command) is None]
 SHORT = Recipe(
@@ -81,7 +82,7 @@ def test_a_run_from_a_model_keeps_its_codec(tmp_path: Path) -> None:
     places = Places(tmp_path / "run", tmp_path / "model")
     start_from("tiny", SHORT, places)
     shipped = load_checkpoint("tiny")
-    assert shipped.lm is not None
+    assert shipped.lm is not None and shipped.tokenizer is not None
     lm = LMModel(tiny_lm())
     lm.add_references()
     load_weights(lm, places.start)
@@ -91,6 +92,7 @@ def test_a_run_from_a_model_keeps_its_codec(tmp_path: Path) -> None:
     for codec in codecs:
         ours, theirs = codec.state_dict(), shipped.mimi.state_dict()
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert load_tokenizer(places.tokenizer).encode("Hello") == shipped.tokenizer.encode("Hello")
     made = places.start.stat().st_mtime_ns
     start_from("tiny", SHORT, places)
     assert places.start.stat().st_mtime_ns == made
