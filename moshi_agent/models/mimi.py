@@ -121,9 +121,9 @@ class MimiModel(nn.Module, Streaming[MimiState]):
         self._encode_step, self._decode_step = self._captured(self._encoded), self._captured(self._decoded)
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]  # pyright: ignore
-        moved = super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
         self._capture_steps()
-        return moved
+        return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
