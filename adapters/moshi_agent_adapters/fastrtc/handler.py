@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,17 @@ from fastrtc import AdditionalOutputs, AsyncStreamHandler
 from fastrtc.utils import CloseStream
 from numpy.typing import NDArray
 
-from moshi_agent import AudioChunk, Ended, Engine, MoshiAgentError, Session, SessionConfig, TextToken
+from moshi_agent import (
+    AudioChunk,
+    BacklogFull,
+    Ended,
+    Engine,
+    MoshiAgentError,
+    Session,
+    SessionClosed,
+    SessionConfig,
+    TextToken,
+)
 from moshi_agent.audio.framing import SAMPLE_RATE_HZ
 
 Pcm = NDArray[np.int16]
@@ -33,7 +44,7 @@ class MoshiHandler(AsyncStreamHandler):
 
     def __init__(self, engine: Engine, config: SessionConfig | None = None) -> None:
         super().__init__("mono", output_sample_rate=SAMPLE_RATE_HZ, input_sample_rate=SAMPLE_RATE_HZ)
-        self._engine, self._config = engine, config or SessionConfig(when_late="drop_oldest")
+        self._engine, self._config = engine, config or SessionConfig()
         self._opening: asyncio.Task[Session] | None = None
         self._begun, self._left = asyncio.Event(), asyncio.Event()
         self._is_over = False
@@ -44,20 +55,19 @@ class MoshiHandler(AsyncStreamHandler):
 
     async def start_up(self) -> None:
         """Opens the conversation."""
-        config = self._config
-        if self.phone_mode:
-            # FastRTC would resample each packet by itself, which is heard at the seams of packets.
-            self.input_sample_rate = TELEPHONE_RATE_HZ
-            config = replace(config, output_sample_rate=TELEPHONE_RATE_HZ)
+        if self.phone_mode:  # FastRTC would resample each packet by itself, which is heard at the seams
+            self.input_sample_rate = self.output_sample_rate = TELEPHONE_RATE_HZ
+        rate_hz = self.output_sample_rate
+        config = replace(self._config, live=True, when_late="drop_oldest", output_sample_rate=rate_hz)
         self._opening = asyncio.create_task(self._opened(config))
         self._begun.set()
 
     async def receive(self, frame: tuple[int, Pcm]) -> None:
         """Gives the bot something to hear: a rate and samples, [N] or [1, N]."""
-        session = self._session
-        if session is not None and session.is_open:
+        if self._session is not None:
             rate, samples = frame
-            session.push(samples.reshape(-1), sample_rate=rate)
+            with suppress(BacklogFull, SessionClosed):  # of the end `emit` tells
+                self._session.push(samples.reshape(-1), sample_rate=rate)
 
     async def emit(self) -> Any:
         """Waits for what comes next: sound as a rate and [1, N] samples, a piece of text, or the end."""

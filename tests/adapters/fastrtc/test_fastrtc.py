@@ -15,7 +15,8 @@ pytest.importorskip("fastrtc", reason="needs FastRTC: pip install moshi-agent[fa
 
 from websockets.asyncio.client import ClientConnection, connect
 
-from moshi_agent import Engine
+from moshi_agent import Engine, SessionConfig
+from moshi_agent_adapters.fastrtc import MoshiHandler
 from moshi_agent_adapters.protocols.g711 import decode, encode
 from tests.adapters.fastrtc.fastrtc_calls import MARKS, answers_within_s, asked, live, mounted
 
@@ -96,3 +97,23 @@ def test_who_finds_no_row_is_hung_up_on_and_the_other_goes_on(engine: Engine, ur
             assert await _heard(first, 1.0), "sound still comes"
 
     asyncio.run(calls())
+
+
+@pytest.mark.parametrize(("by_telephone", "rate_hz"), [(False, 24_000), (True, 8_000)])
+def test_whatever_the_configuration_a_call_is_live_and_at_the_rate_of_its_line(
+    engine: Engine, by_telephone: bool, rate_hz: int
+) -> None:
+    """A conversation that is not live says nothing until it hears something."""
+
+    async def call() -> None:
+        config = SessionConfig(live=False, output_sample_rate=48_000)
+        handler = MoshiHandler(engine, config).copy()
+        handler.phone_mode = by_telephone
+        await handler.start_up()
+        async with asyncio.timeout(20):
+            while not isinstance(sound := await handler.emit(), tuple):
+                pass
+        assert sound[0] == rate_hz
+        await handler.shutdown()
+
+    asyncio.run(call())
