@@ -44,9 +44,9 @@ def application(asked: Serve, replicas: Replicas) -> Application:
     """Makes an application that serves what was asked for with so many replicas. Each takes one GPU, or none.
 
     Raises:
-        ConfigError: Serve runs in a mode in which calls would be cut.
+        ConfigError: as `check`.
     """
-    check_haproxy(os.environ, asked.server.drain_s)
+    check(asked)
     options: dict[str, Any] = {"num_replicas": replicas.fewest}
     if not replicas.is_fixed:
         policy = AutoscalingPolicy(
@@ -73,6 +73,12 @@ def application(asked: Serve, replicas: Replicas) -> Application:
         **options,
     )
     return deployment.bind(asked)
+
+
+def check(asked: Serve) -> None:
+    """Raises ConfigError for what no replica could do, and where Serve would cut calls."""
+    check_haproxy(os.environ, asked.server.drain_s)
+    asked.server.check_words(asked.transcribe)
 
 
 def _wants_gpu(device: str) -> bool:

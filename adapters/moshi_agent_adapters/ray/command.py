@@ -14,12 +14,13 @@ from types import FrameType
 import click
 import ray
 from ray import serve as ray_serve
+from ray.serve import Application
 from ray.serve.config import HTTPOptions
-from ray.serve.schema import ApplicationStatus
+from ray.serve.schema import ApplicationStatus, DeploymentStatus
 
 from moshi_agent import ConfigError
 from moshi_agent.plural import counted
-from moshi_agent_adapters.ray.application import application
+from moshi_agent_adapters.ray.application import NAME, application, check
 from moshi_agent_adapters.ray.config import Replicas
 from moshi_agent_adapters.server.command import Serve
 from moshi_agent_adapters.server.listening import listen
@@ -42,7 +43,7 @@ def serve(asked: Serve, replicas: Replicas) -> None:
     Connects to the cluster that RAY_ADDRESS names; without one, Ray runs on this machine for as long.
 
     Raises:
-        ConfigError: the settings do not go together, or the port is taken.
+        ConfigError: the settings do not go together, the port is taken, or no replica begins.
     """
     _check(asked)
     set_up_log(asked.log_level, asked.log_format)
@@ -56,7 +57,7 @@ def serve(asked: Serve, replicas: Replicas) -> None:
             ssl_keyfile=None if asked.ssl_key is None else str(asked.ssl_key),
         )
         ray_serve.start(http_options=http, proxy_location="EveryNode")
-        ray_serve.run(application(asked, replicas), name=_APP, route_prefix="/")
+        _run(application(asked, replicas))
         _announce(asked, replicas, port)
         _wait_for_end(asked.server.drain_s)
     finally:
@@ -75,6 +76,7 @@ def _begin_ray(log_level: str) -> None:
 
 def _check(asked: Serve) -> None:
     """Raises ConfigError for what the replicas cannot do."""
+    check(asked)
     if asked.ssl_self_signed:
         raise ConfigError("a certificate that is made for each process; accepted: --ssl-cert and --ssl-key")
     if (asked.ssl_cert is None) != (asked.ssl_key is None):
@@ -88,6 +90,18 @@ def _free_port(asked: Serve) -> int:
     for one in sockets:
         one.close()
     return port
+
+
+def _run(app: Application) -> None:
+    """Runs the application. Raises ConfigError, with the reason of the last replica, where none begins."""
+    try:
+        ray_serve.run(app, name=_APP, route_prefix="/")
+    except RuntimeError as error:
+        deployment = ray_serve.status().applications[_APP].deployments.get(NAME)
+        if deployment is None or deployment.status != DeploymentStatus.DEPLOY_FAILED:
+            raise
+        reason = deployment.message.strip().rpartition("\n")[2]  # the traceback's last line, of its error
+        raise ConfigError(f"no replica begins: {reason}") from error
 
 
 def _announce(asked: Serve, replicas: Replicas, port: int) -> None:
