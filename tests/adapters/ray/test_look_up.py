@@ -1,4 +1,4 @@
-"""Something is looked up in a call on Ray: a replica finds the operator's function, or asks a language model."""
+"""Something is looked up in a call on Ray: a replica finds the operator's function, or a language model."""
 
 from __future__ import annotations
 
