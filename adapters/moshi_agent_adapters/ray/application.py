@@ -11,6 +11,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
+from moshi_agent import ConfigError
 from moshi_agent.cli.serve import asked_for
 from moshi_agent.cli.serve import serve as command
 from moshi_agent_adapters.ray.arguments import command_line
@@ -21,6 +22,7 @@ from moshi_agent_adapters.ray.placement import Emptiest
 from moshi_agent_adapters.ray.replica import Replica
 from moshi_agent_adapters.server.command import Serve
 
+BELIEVED = "FORWARDED_ALLOW_IPS"  # whose X-Forwarded-For Serve's proxy believes: uvicorn's variable
 NAME = "moshi"  # of the deployment, by which config files know it
 _BESIDE_CALLS = 100  # requests of one replica, beside its calls: they are answered or refused at once
 
@@ -76,8 +78,13 @@ def application(asked: Serve, replicas: Replicas) -> Application:
 
 
 def check(asked: Serve) -> None:
-    """Raises ConfigError for what no replica could do, and where Serve would cut calls."""
+    """Raises ConfigError for what no replica could do, and where Serve's proxy would cut or misread calls."""
     check_haproxy(os.environ, asked.server.drain_s)
+    if asked.proxies is not None and os.environ.get(BELIEVED) != asked.proxies:
+        raise ConfigError(
+            f"--trust-proxy {asked.proxies} on a cluster whose own proxies would not know; accepted: "
+            f"{BELIEVED}={asked.proxies} for all processes of Ray"
+        )
     asked.server.check_words(asked.transcribe)
 
 

@@ -20,7 +20,7 @@ from ray.serve.schema import ApplicationStatus, DeploymentStatus
 
 from moshi_agent import ConfigError
 from moshi_agent.plural import counted
-from moshi_agent_adapters.ray.application import NAME, application, check
+from moshi_agent_adapters.ray.application import BELIEVED, NAME, application, check
 from moshi_agent_adapters.ray.config import Replicas
 from moshi_agent_adapters.server.command import Serve
 from moshi_agent_adapters.server.listening import listen
@@ -34,6 +34,7 @@ _SETTINGS = {
     "RAY_worker_niceness": "0",  # else 15: whatever else this machine does would come before speech
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",  # else 10: callers would wait for replicas
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # else 5: a busy machine would begin again and again
+    BELIEVED: "",  # else this machine's: whoever calls from here could give any address
 }
 
 
@@ -45,6 +46,7 @@ def serve(asked: Serve, replicas: Replicas) -> None:
     Raises:
         ConfigError: the settings do not go together, the port is taken, or no replica begins.
     """
+    _set_environment(asked)
     _check(asked)
     set_up_log(asked.log_level, asked.log_format)
     port = _free_port(asked)
@@ -64,12 +66,20 @@ def serve(asked: Serve, replicas: Replicas) -> None:
         ray.shutdown()
 
 
+def _set_environment(asked: Serve) -> None:
+    """Sets variables for a Ray of our own, which reads them when it begins."""
+    if "RAY_ADDRESS" in os.environ:
+        return
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if asked.proxies is not None:
+        os.environ[BELIEVED] = asked.proxies
+
+
 def _begin_ray(log_level: str) -> None:
     """Connects to the cluster, or begins one of this machine alone."""
     options = {"log_to_driver": log_level in ("debug", "info"), "logging_level": log_level.upper()}
     if "RAY_ADDRESS" not in os.environ:
-        for name, value in _SETTINGS.items():
-            os.environ.setdefault(name, value)
         options |= {"include_dashboard": False}
     ray.init(**options)
 

@@ -108,9 +108,13 @@ async def find_nothing(wanted: ReferenceWanted) -> str | None:
         (("--backend-url", "http://localhost/v1", "--backend-model", "m"), "(--transcribe)"),
         (("--delegate", "turns"), "(--transcribe)"),
         (("--ssl-self-signed",), "--ssl-cert"),
+        (("--trust-proxy", "192.0.2.9"), "FORWARDED_ALLOW_IPS=192.0.2.9"),
     ],
 )
-def test_what_no_replica_could_do_is_refused_before_ray_begins(arguments: tuple[str, ...], said: str) -> None:
+def test_what_no_replica_could_do_is_refused_before_ray_begins(
+    arguments: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://nowhere.invalid:10001")
     ray = pytest.importorskip("ray", reason="needs the extra `ray`: pip install moshi-agent[ray]")
     told = CliRunner().invoke(main, ["serve", "--ray", "--port", "0", *arguments])
     assert told.exit_code == 1 and said in told.output and told.output.count("\n") == 1
