@@ -16,7 +16,7 @@ import ray
 from ray import serve as ray_serve
 from ray.serve import Application
 from ray.serve.config import HTTPOptions
-from ray.serve.schema import ApplicationStatus, DeploymentStatus
+from ray.serve.schema import ApplicationStatus
 
 from moshi_agent import ConfigError
 from moshi_agent.plural import counted
@@ -107,10 +107,11 @@ def _run(app: Application) -> None:
     try:
         ray_serve.run(app, name=_APP, route_prefix="/")
     except RuntimeError as error:
-        deployment = ray_serve.status().applications[_APP].deployments.get(NAME)
-        if deployment is None or deployment.status != DeploymentStatus.DEPLOY_FAILED:
+        status = ray_serve.status().applications[_APP]
+        if status.status != ApplicationStatus.DEPLOY_FAILED or NAME not in status.deployments:
             raise
-        reason = deployment.message.strip().rpartition("\n")[2]  # the traceback's last line, of its error
+        # It ends with a traceback, and that with the error.
+        reason = status.deployments[NAME].message.strip().rpartition("\n")[2]
         raise ConfigError(f"no replica begins: {reason}") from error
 
 
