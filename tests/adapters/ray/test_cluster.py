@@ -40,7 +40,7 @@ from tests.adapters.server.server_clients import (
 )
 from tests.adapters.webrtc.webrtc_asking import ask_signalling
 
-pytestmark = [pytest.mark.slow, pytest.mark.load, pytest.mark.real_time, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.load, pytest.mark.real_time, pytest.mark.timeout(1800)]
 ANSWER = "tiny talking model"
 CAPACITY = 3
 AT_ONCE = 8  # calls of one address, in all replicas
