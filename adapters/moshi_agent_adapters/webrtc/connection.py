@@ -234,6 +234,7 @@ class MoshiConnection:
 
     async def _on_state(self) -> None:
         state = self._peer.connectionState
+        # Whoever were admitted after the end would be counted for ever.
         if state == "connected" and not (self._was_connected or self.is_closed):
             self._was_connected = True
             self._run(self._converse())
