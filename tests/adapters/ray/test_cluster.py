@@ -252,27 +252,32 @@ def test_health_and_metrics_are_those_of_all(cluster: Cluster) -> None:
 
 
 def test_another_version_takes_the_place_of_this_one_and_calls_go_on(cluster: Cluster) -> None:
+    """Of as many replicas as there are: Serve would let those that are too many drain first."""
+
     async def talk() -> None:
-        before = set(await asyncio.to_thread(cluster.replicas))
+        async with line(cluster) as first, line(cluster), line(cluster):
+            await cluster.wait_for(are_open(2))
+            async with line_on_a_replica_without_one(cluster) as second:
+                before = set(await asyncio.to_thread(cluster.replicas))
 
-        def are_replaced(found: Replicas) -> bool:
-            new = [one for name, one in found.items() if name not in before]
-            return bool(new) and all(one["draining"] for name, one in found.items() if name in before)
+                def are_replaced(found: Replicas) -> bool:
+                    new = [one for name, one in found.items() if name not in before]
+                    return bool(new) and all(one["draining"] for name, one in found.items() if name in before)
 
-        async with line(cluster) as first, line(cluster) as second:
-            options = {
-                "model": "tiny",
-                "capacity": CAPACITY,
-                "overcommit": True,
-                "calls_per_address": AT_ONCE,
-            }
-            await asyncio.to_thread(cluster.redeploy, **options, idle_seconds=90)
-            await cluster.wait_for(are_replaced)
-            heard = await ask_kyutai(cluster.websocket, question("What is your name?"), ANSWER)
-            assert ANSWER in heard.text
-            now = time.monotonic()
-            assert first.ended is None and second.ended is None
-            assert now - first.heard_at[-1] < 2 and now - second.heard_at[-1] < 2
+                options = {
+                    "model": "tiny",
+                    "replicas": "1-3",
+                    "capacity": CAPACITY,
+                    "overcommit": True,
+                    "calls_per_address": AT_ONCE,
+                }
+                await asyncio.to_thread(cluster.redeploy, **options, idle_seconds=90)
+                await cluster.wait_for(are_replaced)
+                heard = await ask_kyutai(cluster.websocket, question("What is your name?"), ANSWER)
+                assert ANSWER in heard.text
+                now = time.monotonic()
+                assert first.ended is None and second.ended is None
+                assert now - first.heard_at[-1] < 2 and now - second.heard_at[-1] < 2
 
     asyncio.run(talk())
 
