@@ -5,8 +5,8 @@
 Callers ask sample questions over Kyutai's protocol, GPT-Live, Realtime and WebRTC, and by Twilio's protocol
 the phone agent of the examples. Some hang up early, some are muted at first, some stall for seconds and send
 all at once, some send messages that nobody understands; all but the first are answered. Who stalled in the
-middle of a question asks again where no answer comes: the bot has heard two halves and a pause. Now and then the
-engine's process is killed, and the calls of that moment end.
+middle of a question asks again where no answer comes: the bot has heard two halves and a pause. Now and then
+the engine's process is killed, and the calls of that moment end.
 
 Prints a line a minute: memory, threads and descriptors of the server, memory of the engine's process, the
 same of the phone agent, rows, and what became of the calls. The exit status is 1 if an answer was wrong, if

@@ -55,14 +55,13 @@ def application(asked: Serve, replicas: Replicas) -> Application:
             policy_function="moshi_agent_adapters.ray.scaling:LiveCalls",
             policy_kwargs={"target_load": replicas.target_load},
         )
-        scaling = (
-            AutoscalingConfig(  # without `initial_replicas`: another version begins with as many as there are
-                min_replicas=replicas.fewest,
-                max_replicas=replicas.most,
-                upscale_delay_s=replicas.scale_up_s,
-                downscale_delay_s=replicas.scale_down_s,
-                policy=policy,
-            )
+        # Without `initial_replicas`: another version begins with as many as there are.
+        scaling = AutoscalingConfig(
+            min_replicas=replicas.fewest,
+            max_replicas=replicas.most,
+            upscale_delay_s=replicas.scale_up_s,
+            downscale_delay_s=replicas.scale_down_s,
+            policy=policy,
         )
         options = {"autoscaling_config": scaling}
     deployment = serve.deployment(
