@@ -1,7 +1,8 @@
 """Finds in a file's own header how much audio it promises, and mends sizes that were never filled in.
 
-Knows WAV, RF64 and BW64 (EBU Tech 3306), Wave64, AIFF, CAF, AU and MP4 (ISO/IEC 14496-12). What a recorder
-that was killed, or wrote to a pipe, leaves in the place of a size is 0, or near the largest that fits.
+Knows WAV, RF64 and BW64 (EBU Tech 3306), Wave64, AIFF, CAF, AU, MP4 (ISO/IEC 14496-12), AVI with its OpenDML
+extensions, and Matroska with WebM (RFC 9559). What a recorder that was killed, or wrote to a pipe, leaves in
+the place of a size is 0, or near the largest that fits.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 _MOST_CHUNKS = 1000  # that are looked at
 _EMPTY_BYTES = 4096  # what may stand behind the audio of a file that truly has none
+_MOST_ELEMENTS = 1 << 16  # of Matroska, likewise
+_EBML, _SEGMENT, _CLUSTER = (bytes.fromhex(name) for name in ("1a45dfa3", "18538067", "1f43b675"))
 _W64_RIFF, _W64_DATA = (
     name + bytes.fromhex(rest)
     for name, rest in ((b"riff", "2e91cf11a5d628db04c10000"), (b"data", "f3acd3118cd100c04f8edb8a"))
@@ -75,6 +79,8 @@ def audio_chunk(source: Path) -> AudioChunk | None:
             match head[:4], head[8:12], head[4:8]:
                 case b"RIFF" | b"RF64" | b"BW64", b"WAVE", _:
                     return _riff(file, start, head[:4])
+                case b"RIFF", b"AVI ", _:
+                    return _avi(file, start)
                 case b"FORM", b"AIFF" | b"AIFC", _:
                     return _aiff(file, start)
                 case b"caff", _, _:
@@ -85,6 +91,8 @@ def audio_chunk(source: Path) -> AudioChunk | None:
                     return _w64(file, start)
                 case _, _, b"ftyp":
                     return _mp4(file, start)
+                case magic, _, _ if magic == _EBML:
+                    return _matroska(file, start)
                 case _:
                     return None
         except struct.error:  # it ends within the header
@@ -96,15 +104,24 @@ def open_mended(source: Path, chunk: AudioChunk | None) -> Path | MendedFile:
     if chunk is None:
         return source
     size = source.stat().st_size
-    length = chunk.start + chunk.size if chunk.is_last and chunk.size else size
-    return MendedFile(source, length, chunk.mended) if chunk.mended or length < size else source
+    end = chunk.start + chunk.size if chunk.is_last and chunk.size else size
+    return MendedFile(source, end, chunk.mended) if chunk.mended or end < size else source
 
 
 class MendedFile(io.RawIOBase):
-    """Reads a file with some of its bytes replaced, and with another end. Is closed when nobody has it."""
+    """Reads a piece of a file, some of its bytes replaced. Is closed when nobody has it.
 
-    def __init__(self, source: Path, length: int, mended: tuple[tuple[int, bytes], ...] = ()) -> None:
-        self._file, self._length, self._mended = source.open("rb"), length, mended
+    Args:
+        end: the place behind its last byte.
+        mended: bytes that are read in the place of those at a place of the file.
+        start: the place of its first byte.
+    """
+
+    def __init__(
+        self, source: Path, end: int, mended: tuple[tuple[int, bytes], ...] = (), start: int = 0
+    ) -> None:
+        self._file, self._start, self._end, self._mended = source.open("rb"), start, end, mended
+        self._file.seek(start)
 
     def readable(self) -> bool:
         """See `io.RawIOBase.readable`."""
@@ -116,18 +133,17 @@ class MendedFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         """See `io.RawIOBase.seek`."""
-        if whence == io.SEEK_END:
-            offset, whence = offset + self._length, io.SEEK_SET
-        return self._file.seek(offset, whence)
+        from_place = {io.SEEK_SET: self._start, io.SEEK_CUR: self._file.tell(), io.SEEK_END: self._end}
+        return self._file.seek(from_place[whence] + offset) - self._start
 
     def tell(self) -> int:
         """See `io.RawIOBase.tell`."""
-        return self._file.tell()
+        return self._file.tell() - self._start
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         """See `io.RawIOBase.readinto`."""
-        view, at = memoryview(buffer).cast("B"), self.tell()
-        count = self._file.readinto(view[: max(0, self._length - at)])
+        view, at = memoryview(buffer).cast("B"), self._file.tell()
+        count = self._file.readinto(view[: max(0, self._end - at)])
         for place, replaced in self._mended:
             for index, byte in enumerate(replaced, place - at):
                 if 0 <= index < count:
@@ -197,6 +213,64 @@ def _mp4(file: BinaryIO, start: int) -> AudioChunk | None:
             return AudioChunk(at + header, size - header, end - at - header)
         at += max(size, header)
     return None
+
+
+def _avi(file: BinaryIO, start: int) -> AudioChunk | None:
+    """The first list of packets that is cut off; each RIFF chunk of a long recording has one."""
+    for riff, riff_at, _ in _chunks(file, start, _RIFF):
+        if riff != b"RIFF":
+            return None
+        for name, at, size in _chunks(file, riff_at + 4, _RIFF):
+            if name == b"LIST" and _unpacked(file, at, "4s") == (b"movi",):
+                chunk = _chunk(file, at, size)
+                if chunk.size is None or chunk.is_cut_off:
+                    return chunk
+                break
+    return None
+
+
+def _matroska(file: BinaryIO, start: int) -> AudioChunk | None:
+    """The segment, where it is cut off within its clusters; a live stream does not tell its size."""
+    _, at, size = _element(file, start)
+    name, at, size = _element(file, at + (size or 0))
+    if name != _SEGMENT or size is None:
+        return None
+    segment = AudioChunk(at, size, file.seek(0, io.SEEK_END) - at)
+    return segment if segment.is_cut_off and not _goes_beyond_clusters(file, at) else None
+
+
+def _goes_beyond_clusters(file: BinaryIO, at: int) -> bool:
+    """Whether a segment that begins there has all of its clusters, and something else behind them."""
+    has_clusters = False
+    with suppress(struct.error):  # it ends within an element's header
+        for _ in range(_MOST_ELEMENTS):
+            name, content, size = _element(file, at)
+            if has_clusters and name != _CLUSTER:
+                return True
+            if size is None:
+                return False
+            has_clusters |= name == _CLUSTER
+            at = content + size
+    return False
+
+
+def _element(file: BinaryIO, at: int) -> tuple[bytes, int, int | None]:
+    """The name of an EBML element (RFC 8794), where its content begins, and how long it says that is."""
+    file.seek(at)
+    data = file.read(12)
+    name = data[: _number_bytes(data)]
+    packed = data[len(name) :][: _number_bytes(data[len(name) :])]
+    most = (1 << 7 * len(packed)) - 1
+    size = int.from_bytes(packed, "big") & most
+    return name, at + len(name) + len(packed), None if size == most else size
+
+
+def _number_bytes(data: bytes) -> int:
+    """How long the number is that `data` begins with: as its first bit tells that is not zero."""
+    length = 9 - data[0].bit_length() if data else 9
+    if length > len(data) or length > 8:
+        raise struct.error("no number is there")
+    return length
 
 
 def _chunk(

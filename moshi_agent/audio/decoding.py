@@ -7,6 +7,7 @@ formats that phones and browsers record, and files whose header does not say how
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -14,7 +15,8 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
-from moshi_agent.audio.container_header import audio_chunk, open_mended
+from moshi_agent.audio.container_header import MendedFile, audio_chunk, open_mended
+from moshi_agent.audio.flac_streams import FlacStream, flac_streams
 from moshi_agent.audio.mp3_header import Mp3Length, mp3_length
 from moshi_agent.audio.ogg_pages import ogg_pages
 from moshi_agent.errors import AudioError
@@ -65,6 +67,8 @@ def open_decoder(source: Path) -> Decoder:
         raise AudioError(f"{source} is damaged: no page of Ogg can be read at byte {pages.lost_at}")
     if pages is not None and pages.is_chained:
         return _open_media(source, "it is several recordings, one behind the other")
+    if len(streams := flac_streams(source)) > 1:
+        return _open_joined(source, streams)
     try:
         file = sf.SoundFile(open_mended(source, chunk))
     except (sf.LibsndfileError, TypeError) as error:
@@ -76,6 +80,17 @@ def open_decoder(source: Path) -> Decoder:
     except BaseException:
         file.close()
         raise
+
+
+def _open_joined(source: Path, streams: Sequence[FlacStream]) -> Decoder:
+    if not all(stream.frames for stream in streams):
+        return _open_media(source, "it is several recordings, and not all of them say how long they are")
+    if len({(stream.rate_hz, stream.channels) for stream in streams}) > 1:
+        raise AudioError(
+            f"{source} is {len(streams)} recordings of different rates or channels, one behind the other: "
+            "a file of each is needed"
+        )
+    return JoinedDecoder(source, streams)
 
 
 def _checked(source: Path, file: sf.SoundFile) -> Decoder:
@@ -163,3 +178,45 @@ class LibsndfileDecoder:
     def close(self) -> None:
         """See `Decoder.close`."""
         self._file.close()
+
+
+class JoinedDecoder:
+    """Decodes with libsndfile what stands one behind the other in a file, as one.
+
+    Args:
+        streams: of one rate and number of channels, which say how long they are.
+    """
+
+    def __init__(self, source: Path, streams: Sequence[FlacStream]) -> None:
+        self.channels: int = streams[0].channels
+        self.rate_hz: int = streams[0].rate_hz
+        self.frames: int | None = sum(stream.frames for stream in streams)
+        self._source, self._waiting = source, list(streams)
+        self._decoder = self._next()
+
+    def read(self, frames: int) -> NDArray[np.float32]:
+        """Returns [n, channels]; see `Decoder.read`."""
+        blocks, missing = [self._decoder.read(frames)], frames
+        while (missing := missing - len(blocks[-1])) and self._waiting:
+            self._decoder.close()
+            self._decoder = self._next()
+            blocks.append(self._decoder.read(missing))
+        return np.concatenate(blocks)
+
+    def skip(self, frames: int) -> None:
+        """See `Decoder.skip`."""
+        while self._waiting and frames >= (self._decoder.frames or 0):
+            frames -= self._decoder.frames or 0
+            self._decoder.close()
+            self._decoder = self._next()
+        self._decoder.skip(frames)
+
+    def close(self) -> None:
+        """See `Decoder.close`."""
+        self._decoder.close()
+
+    def _next(self) -> LibsndfileDecoder:
+        """The decoder of the stream that comes next. One at a time is open: there may be thousands."""
+        stream = self._waiting.pop(0)
+        file = sf.SoundFile(MendedFile(self._source, stream.start + stream.length, start=stream.start))
+        return LibsndfileDecoder(self._source, file, stream.frames)

@@ -18,6 +18,8 @@ _log = logging.getLogger("moshi_agent.audio")
 
 # Containers of one recording each: playlists could name files and addresses of their own.
 _CONTAINERS = "mov,matroska,ogg,mp3,flac,wav,w64,aac,aiff,caf,asf,amr,au,ac3,eac3,mpegts,mpeg,avi,flv"
+_MATROSKA = "matroska,webm"  # skips what it cannot read without a word
+_SLACK_S = 0.2
 ACCEPTED = "wav, flac, ogg, mp3, m4a, mp4, webm, aac"
 
 
@@ -86,7 +88,7 @@ class MediaDecoder:
 
     def _frames(self, track: av.AudioStream) -> Iterator[av.AudioFrame]:
         """What can be decoded. Where two recordings were joined, a packet at the seam is good for nothing."""
-        damaged, is_empty = 0, True
+        damaged, is_empty, decoded_s = 0, True, 0.0
         try:
             for packet in self._container.demux(track):
                 try:
@@ -95,6 +97,7 @@ class MediaDecoder:
                     damaged += 1
                     continue
                 is_empty = is_empty and not frames
+                decoded_s += sum(frame.samples / frame.sample_rate for frame in frames)
                 yield from frames
         except FFmpegError as error:
             raise AudioError(f"{self._source} is damaged: {error.strerror}") from error
@@ -104,6 +107,19 @@ class MediaDecoder:
             _log.warning(
                 "%s is damaged in %d place%s: the rest is read", self._source, damaged, "s"[: damaged > 1]
             )
+        if decoded_s < self._promised_s - _SLACK_S:
+            _log.warning(
+                "%s lasts %.1f s by its header: the %.1f s that can be decoded are read",
+                self._source,
+                self._promised_s,
+                decoded_s,
+            )
+
+    @property
+    def _promised_s(self) -> float:
+        """How long the track is by the header, where FFmpeg has that from nowhere else; otherwise 0."""
+        is_told = self._container.format.name == _MATROSKA and len(self._container.streams) == 1
+        return (self._container.duration or 0) / av.time_base if is_told else 0.0
 
     @property
     def _layout(self) -> str:

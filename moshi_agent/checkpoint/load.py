@@ -21,6 +21,7 @@ from moshi_agent.checkpoint.voices import Voices, find_voices
 from moshi_agent.config import MimiConfig, MoshiConfig
 from moshi_agent.errors import CheckpointError, ConfigError
 from moshi_agent.models.lm import LMModel
+from moshi_agent.nn.cuda_graphs import give_back_memory
 from moshi_agent.nn.device_errors import memory_for
 from moshi_agent.nn.own_precision import own_precision
 from moshi_agent.nn.packing import PACK_FORMATS, PackFormat
@@ -96,7 +97,7 @@ def prepare_for_cuda(checkpoint: Checkpoint) -> None:
     checkpoint.mimi.pack("float32")
     if checkpoint.lm is not None:
         checkpoint.lm.pack_embeddings(checkpoint.lm.dtype)
-    torch.cuda.empty_cache()  # an engine counts what is free before it decides about its caches
+    give_back_memory()  # an engine counts what is free before it decides about its caches
 
 
 def _options(

@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from moshi_agent.cli.adapters import load_adapter
+from moshi_agent.cli.serve_limits import LIMITS
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -71,6 +72,14 @@ _OPTIONS = (
     ),
 )
 _NAMES = ("replicas", "target_load", "scale_up_s", "scale_down_s")
+_OF_CONNECTIONS = (  # which Serve's proxy holds, and not a replica
+    "most_connections",
+    "connections_per_address",
+    "longest_head",
+    "request_s",
+    "frames_per_second",
+    "ping_s",
+)
 
 
 def replica_options(command: _Command) -> _Command:
@@ -91,5 +100,17 @@ def replicas_of(context: click.Context, options: dict[str, Any]) -> Any:
         return None
     if context.get_parameter_source("drain_s") is ParameterSource.DEFAULT:
         options["drain_s"] = options["longest_call_s"]
+    _refuse_what_the_proxy_does(context)
     fields = dict(zip(_NAMES[1:], others, strict=True))
     return load_adapter("ray.config", "ray").Replicas(fewest=fewest, most=most, **fields)
+
+
+def _refuse_what_the_proxy_does(context: click.Context) -> None:
+    for limit in LIMITS:
+        is_given = context.get_parameter_source(limit.field) is not ParameterSource.DEFAULT
+        if is_given and limit.field in _OF_CONNECTIONS:
+            raise click.UsageError(
+                f"{limit.option} with --ray, where Serve's proxy holds the connections; accepted: limits of "
+                "calls, and of connections in a proxy of your own before Serve's, such as nginx",
+                context,
+            )

@@ -6,7 +6,6 @@ import atexit
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -32,6 +31,7 @@ from moshi_agent.engine.step.step_check import check_graphs
 from moshi_agent.engine.user_transcriber import UserTranscriber
 from moshi_agent.errors import ConfigError, EngineUnhealthy, MoshiAgentError
 from moshi_agent.named_object import find_named, names_object
+from moshi_agent.nn.cuda_graphs import give_back_memory
 from moshi_agent.nn.device_errors import memory_for
 from moshi_agent.nn.fast_paths import check_fast_paths
 from moshi_agent.plural import counted
@@ -258,9 +258,8 @@ class LocalBackend:
             on_cuda = served.step.device.type == "cuda"
             served.close()
             del served
-            with suppress(RuntimeError):  # a device that has failed has nothing to give back
-                if on_cuda:
-                    torch.cuda.empty_cache()
+            if on_cuda:
+                give_back_memory()
 
 
 def _name_of(transcriber: object) -> str | None:

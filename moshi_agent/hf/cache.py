@@ -50,8 +50,9 @@ class MoshiCache:
 
     def _with_room(self, transformer: Transformer, x: Tensor) -> TransformerState:
         """The state, with positions for x where the context has as many."""
-        context = transformer.config.context or self._seen + x.shape[1]
-        wanted = min(context, max(self._reserve, -(-(self._seen + x.shape[1]) // _BLOCK) * _BLOCK))
+        wanted = max(self._reserve, -(-(self._seen + x.shape[1]) // _BLOCK) * _BLOCK)
+        if transformer.config.context is not None:
+            wanted = min(wanted, transformer.config.context)
         before = self.state
         if before is not None and len(before.offset) != len(x):
             raise InputError(f"{len(x)} rows; past_key_values have {len(before.offset)}")

@@ -30,6 +30,7 @@ from moshi_agent.hf.pretrained import PreTrainedModel
 from moshi_agent.hf.sources import refuse_references
 from moshi_agent.hf.text_generation import generate_text
 from moshi_agent.models.lm import LMModel
+from moshi_agent.nn.cuda_graphs import GraphDevice
 from moshi_agent.nn.embedding import TokenEmbedding
 
 _TEXT_PARTS = ("text_emb.", "transformer.", "out_norm.", "text_linear.")
@@ -144,7 +145,8 @@ class MoshiModel(_TextModel):
             attention_mask: [B, past + T], 0 where a row is padded on the left or on the right.
             position_ids, cache_position: accepted, and of no effect: positions follow from what was read
                 before.
-            past_key_values: what was read before; changed in place.
+            past_key_values: what was read before; changed in place. It is the caller's, to copy or exchange:
+                so no call is captured as a graph, only the steps of `generate` are.
 
         Raises:
             InputError: tokens out of range, a mask with a hole, or `output_attentions`.
@@ -163,6 +165,7 @@ class MoshiForCausalLM(_TextModel):
 
     prefix = "model."
     can_generate = True
+    cuda_graphs: GraphDevice | bool = True  # False: `generate` launches every kernel by itself on CUDA, too
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm.text_linear
@@ -236,7 +239,7 @@ class MoshiForCausalLM(_TextModel):
             raise InputError("generate: inputs of shape [B, T], T of at least 1, are needed")
         check_tokens("inputs", tokens, self.config.vocab_size)
         settings = (generation_config or self.generation_config).changed(kwargs)
-        output = generate_text(self.lm, tokens.to(self.device), attention_mask, settings)
+        output = generate_text(self.lm, tokens.to(self.device), attention_mask, settings, self.cuda_graphs)
         if settings.return_dict_in_generate:
             return output
         assert output.sequences is not None

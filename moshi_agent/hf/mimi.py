@@ -6,6 +6,9 @@ Where the two differ, this is the codec as it was trained (compared with transfo
 - audio that is no whole number of frames is filled up with silence before the first layer; there, each layer
   fills up what reaches it;
 - streaming carries the state of every layer, the decoder's convolutions included.
+
+On CUDA no step of a stream is captured as a graph here: a graph has one state, and here each call brings its
+own, which is the caller's to copy or exchange. `model.codec.streaming(rows)` is a stream that is captured.
 """
 
 from __future__ import annotations

@@ -99,7 +99,9 @@ class MoshiForConditionalGeneration(PreTrainedModel):
     @property
     def decoder(self) -> MoshiForCausalLM:
         """Returns the temporal transformer as a model of text, with the weights of this one."""
-        return MoshiForCausalLM(self.config, self.lm).train(self.training)
+        decoder = MoshiForCausalLM(self.config, self.lm).train(self.training)
+        decoder.cuda_graphs = self.cuda_graphs
+        return decoder
 
     @property
     def depth_decoder(self) -> MoshiDepthDecoder:

@@ -15,15 +15,13 @@ from torch import Tensor
 from moshi_agent.hf.cache import MoshiCache
 from moshi_agent.hf.decoding import Wanted, decode
 from moshi_agent.hf.generation_config import GenerationConfig
-from moshi_agent.hf.text_generation import row_sampling
+from moshi_agent.hf.text_generation import choose_graphs, row_sampling
 from moshi_agent.models.generator import Generator, LMGenState, StepInput
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.token_ring import TokenRingState
 from moshi_agent.nn.captured_step import CapturedStep
-from moshi_agent.nn.cuda_graphs import GraphDevice, choose_graph_device
+from moshi_agent.nn.cuda_graphs import GraphDevice
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN, ZERO_TOKEN
-
-_LEAST_CAPTURED = 16  # steps; a capture costs as much as three and the graph's own making
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +89,7 @@ def generate_speech(
         output = generator.advance(state, given, sampling)
         return output.generated, output.text_logits
 
-    graphs = choose_graph_device(cuda_graphs, lm.device) if steps >= _LEAST_CAPTURED else None
+    graphs = choose_graphs(cuda_graphs, lm, steps)
     captured = None if graphs is None else CapturedStep(take, rows, lm.device, graphs)
     taken: list[Tensor] = []
     logits: list[Tensor] = []

@@ -13,7 +13,11 @@ from moshi_agent.hf.decoding import Wanted, decode
 from moshi_agent.hf.generation_config import GenerationConfig
 from moshi_agent.hf.outputs import GenerateDecoderOnlyOutput
 from moshi_agent.models.lm import LMModel
+from moshi_agent.nn.captured_step import CapturedStep, Step
+from moshi_agent.nn.cuda_graphs import GraphDevice, choose_graph_device
 from moshi_agent.nn.sampling import RowSampling
+
+_LEAST_CAPTURED = 16  # steps; a capture costs as much as three and the graph's own making
 
 
 def row_sampling(lm: LMModel, rows: int, settings: GenerationConfig) -> RowSampling:
@@ -35,37 +39,60 @@ def row_sampling(lm: LMModel, rows: int, settings: GenerationConfig) -> RowSampl
     return sampling
 
 
+def choose_graphs(wanted: GraphDevice | bool, lm: LMModel, steps: int) -> GraphDevice | None:
+    """Chooses what captures so many steps, as `choose_graph_device` does; None where they are too few."""
+    return choose_graph_device(wanted, lm.device) if steps >= _LEAST_CAPTURED else None
+
+
 def generate_text(
-    lm: LMModel, tokens: Tensor, attention_mask: Tensor | None, settings: GenerationConfig
+    lm: LMModel,
+    tokens: Tensor,
+    attention_mask: Tensor | None,
+    settings: GenerationConfig,
+    cuda_graphs: GraphDevice | bool = True,
 ) -> GenerateDecoderOnlyOutput:
-    """tokens: [B, T], attention_mask: [B, T] -> sequences [B * num_return_sequences, T + new]."""
-    copies = settings.num_return_sequences
+    """tokens: [B, T], attention_mask: [B, T] -> sequences [B * num_return_sequences, T + new].
+
+    On CUDA the steps are captured, all but the first, which reads the tokens; unless they are fewer than pay
+    for it.
+    """
+    copies, steps = settings.num_return_sequences, settings.new_tokens(tokens.shape[1])
     tokens = tokens.repeat_interleave(copies, dim=0)
     mask = None if attention_mask is None else attention_mask.repeat_interleave(copies, dim=0)
-    sampling, cache = row_sampling(lm, len(tokens), settings), MoshiCache()
+    # Room for all at once: what a graph writes to has to stay where it is.
+    sampling, cache = row_sampling(lm, len(tokens), settings), MoshiCache(reserve=tokens.shape[1] + steps)
+
+    def choose(hidden: Tensor, counter: Tensor) -> tuple[Tensor, Tensor]:
+        """hidden: [B, T, dim], counter: [B] -> logits after the last of them, [B, card], and tokens, [B]."""
+        logits = lm.text_linear(hidden[:, -1])
+        draws = sampling.draws(counter, logits.shape[-1], audio_card=0, streams=1)
+        return logits, draws.sample(logits, 0)
+
+    def take(exec_mask: Tensor | None, before: Tensor, counter: Tensor) -> tuple[Tensor, Tensor]:
+        x = lm.transformer(lm.text_emb(before[:, None]), cache.state, exec_mask)
+        return choose(lm.out_norm(x), counter)
+
+    graphs = choose_graphs(cuda_graphs, lm, steps)
+    take_next: Step = take if graphs is None else CapturedStep(take, len(tokens), lm.device, graphs)
     ends = _ends(settings, tokens.device)
     ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
-    logits: list[Tensor] = []
-    fed = tokens
-    for step in range(settings.new_tokens(tokens.shape[1])):
-        wanted = Wanted(cache=cache, attention_mask=mask if step == 0 else None)
-        hidden = decode(lm, lm.text_emb(fed), wanted).last_hidden_state
-        logits.append(lm.text_linear(hidden[:, -1]))
-        chosen = _choose(logits[-1], sampling, step)
+    taken, logits = list[Tensor](), list[Tensor]()
+    for step in range(steps):
+        counter = torch.full_like(sampling.seed, step)
+        if step:
+            text_logits, chosen = take_next(None, taken[-1], counter)
+        else:
+            wanted = Wanted(cache=cache, attention_mask=mask)
+            text_logits, chosen = choose(decode(lm, lm.text_emb(tokens), wanted).last_hidden_state, counter)
+        logits.append(text_logits)
         if len(ends):
             chosen = torch.where(ended, _padding(settings, ends), chosen)
             ended |= torch.isin(chosen, ends)
-        fed = chosen[:, None]
-        tokens = torch.cat([tokens, fed], dim=1)
+        taken.append(chosen)
         if len(ends) and bool(ended.all()):
             break
-    return GenerateDecoderOnlyOutput(tokens, tuple(logits) if settings.output_logits else None)
-
-
-def _choose(logits: Tensor, sampling: RowSampling, step: int) -> Tensor:
-    """[B, card] -> [B]."""
-    counter = torch.full_like(sampling.seed, step)
-    return sampling.draws(counter, logits.shape[-1], audio_card=0, streams=1).sample(logits, 0)
+    sequences = torch.cat([tokens, torch.stack(taken, dim=1)], dim=1)
+    return GenerateDecoderOnlyOutput(sequences, tuple(logits) if settings.output_logits else None)
 
 
 def _ends(settings: GenerationConfig, device: torch.device) -> Tensor:

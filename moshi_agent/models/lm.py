@@ -142,6 +142,11 @@ class LMModel(nn.Module):
         return self._like.dtype
 
     @property
+    def place(self) -> Tensor:
+        """Returns what is another object once the weights have been moved, as `to` does."""
+        return self._like
+
+    @property
     def n_q(self) -> int:
         return self.config.n_q
 

@@ -27,6 +27,7 @@ class _Parts:
     whole: CapturedStep
     temporal: CapturedStep
     audio: CapturedStep
+    place: Tensor  # of the weights, which graphs know by their addresses
 
 
 class LMGen(Generator, Streaming[LMGenState]):
@@ -120,10 +121,13 @@ class LMGen(Generator, Streaming[LMGenState]):
         self.begin(self.streaming_state)
         self.sampling = RowSampling(batch_size, self.lm_model.device, self.sampling_config)
         self._steps = 0
+        self._capture_steps()
+
+    def _capture_steps(self) -> None:
         steps = [self._captured(step) for step in (self._whole_step, self._temporal_part, self._audio_part)]
         whole, temporal, audio = steps
         if whole is not None and temporal is not None and audio is not None:
-            self._parts = _Parts(whole, temporal, audio)
+            self._parts = _Parts(whole, temporal, audio, self.lm_model.place)
 
     def stop_streaming(self) -> None:
         """Drops the attached state."""
@@ -193,6 +197,8 @@ class LMGen(Generator, Streaming[LMGenState]):
             self._check_generated(replace, self.lm_model.dep_q, "depformer_replace_tokens"),
             references,
         )
+        if self._parts is not None and self._parts.place is not self.lm_model.place:
+            self._capture_steps()
         if self._parts is None or self._hooked_parts is not None:
             taken = self._whole_step(exec_mask, *given)
         else:

@@ -7,6 +7,7 @@ and the same backwards.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,9 +56,9 @@ class MimiModel(nn.Module, Streaming[MimiState]):
         )
         self.decoder_transformer = ProjectedTransformer(config.transformer, dimension)
         self.decoder: Stack = seanet_decoder(config.seanet)
-        # Weights may be packed away; this stays and tells where and what they are.
         self._encode_step: CapturedStep | None = None  # of one frame; None where nothing is captured
         self._decode_step: CapturedStep | None = None
+        # Weights may be packed away; this stays and tells where and what they are.
         self._like: Tensor
         self.register_buffer("_like", torch.empty(0, dtype=torch.float32), persistent=False)
 
@@ -116,8 +117,17 @@ class MimiModel(nn.Module, Streaming[MimiState]):
         self._capture_steps()
 
     def _capture_steps(self) -> None:
-        """Begins to capture anew, or ends it: graphs know the stream and the codebooks in use."""
+        """Begins anew to capture, or ends it: graphs know stream, codebooks and where weights lie."""
         self._encode_step, self._decode_step = self._captured(self._encoded), self._captured(self._decoded)
+
+    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]  # pyright: ignore
+        super()._apply(fn, recurse)
+        self._capture_steps()
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._capture_steps()
 
     def init_state(self, rows: int) -> MimiState:
         """Makes the state of `rows` streams."""

@@ -8,7 +8,8 @@ shape of what a step is given, which is copied to where the graph reads it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Generator, Hashable
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -75,14 +76,20 @@ class CapturedStep:
         """
         whole = (self._everybody if exec_mask is None else exec_mask, *given)
         key = (kind, *(None if one is None else (one.shape, one.dtype) for one in given))
+        failed = None
         if key not in self._graphs and not self._gave_up and len(self._graphs) < _MOST_GRAPHS:
-            graph = self._capture(whole)
-            if graph is not None:
-                self._graphs[key] = graph
-        graph = self._graphs.get(key)
-        return self._step(*whole) if graph is None else graph.run(whole)
+            failed = self._capture(key, whole)
+        if key in self._graphs:
+            return self._graphs[key].run(whole)
+        outputs = self._step(*whole)
+        if failed is not None:  # and the step has not: capturing is at fault, and not what the step was given
+            self._gave_up = True
+            told = "a step cannot be captured as a CUDA graph (%s): each kernel is launched by itself, slower"
+            _log.warning(told, failed)
+        return outputs
 
-    def _capture(self, given: tuple[Tensor | None, ...]) -> _Graph | None:
+    def _capture(self, key: Hashable, given: tuple[Tensor | None, ...]) -> str | None:
+        """Captures a graph, or tells why it cannot."""
         with torch.inference_mode(False):  # what is made here is written to in whatever mode steps are taken
             buffers = [None if one is None else torch.empty_like(one) for one in given]
         for buffer, one in zip(buffers[1:], given[1:], strict=True):
@@ -102,16 +109,24 @@ class CapturedStep:
                 result.copy_(output)
 
         try:
-            with steady_attention(mask.device):
+            with steady_attention(mask.device), _autocast_without_cache():
                 replay = self._device.capture(step)
         except MoshiAgentError:
             raise  # of what the step was given: it would fail without a graph as well
         except Exception as error:
             if is_final(error):
                 raise
-            self._gave_up = True
-            reason = "no memory is left" if is_out_of_memory(error) else str(error).partition("\n")[0]
-            told = "a step cannot be captured as a CUDA graph (%s): each kernel is launched by itself, slower"
-            _log.warning(told, reason)
-            return None
-        return _Graph(buffers, results, replay)
+            return "no memory is left" if is_out_of_memory(error) else str(error).partition("\n")[0]
+        self._graphs[key] = _Graph(buffers, results, replay)
+        return None
+
+
+@contextmanager
+def _autocast_without_cache() -> Generator[None]:
+    """Has `torch.autocast` keep no converted weights: it frees them where it ends, and a graph goes on."""
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)

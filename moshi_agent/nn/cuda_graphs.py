@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 import torch
 
 _WARM_UP_CALLS = 2  # before a capture: kernels are compiled and chosen, workspaces allocated
+# PyTorch allows one capture at a time in a process, and no memory to be given back meanwhile.
+_capturing = threading.Lock()
 
 
 class GraphDevice(Protocol):
@@ -52,23 +56,42 @@ class CudaDevice:
     def capture(self, call: Callable[[], None]) -> Callable[[], None]:
         """Implements `GraphDevice.capture`; both the warm-up and the capture run on a stream of their own."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self._device):
+        with _capturing, torch.cuda.device(self._device):
             current = torch.cuda.current_stream()
+            self._stream.wait_stream(current)
             try:
-                self._stream.wait_stream(current)
                 with torch.cuda.stream(self._stream):
                     for _ in range(_WARM_UP_CALLS):
                         call()
-                # Other threads of the caller's process may use the device meanwhile.
-                with torch.cuda.graph(
-                    graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-                ):
-                    call()
+            finally:
+                # Where it fails the steps go on, and write to what it may still be writing to.
+                current.wait_stream(self._stream)
+            try:
+                self._record(graph, call)
             finally:
                 # Where the end of a capture raises, PyTorch leaves the stream of the capture the current one.
                 torch.cuda.set_stream(current)
-            current.wait_stream(self._stream)
         return graph.replay
+
+    def _record(self, graph: torch.cuda.CUDAGraph, call: Callable[[], None]) -> None:
+        broken_by = None
+        try:
+            # Other threads of the caller's process may use the device meanwhile.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
+                try:
+                    call()
+                except Exception as error:
+                    broken_by = error
+                    raise
+        except Exception as error:
+            # The end of a broken capture raises, too, and does not know why it broke.
+            if broken_by is None or broken_by is error:
+                raise
+            raise broken_by from error
+        finally:
+            del broken_by  # it holds this frame, which would hold it, and all that the call has made
 
     def mark(self) -> None:
         """Implements `GraphDevice.mark`."""
@@ -83,6 +106,14 @@ class CudaDevice:
         """Implements `GraphDevice.used_bytes`."""
         free, total = torch.cuda.mem_get_info(self._device)
         return total - free
+
+
+def give_back_memory() -> None:
+    """Gives CUDA back what PyTorch keeps of its memory, once nothing is being captured."""
+    # A device that has failed has nothing to give; and before PyTorch 2.12 a failed capture counts as
+    # under way for ever, and nothing is given back any more.
+    with _capturing, suppress(RuntimeError):
+        torch.cuda.empty_cache()
 
 
 def choose_graph_device(wanted: GraphDevice | bool, device: torch.device) -> GraphDevice | None:

@@ -32,7 +32,6 @@ class Streaming(Generic[S]):
     _stream: S | None = None
     _exec_mask: Tensor | None = None  # [B] bool; None lets every row execute
     _batch_size: int = 0
-    _graphs: GraphDevice | None = None  # what captures the steps of the stream
 
     def init_state(self, rows: int) -> S:
         """Makes a fresh state of `rows` streams."""
@@ -64,19 +63,23 @@ class Streaming(Generic[S]):
         self._stream = self.init_state(batch_size)
         self._batch_size = batch_size
         self._exec_mask = None
-        self._graphs = choose_graph_device(self.cuda_graphs, next(self._stream.tensors()).device)
 
     def stop_streaming(self) -> None:
         """Drops the attached state."""
         self._stream = None
         self._exec_mask = None
-        self._graphs = None
 
     def _captured(self, step: Step) -> CapturedStep | None:
-        """What takes this step of the stream as graphs; None where nothing is captured."""
-        if self._graphs is None:
+        """What takes this step of the stream as graphs; None where nothing is captured.
+
+        Each step has a `GraphDevice` of its own, whose graphs share memory: those of two steps may run
+        at once, on two CUDA streams.
+        """
+        if self._stream is None:
             return None
-        return CapturedStep(step, self._batch_size, next(self.streaming_state.tensors()).device, self._graphs)
+        place = next(self._stream.tensors()).device
+        graphs = choose_graph_device(self.cuda_graphs, place)
+        return None if graphs is None else CapturedStep(step, self._batch_size, place, graphs)
 
     def streaming(self, batch_size: int) -> AbstractContextManager[None]:
         """Attaches a fresh state at once, and drops it when the context ends."""

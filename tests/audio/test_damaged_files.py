@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from moshi_agent.audio.files import read_audio, read_header
+from moshi_agent.audio.files import read_audio, read_header, read_piece
 from moshi_agent.audio.framing import Samples
 from moshi_agent.errors import AudioError
 
 SAMPLES = 48_000
+PACKET_SAMPLES = 1024  # where the codec leaves that open
 PROMISES = "truncated: its header promises more"
 
 CONTAINERS = {
@@ -190,6 +192,53 @@ def test_a_hole_in_compressed_audio_is_damage(
         read_audio(path)
 
 
+@pytest.mark.parametrize("between", [b"", ID3V1, b"ID3\x04\0\0\0\0\0\x14" + bytes(20), bytes(5000)])
+def test_flac_recordings_that_were_joined_are_read_one_after_the_other(
+    tmp_path: Path, written: Callable[[str], bytes], sound: Samples, between: bytes
+) -> None:
+    path = tmp_path / "joined.flac"
+    path.write_bytes(written("flac") + between + written("flac") + between + written("flac"))
+    heard = read_audio(path)
+    assert np.abs(heard - np.tile(sound, 3)).max() < 1e-4
+    assert read_header(path).duration_s == 6.0
+    for start_s in (0.0, 1.5, 2.0, 3.5, 4.5, 5.9, 6.5):
+        start = round(24_000 * start_s)
+        assert np.array_equal(read_piece(path, start_s, 3.0), heard[start : start + 72_000])
+
+
+def test_joined_flac_whose_lengths_were_never_filled_in_is_read_to_its_end(
+    tmp_path: Path, written: Callable[[str], bytes]
+) -> None:
+    data = written("flac")
+    live = _put(data, 21, bytes([data[21] & 0xF0, 0, 0, 0, 0]))
+    for name, joined in (("live", live + live), ("one live", data + live)):
+        (tmp_path / name).write_bytes(joined)
+        assert len(read_audio(tmp_path / name)) == 2 * SAMPLES
+
+
+@pytest.mark.parametrize("missing", [1, 1000, 65_000])
+def test_joined_flac_of_which_one_was_cut_is_refused(
+    tmp_path: Path, written: Callable[[str], bytes], missing: int
+) -> None:
+    data, path = written("flac"), tmp_path / "cut.flac"
+    cut = data[: -min(missing, len(data) - 60)]
+    for joined in (data + cut, cut + data):
+        path.write_bytes(joined)
+        with pytest.raises(AudioError, match=r"cut\.flac (is damaged or truncated|cannot be read)"):
+            read_audio(path)
+
+
+@pytest.mark.parametrize(("rate_hz", "channels"), [(48_000, 1), (24_000, 2)])
+def test_joined_flac_of_different_forms_is_refused_in_words(
+    tmp_path: Path, written: Callable[[str], bytes], sound: Samples, rate_hz: int, channels: int
+) -> None:
+    sf.write(tmp_path / "other.flac", np.stack([sound] * channels, 1), rate_hz)
+    path = tmp_path / "joined.flac"
+    path.write_bytes(written("flac") + (tmp_path / "other.flac").read_bytes())
+    with pytest.raises(AudioError, match="is 2 recordings of different rates or channels"):
+        read_audio(path)
+
+
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_a_damaged_header_is_refused_by_name_or_read(
     tmp_path: Path, written: Callable[[str], bytes], name: str
@@ -207,6 +256,19 @@ def test_a_damaged_header_is_refused_by_name_or_read(
             assert path.name in str(error)
 
 
+def _encoded(path: Path, sound: Samples, codec: str, rate_hz: int, options: dict[str, str]) -> bytes:
+    """The file that FFmpeg writes, of the kind of the path."""
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream(codec, rate=rate_hz, layout="mono")
+        frame = av.AudioFrame.from_ndarray(sound[None], "fltp", "mono")
+        frame.sample_rate = 24_000
+        converter = av.AudioResampler(stream.codec_context.format, "mono", rate_hz, PACKET_SAMPLES)
+        for part in [*converter.resample(frame), *converter.resample(None)]:
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    return path.read_bytes()
+
+
 @pytest.mark.parametrize("fragments", [False, True])
 def test_an_mp4_that_was_cut_is_truncated_unless_it_was_recorded_in_fragments(
     tmp_path: Path, sound: Samples, fragments: bool
@@ -214,15 +276,81 @@ def test_an_mp4_that_was_cut_is_truncated_unless_it_was_recorded_in_fragments(
     path = tmp_path / "phone.m4a"
     in_fragments = {"movflags": "frag_keyframe+empty_moov", "frag_duration": "200000"}
     options = in_fragments if fragments else {"movflags": "faststart"}
-    with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream("aac", rate=24_000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(sound[None], "fltp", "mono")
-        frame.sample_rate = 24_000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    data = _encoded(path, sound, "aac", 24_000, options)
+    path.write_bytes(data[: len(data) // 2])
     if fragments:
         assert len(read_audio(path)) > SAMPLES / 4
     else:
         with pytest.raises(AudioError, match=PROMISES):
             read_audio(path)
+
+
+MEDIA = {
+    "webm": ("libopus", 48_000, b"\x1c\x53\xbb\x6b"),  # behind the audio: its cues
+    "mkv": ("aac", 24_000, b"\x1c\x53\xbb\x6b"),
+    "avi": ("aac", 24_000, b"idx1"),
+}
+
+
+@pytest.mark.parametrize("name", MEDIA)
+@pytest.mark.parametrize("left", [0.4, 0.7, 0.99, 1.0])
+def test_media_cut_within_its_audio_is_truncated(
+    tmp_path: Path, sound: Samples, name: str, left: float
+) -> None:
+    codec, rate_hz, behind = MEDIA[name]
+    path = tmp_path / f"cut.{name}"
+    data = _encoded(path, sound, codec, rate_hz, {"cluster_time_limit": "500"} if name != "avi" else {})
+    path.write_bytes(data[: int(left * data.rindex(behind)) - 1])
+    with pytest.raises(AudioError, match=PROMISES):
+        read_audio(path)
+
+
+@pytest.mark.parametrize("name", MEDIA)
+def test_media_cut_behind_its_audio_is_read(tmp_path: Path, sound: Samples, name: str) -> None:
+    codec, rate_hz, behind = MEDIA[name]
+    path = tmp_path / f"cut.{name}"
+    data = _encoded(path, sound, codec, rate_hz, {})
+    whole = read_audio(path)
+    assert len(whole) >= SAMPLES
+    for cut in (data[:-1], data[: data.rindex(behind) + 8], data + ID3V1):
+        path.write_bytes(cut)
+        assert np.array_equal(read_audio(path), whole)
+
+
+def test_webm_cut_between_two_clusters_is_truncated(tmp_path: Path, sound: Samples) -> None:
+    path = tmp_path / "cut.webm"
+    data = _encoded(path, sound, "libopus", 48_000, {"cluster_time_limit": "500"})
+    path.write_bytes(data[: data.rindex(b"\x1f\x43\xb6\x75")])
+    with pytest.raises(AudioError, match=PROMISES):
+        read_audio(path)
+
+
+@pytest.mark.parametrize("name", ["webm", "mkv"])
+def test_a_live_webm_is_read_as_far_as_it_goes(tmp_path: Path, sound: Samples, name: str) -> None:
+    codec, rate_hz, _ = MEDIA[name]
+    path = tmp_path / f"live.{name}"
+    data = _encoded(path, sound, codec, rate_hz, {"live": "1"})
+    path.write_bytes(data[: len(data) // 2])
+    assert SAMPLES / 4 < len(read_audio(path)) < SAMPLES
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFF_FFFF])
+def test_an_avi_whose_recorder_was_killed_is_read_as_far_as_it_goes(
+    tmp_path: Path, sound: Samples, size: int
+) -> None:
+    path = tmp_path / "killed.avi"
+    data = _encoded(path, sound, "pcm_s16le", 24_000, {})
+    sizes = struct.pack("<I", size)
+    path.write_bytes(_put(_put(data, 4, sizes), data.index(b"movi") - 4, sizes)[: len(data) // 2])
+    assert SAMPLES / 4 < len(read_audio(path)) < SAMPLES
+
+
+def test_a_hole_in_a_webm_is_said(tmp_path: Path, sound: Samples, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "hole.webm"
+    data = _encoded(path, sound, "libopus", 48_000, {})
+    read_audio(path)
+    assert not caplog.messages
+    path.write_bytes(_put(data, len(data) // 2, bytes(byte ^ 0xFF for byte in data[len(data) // 2 :][:200])))
+    with caplog.at_level(logging.WARNING):
+        assert len(read_audio(path)) < SAMPLES
+    assert "hole.webm lasts 2.0 s by its header" in caplog.text

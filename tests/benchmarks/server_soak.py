@@ -4,8 +4,9 @@
 
 Callers ask sample questions over Kyutai's protocol, GPT-Live, Realtime and WebRTC, and by Twilio's protocol
 the phone agent of the examples. Some hang up early, some are muted at first, some stall for seconds and send
-all at once, some send messages that nobody understands; all but the first are answered. Now and then the
-engine's process is killed, and the calls of that moment end.
+all at once, some send messages that nobody understands; all but the first are answered. Who stalled in the
+middle of a question asks again where no answer comes: the bot has heard two halves and a pause. Now and then
+the engine's process is killed, and the calls of that moment end.
 
 Prints a line a minute: memory, threads and descriptors of the server, memory of the engine's process, the
 same of the phone agent, rows, and what became of the calls. The exit status is 1 if an answer was wrong, if
@@ -50,6 +51,7 @@ from tests.benchmarks.process_figures import Figures, engine_of, figures_of
 MOST_GROWTH_MB = 20.0  # an hour
 _RECOVERY_S = 30.0  # after a kill, in which calls may be lost or refused
 _AT_REST_S = 20.0  # after the last call, until what is left is counted
+_ASKED_AGAIN_S = 12.0  # after a question that a stall has cut in two
 _TROUBLES = ("none", "none", "none", "early", "mute", "stall", "bad messages")
 _ROWS = 6
 
@@ -65,9 +67,12 @@ class Call:
 
     @property
     def said(self) -> NDArray[np.float32]:
-        """What its microphone gives [N]: a muted one is silent at first."""
-        silence = round(24_000 * self.length_s) if self.trouble == "mute" else 0
-        return np.concatenate([np.zeros(silence, np.float32), self.samples])
+        """What its microphone gives [N]: a muted one is silent at first, one that stalls asks twice."""
+        if self.trouble == "mute":
+            return np.concatenate([_silence(self.length_s), self.samples])
+        if self.trouble == "stall":
+            return np.concatenate([self.samples, _silence(_ASKED_AGAIN_S), self.samples])
+        return self.samples
 
     async def chunks(self, bad: Any) -> Any:
         """Its audio in real time. In the middle comes the trouble: it stalls, or `bad` is called."""
@@ -79,6 +84,10 @@ class Call:
                 await bad()
             number += 1
             yield chunk
+
+
+def _silence(seconds: float) -> NDArray[np.float32]:
+    return np.zeros(round(24_000 * seconds), np.float32)
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
 
 from moshi_agent.errors import InputError
-from moshi_agent.hf import GenerationConfig, MoshiForCausalLM, MoshiForConditionalGeneration
+from moshi_agent.hf import GenerationConfig, MoshiConfig, MoshiForCausalLM, MoshiForConditionalGeneration
+from moshi_agent.hf.text_generation import generate_text
 from moshi_agent.models import LMGen
 from moshi_agent.models.lm import LMModel
-from tests.engine.calling_device import CallingDevice
+from moshi_agent.nn import cache_attention, fused
+from tests.engine.calling_device import CallingDevice, FailingDevice
+from tests.small_models import small_lm_config
 
 CODES = {"return_audio_codes": True, "return_audio_waveforms": False}
 
@@ -204,3 +209,81 @@ def test_text_can_be_sampled(decoder: MoshiForCausalLM, streams) -> None:
     assert int(rank.max()) < 5
     with pytest.raises(InputError, match="inputs of shape"):
         decoder.generate()
+
+
+_TEXT: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "sampled": {"do_sample": True, "top_k": 5, "top_p": 0.9, "num_return_sequences": 2},
+    "padded": {"do_sample": True, "attention_mask": torch.tensor([[0] * 3 + [1] * 6, [1] * 9])},
+    "ends": {"do_sample": True, "eos_token_id": [3, 7, 11], "pad_token_id": 0},
+}
+
+
+@pytest.mark.parametrize("arguments", _TEXT.values(), ids=_TEXT.keys())
+def test_captured_text_says_what_it_says_without(
+    decoder: MoshiForCausalLM, streams: dict[str, Tensor], arguments: dict[str, Any]
+) -> None:
+    """Beyond the window, and beyond the positions by which a cache grows."""
+    device, outputs = CallingDevice(), list[Any]()
+    for graphs in (device, False):
+        decoder.cuda_graphs = graphs
+        torch.manual_seed(3)
+        outputs.append(
+            decoder.generate(
+                streams["input_ids"], max_new_tokens=140, return_dict_in_generate=True, output_logits=True,
+                **arguments,
+            )
+        )  # fmt: skip
+    assert torch.equal(outputs[0].sequences, outputs[1].sequences)
+    for one, other in zip(outputs[0].logits, outputs[1].logits, strict=True):
+        assert torch.equal(one, other)
+    assert device.captured == 1
+
+
+def test_few_tokens_of_text_are_not_captured_and_a_capture_may_fail(
+    moshi: MoshiForConditionalGeneration, streams: dict[str, Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The model of text is captured where the whole model is."""
+    text = streams["input_ids"]
+    moshi.cuda_graphs = device = CallingDevice()
+    moshi.decoder.generate(text, max_new_tokens=15)
+    assert device.captured == 0
+    wanted: Any = moshi.decoder.generate(text, max_new_tokens=16)
+    assert device.captured == 1
+    moshi.cuda_graphs = FailingDevice(0, torch.OutOfMemoryError("CUDA out of memory. Tried"))
+    with caplog.at_level(logging.WARNING, "moshi_agent.nn"):
+        again: Any = moshi.decoder.generate(text, max_new_tokens=16)
+    assert torch.equal(again, wanted)
+    assert caplog.text.count("cannot be captured as a CUDA graph (no memory is left)") == 1
+
+
+def test_text_without_a_window_goes_on_as_in_a_wide_one(
+    decoder: MoshiForCausalLM, streams: dict[str, Tensor]
+) -> None:
+    outputs: list[Any] = []
+    for window in (None, 1000):
+        config = decoder.config.to_dict() | {"sliding_window": window}
+        model = MoshiForCausalLM(MoshiConfig(**config))
+        model.lm.load_state_dict(decoder.lm.state_dict())
+        model.cuda_graphs = CallingDevice()
+        outputs.append(model.generate(streams["input_ids"], max_new_tokens=140))
+    assert torch.equal(*outputs)
+    narrow: Any = decoder.generate(streams["input_ids"], max_new_tokens=140)
+    assert not torch.equal(narrow, outputs[0])
+
+
+def test_text_asks_the_device_nothing() -> None:
+    """On tensors without values, which say they are CUDA's: to look at one, or to bring one along, raises."""
+    with torch.device("meta"):
+        lm, tokens = LMModel(small_lm_config(300)).eval(), torch.zeros(2, 9, dtype=torch.long)
+    on_cuda = property(lambda tensor: tensor.device.type == "meta")
+    settings, device = GenerationConfig(do_sample=True, top_p=0.9), CallingDevice()
+    with (
+        mock.patch.object(torch.Tensor, "is_cuda", on_cuda),
+        mock.patch.object(fused, "serves", lambda x: False),
+        mock.patch.object(cache_attention, "serves", lambda config, device: False),
+        torch.inference_mode(),
+    ):
+        sequences = generate_text(lm, tokens, None, settings, device).sequences
+    assert sequences is not None and sequences.shape == (2, 29)
+    assert device.captured == 1

@@ -7,6 +7,7 @@ import torch
 
 from moshi_agent.errors import InputError
 from moshi_agent.hf import MimiConfig, MimiModel
+from tests.engine.calling_device import CallingDevice
 
 AUDIO = 0.1 * torch.randn(2, 1, 5 * 1920, generator=torch.Generator().manual_seed(0))
 
@@ -25,6 +26,19 @@ def test_a_stream_gives_the_codes_and_the_sound_of_the_whole(codec: MimiModel) -
         codec.decode(part, decoder_past_key_values=state).audio_values for part in whole.split(1, dim=-1)
     ]
     assert torch.allclose(torch.cat(sound, dim=-1), codec.decode(whole).audio_values, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_stream_with_a_state_of_its_own_is_captured_and_one_that_is_handed_in_is_not(
+    codec: MimiModel,
+) -> None:
+    codec.codec.cuda_graphs = device = CallingDevice()
+    frame = AUDIO[..., :1920]
+    handed = codec.encode(frame, use_streaming=True).audio_codes
+    assert device.captured == 0
+    with codec.codec.streaming(2):
+        assert torch.equal(codec.codec.encode(frame), handed)
+    assert device.captured == 1
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from moshi_agent.errors import InputError
 from moshi_agent.models.lm import LMModel
 from moshi_agent.models.lm_gen import LMGen
 from moshi_agent.models.mimi import MimiModel
-from moshi_agent.nn import cache_attention, fused
+from moshi_agent.nn import cache_attention, fused, streaming
 from moshi_agent.nn.cuda_graphs import GraphDevice
 from moshi_agent.nn.state import State
 from tests.engine.calling_device import CallingDevice
@@ -167,6 +167,45 @@ def test_a_captured_codec_gives_the_codes_and_the_sound_that_it_gives_without(pa
         is_waiting = number in (13, 15, 17)  # a row that does not execute has no sound of its own
         assert torch.equal(one[:1], other[:1]) if is_waiting else torch.equal(one, other)
     assert device.captured == (2 if packed else 4)
+
+
+@torch.no_grad()
+def test_weights_that_have_been_moved_are_captured_anew() -> None:
+    """And those that are where they were are not, but for a codec's, which makes tables of them."""
+    lm, mimi, device = small_lm(), small_mimi(), CallingDevice()
+    generator, mimi.cuda_graphs = LMGen(lm, use_sampling=False, cuda_graphs=device), device
+    user, audio = torch.zeros(1, 2, 1, dtype=torch.long), torch.zeros(1, 1, mimi.frame_size)
+    captured: list[int] = []
+    with generator.streaming(1), mimi.streaming(1):
+        for move in ("float", "float", "double"):
+            for model in (lm, mimi):
+                getattr(model, move)()
+            lm.float()
+            mimi.float()
+            generator.step(user)
+            generator.step(user)
+            captured.append(device.captured)
+            device.captured = 0
+            mimi.encode(audio)
+            captured.append(device.captured)
+            device.captured = 0
+        mimi.load_state_dict(mimi.state_dict())
+        mimi.encode(audio)
+    assert captured == [1, 1, 0, 1, 1, 1] and device.captured == 1
+
+
+def test_steps_that_may_be_launched_at_once_share_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[CallingDevice] = []
+
+    def choose(wanted: object, device: torch.device) -> CallingDevice:
+        chosen.append(CallingDevice())
+        return chosen[-1]
+
+    monkeypatch.setattr(streaming, "choose_graph_device", choose)
+    mimi = small_mimi()
+    with mimi.streaming(1), torch.no_grad():
+        mimi.decode(mimi.encode(torch.zeros(1, 1, mimi.frame_size)))
+    assert [device.captured for device in chosen] == [1, 1]
 
 
 def test_where_gradients_are_wanted_nothing_is_captured() -> None:

@@ -113,6 +113,34 @@ def test_input_that_is_refused_is_refused_and_nothing_else() -> None:
     assert device.captured == 1 and adder.sums.tolist() == [1] * 3
 
 
+def test_input_that_fails_without_a_graph_as_well_does_not_end_the_capturing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nor is it said that a step could not be captured."""
+    adder, device = Adder(), CallingDevice()
+    step = _captured(adder, device)
+    with pytest.raises(RuntimeError, match="must match"):
+        step(None, torch.ones(3, 1), torch.ones(2))
+    step(None, torch.ones(3, 1), torch.ones(3))
+    assert device.captured == 1 and adder.sums.tolist() == [2] * 3
+    assert not caplog.text
+
+
+def test_a_graph_keeps_no_weights_that_autocast_has_converted() -> None:
+    """They are freed where autocast ends."""
+    keeps_them: list[bool] = []
+
+    def double(exec_mask: Tensor, x: Tensor) -> tuple[Tensor]:
+        keeps_them.append(torch.is_autocast_cache_enabled())
+        return (2 * x,)
+
+    step = CapturedStep(double, 3, _CPU, CallingDevice())
+    with torch.autocast("cpu", torch.bfloat16):
+        step(None, torch.ones(3, 1))
+        assert torch.is_autocast_cache_enabled()
+    assert keeps_them == [False, True]  # captured, replayed
+
+
 def test_who_captures_is_chosen_by_the_device_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda, device = torch.device("cuda"), CallingDevice()
     made: list[torch.device] = []

@@ -24,11 +24,19 @@ class AddressCounts:
         self._live: dict[str, Counter[str]] = {}  # by replica
         self._starts = Starts()
 
-    def begin(self, network: str, at_once: int | None, starts_per_minute: int, now: float) -> None:
-        """Counts the beginning of a call. Raises TooMany where there may be no more; None is for no limit."""
+    def begin(self, network: str, at_once: int | None, starts_per_minute: int | None, now: float) -> None:
+        """Counts the beginning of a call. Raises TooMany where there may be no more.
+
+        Args:
+            network: from which it comes.
+            at_once: calls of one network; None for no limit.
+            starts_per_minute: likewise, beginnings; None for a call whose beginning has been counted.
+            now: in seconds.
+        """
         if at_once is not None:
             check_room(sum(calls[network] for calls in self._live.values()), at_once)
-        self._starts.begin(network, starts_per_minute, now)
+        if starts_per_minute is not None:
+            self._starts.begin(network, starts_per_minute, now)
 
     def connect(self, replica: str, network: str) -> None:
         """Counts a call."""
@@ -60,29 +68,29 @@ class BoardCounts:
 
     def __init__(self, board: Any, replica: str, at_once: int | None, starts_per_minute: int) -> None:
         self._board, self._replica = board, replica
-        self._limits = at_once, starts_per_minute
+        self._at_once, self._starts_per_minute = at_once, starts_per_minute
         self._is_silent = False
 
     async def begin(self, network: str) -> str | None:
         """Counts the beginning of a call that is none yet; why it may not be one."""
-        return await self._ask(network, enters=False)
+        return await self._ask(network, self._at_once, self._starts_per_minute, enters=False)
 
     async def enter(self, network: str) -> str | None:
         """Counts a call; why it may not be one."""
-        return await self._ask(network, enters=True)
+        return await self._ask(network, self._at_once, self._starts_per_minute, enters=True)
 
-    def connect(self, network: str) -> None:
-        """Counts a call that has begun."""
-        self._board.connect.remote(self._replica, network)
+    async def connect(self, network: str, moves: bool) -> str | None:
+        """Counts a call that has begun; why it may not be one. A call that moves may be counted twice."""
+        return await self._ask(network, None if moves else self._at_once, None, enters=True)
 
     def leave(self, network: str) -> None:
         """Counts the end of a call."""
         self._board.leave.remote(self._replica, network)
 
-    async def _ask(self, network: str, enters: bool) -> str | None:
+    async def _ask(self, network: str, at_once: int | None, starts: int | None, enters: bool) -> str | None:
         try:
             async with asyncio.timeout(_ANSWER_S):
-                refusal = await self._board.admit.remote(self._replica, network, *self._limits, enters)
+                refusal = await self._board.admit.remote(self._replica, network, at_once, starts, enters)
         except (RayError, TimeoutError) as error:
             if not self._is_silent:
                 _log.warning(
@@ -99,7 +107,7 @@ class BoardCounts:
 
 
 def refusal_of(
-    counts: AddressCounts, network: str, at_once: int | None, starts: int, now: float
+    counts: AddressCounts, network: str, at_once: int | None, starts: int | None, now: float
 ) -> str | None:
     """Counts the beginning of a call; returns why it may not be one."""
     try:

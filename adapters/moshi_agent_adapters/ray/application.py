@@ -11,6 +11,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
+from moshi_agent import ConfigError
 from moshi_agent.cli.serve import asked_for
 from moshi_agent.cli.serve import serve as command
 from moshi_agent_adapters.ray.arguments import command_line
@@ -21,6 +22,7 @@ from moshi_agent_adapters.ray.placement import Emptiest
 from moshi_agent_adapters.ray.replica import Replica
 from moshi_agent_adapters.server.command import Serve
 
+BELIEVED = "FORWARDED_ALLOW_IPS"  # whose X-Forwarded-For Serve's proxy believes: uvicorn's variable
 NAME = "moshi"  # of the deployment, by which config files know it
 _BESIDE_CALLS = 100  # requests of one replica, beside its calls: they are answered or refused at once
 
@@ -44,18 +46,18 @@ def application(asked: Serve, replicas: Replicas) -> Application:
     """Makes an application that serves what was asked for with so many replicas. Each takes one GPU, or none.
 
     Raises:
-        ConfigError: Serve runs in a mode in which calls would be cut.
+        ConfigError: as `check`.
     """
-    check_haproxy(os.environ, asked.server.drain_s)
+    check(asked)
     options: dict[str, Any] = {"num_replicas": replicas.fewest}
     if not replicas.is_fixed:
         policy = AutoscalingPolicy(
             policy_function="moshi_agent_adapters.ray.scaling:LiveCalls",
             policy_kwargs={"target_load": replicas.target_load},
         )
+        # Without `initial_replicas`: another version begins with as many as there are.
         scaling = AutoscalingConfig(
             min_replicas=replicas.fewest,
-            initial_replicas=replicas.fewest,
             max_replicas=replicas.most,
             upscale_delay_s=replicas.scale_up_s,
             downscale_delay_s=replicas.scale_down_s,
@@ -73,6 +75,17 @@ def application(asked: Serve, replicas: Replicas) -> Application:
         **options,
     )
     return deployment.bind(asked)
+
+
+def check(asked: Serve) -> None:
+    """Raises ConfigError for what no replica could do, and where Serve's proxy would cut or misread calls."""
+    check_haproxy(os.environ, asked.server.drain_s)
+    if asked.proxies is not None and os.environ.get(BELIEVED) != asked.proxies:
+        raise ConfigError(
+            f"--trust-proxy {asked.proxies} on a cluster whose own proxies would not know; accepted: "
+            f"{BELIEVED}={asked.proxies} for all processes of Ray"
+        )
+    asked.server.check_words(asked.transcribe)
 
 
 def _wants_gpu(device: str) -> bool:

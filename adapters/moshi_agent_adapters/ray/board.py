@@ -38,9 +38,12 @@ class Board:
         return [report for _, report in self._reports.values()]
 
     def admit(
-        self, replica: str, network: str, at_once: int | None, starts_per_minute: int, enters: bool
+        self, replica: str, network: str, at_once: int | None, starts_per_minute: int | None, enters: bool
     ) -> str | None:
-        """Counts the beginning of a call, and the call where it enters. Returns why it may not be one."""
+        """Counts the beginning of a call, and the call where it enters. Returns why it may not be one.
+
+        The limits are those of `AddressCounts.begin`.
+        """
         now = time.monotonic()
         self._counts.keep(
             {replica, *(name for name, (at, _) in self._reports.items() if at > now - _COUNTED_S)}
@@ -49,10 +52,6 @@ class Board:
         if refusal is None and enters:
             self._counts.connect(replica, network)
         return refusal
-
-    def connect(self, replica: str, network: str) -> None:
-        """Counts a call that has begun."""
-        self._counts.connect(replica, network)
 
     def leave(self, replica: str, network: str) -> None:
         """Counts the end of a call."""

@@ -14,12 +14,13 @@ from types import FrameType
 import click
 import ray
 from ray import serve as ray_serve
+from ray.serve import Application
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import ApplicationStatus
 
 from moshi_agent import ConfigError
 from moshi_agent.plural import counted
-from moshi_agent_adapters.ray.application import application
+from moshi_agent_adapters.ray.application import BELIEVED, NAME, application, check
 from moshi_agent_adapters.ray.config import Replicas
 from moshi_agent_adapters.server.command import Serve
 from moshi_agent_adapters.server.listening import listen
@@ -33,6 +34,7 @@ _SETTINGS = {
     "RAY_worker_niceness": "0",  # else 15: whatever else this machine does would come before speech
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",  # else 10: callers would wait for replicas
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # else 5: a busy machine would begin again and again
+    BELIEVED: "",  # else this machine's: whoever calls from here could give any address
 }
 
 
@@ -42,8 +44,9 @@ def serve(asked: Serve, replicas: Replicas) -> None:
     Connects to the cluster that RAY_ADDRESS names; without one, Ray runs on this machine for as long.
 
     Raises:
-        ConfigError: the settings do not go together, or the port is taken.
+        ConfigError: the settings do not go together, the port is taken, or no replica begins.
     """
+    _set_environment(asked)
     _check(asked)
     set_up_log(asked.log_level, asked.log_format)
     port = _free_port(asked)
@@ -56,25 +59,34 @@ def serve(asked: Serve, replicas: Replicas) -> None:
             ssl_keyfile=None if asked.ssl_key is None else str(asked.ssl_key),
         )
         ray_serve.start(http_options=http, proxy_location="EveryNode")
-        ray_serve.run(application(asked, replicas), name=_APP, route_prefix="/")
+        _run(application(asked, replicas))
         _announce(asked, replicas, port)
         _wait_for_end(asked.server.drain_s)
     finally:
         ray.shutdown()
 
 
+def _set_environment(asked: Serve) -> None:
+    """Sets variables for a Ray of our own, which reads them when it begins."""
+    if "RAY_ADDRESS" in os.environ:
+        return
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if asked.proxies is not None:
+        os.environ[BELIEVED] = asked.proxies
+
+
 def _begin_ray(log_level: str) -> None:
     """Connects to the cluster, or begins one of this machine alone."""
     options = {"log_to_driver": log_level in ("debug", "info"), "logging_level": log_level.upper()}
     if "RAY_ADDRESS" not in os.environ:
-        for name, value in _SETTINGS.items():
-            os.environ.setdefault(name, value)
         options |= {"include_dashboard": False}
     ray.init(**options)
 
 
 def _check(asked: Serve) -> None:
     """Raises ConfigError for what the replicas cannot do."""
+    check(asked)
     if asked.ssl_self_signed:
         raise ConfigError("a certificate that is made for each process; accepted: --ssl-cert and --ssl-key")
     if (asked.ssl_cert is None) != (asked.ssl_key is None):
@@ -88,6 +100,19 @@ def _free_port(asked: Serve) -> int:
     for one in sockets:
         one.close()
     return port
+
+
+def _run(app: Application) -> None:
+    """Runs the application. Raises ConfigError, with the reason of the last replica, where none begins."""
+    try:
+        ray_serve.run(app, name=_APP, route_prefix="/")
+    except RuntimeError as error:
+        status = ray_serve.status().applications[_APP]
+        if status.status != ApplicationStatus.DEPLOY_FAILED or NAME not in status.deployments:
+            raise
+        # It ends with a traceback, and that with the error.
+        reason = status.deployments[NAME].message.strip().rpartition("\n")[2]
+        raise ConfigError(f"no replica begins: {reason}") from error
 
 
 def _announce(asked: Serve, replicas: Replicas, port: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Protocol
 
 from moshi_agent_adapters.networks import network_of
@@ -19,8 +20,8 @@ class AllProcesses(Protocol):
         """Counts a call. Returns as `begin`; otherwise `leave` has to follow."""
         ...
 
-    def connect(self, network: str) -> None:
-        """Counts a call that has begun; `leave` has to follow."""
+    async def connect(self, network: str, moves: bool) -> str | None:
+        """Counts a call that has begun. Returns as `enter`; of one that moves always None."""
         ...
 
     def leave(self, network: str) -> None:
@@ -30,6 +31,11 @@ class AllProcesses(Protocol):
 
 class CallPlaces:
     """The calls of a server, by address. What is counted here goes first, and alone where nobody else serves.
+
+    Only what is connected is counted. A call that has begun and never connects holds no place that could be
+    lost; in return many may be on the way in at once, in several processes, where there is room for one. So
+    room is asked for when a call begins, which refuses most of them early, and again when it connects, which
+    decides.
 
     Args:
         here: counts those of this process.
@@ -52,13 +58,8 @@ class CallPlaces:
     async def enter(self, address: str, now: float) -> None:
         """A call begins, and is one at once. Raises TooMany; otherwise `leave` has to follow."""
         self._here.enter(address, now)
-        if self.everywhere is None:
-            return
-        try:
-            _check(await self.everywhere.enter(network_of(address)))
-        except BaseException:
-            self._here.leave(address)
-            raise
+        if self.everywhere is not None:
+            await self._hold(address, self.everywhere.enter(network_of(address)))
 
     async def begin(self, address: str, now: float, moves: bool = False) -> None:
         """A call begins that is none yet. Raises TooMany where it could not become one, or too many begin.
@@ -69,11 +70,25 @@ class CallPlaces:
         if self.everywhere is not None and not moves:
             _check(await self.everywhere.begin(network_of(address)))
 
-    def connect(self, address: str) -> None:
-        """A call that has begun is one from now on. Raises TooMany; otherwise `leave` has to follow."""
+    async def connect(self, address: str, moves: bool = False) -> None:
+        """A call that has begun is one from now on. Raises TooMany; otherwise `leave` has to follow.
+
+        `moves`: as for `begin`.
+        """
         self._here.connect(address)
         if self.everywhere is not None:
-            self.everywhere.connect(network_of(address))
+            await self._hold(address, self.everywhere.connect(network_of(address), moves))
+
+    async def _hold(self, address: str, refusal: Awaitable[str | None]) -> None:
+        """Gives the place here back where others refuse it, or the call ends before they have answered.
+
+        In the second case they may have counted it, until this process next tells them what calls it has.
+        """
+        try:
+            _check(await refusal)
+        except BaseException:
+            self._here.leave(address)
+            raise
 
     def leave(self, address: str) -> None:
         """A call has ended."""

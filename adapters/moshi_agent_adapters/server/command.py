@@ -15,7 +15,7 @@ from typing import Any
 import click
 import uvicorn
 
-from moshi_agent import ConfigError, Engine
+from moshi_agent import ConfigError, Engine, ReferenceWanted
 from moshi_agent.checkpoint.recogniser import is_recogniser
 from moshi_agent.config import KVCache
 from moshi_agent.engine.reference_desk import OnReference
@@ -67,6 +67,30 @@ class Serve:
     record: Path | None = None  # a folder for the recordings of all calls
     log_level: str = "warning"
     log_format: LogFormat = "text"
+
+
+class NamedLookUp:
+    """A function that looks things up. Another process to which it is sent imports it by its name.
+
+    Args:
+        name: `MODULE:NAME`, or `FILE.py:NAME`.
+
+    Raises:
+        ConfigError: there is none of that name, or it is not async.
+    """
+
+    def __init__(self, name: str) -> None:
+        found = find_named(name, "what looks things up,")
+        if not inspect.iscoroutinefunction(found):
+            raise ConfigError(f"{name} is no async function; accepted: one that takes a ReferenceWanted")
+        self._name, self._function = name, found
+
+    async def __call__(self, wanted: ReferenceWanted) -> str | None:
+        """See `OnReference`."""
+        return await self._function(wanted)
+
+    def __reduce__(self) -> tuple[type[NamedLookUp], tuple[str]]:
+        return NamedLookUp, (self._name,)
 
 
 def serve(asked: Serve) -> None:
@@ -234,12 +258,7 @@ def reference_encoder(name: str | None) -> str | None:
 
 def look_up(name: str | None) -> OnReference | None:
     """The function that `--look-up` names. Raises ConfigError."""
-    if name is None:
-        return None
-    found = find_named(name, "what looks things up,")
-    if not inspect.iscoroutinefunction(found):
-        raise ConfigError(f"{name} is no async function; accepted: one that takes a ReferenceWanted")
-    return found
+    return None if name is None else NamedLookUp(name)
 
 
 def backend(url: str | None, model: str | None, key: str | None) -> BackendConfig | None:

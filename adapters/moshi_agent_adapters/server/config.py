@@ -113,6 +113,19 @@ class ServerConfig:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}={getattr(self, name)}; accepted: more than 0")
 
+    def check_words(self, transcriber: str | None) -> None:
+        """Raises ConfigError where something is looked up by callers' words, and nothing writes those down.
+
+        Args:
+            transcriber: what would, if there is something.
+        """
+        needs_words = self.backend is not None or self.look_up is not None or self.delegate == "turns"
+        if needs_words and transcriber is None:
+            raise ConfigError(
+                "what callers ask for is looked up by their words, and nothing writes those down; accepted: "
+                "a recogniser (--transcribe)"
+            )
+
     def calls_of_one_address(self, capacity: int) -> int:
         """How many calls an address may have at once: half of the engine's, if nothing else is said."""
         return max(1, capacity // 2) if self.calls_per_address is None else self.calls_per_address

@@ -44,7 +44,7 @@ class Server:
         if config.voice is not None and config.voice not in model.voices:
             raise ConfigError(f"no voice {config.voice!r}; there are: {', '.join(model.voices) or 'none'}")
         self._check_recogniser()
-        self._check_delegation()
+        config.check_words(model.transcriber)
         self.backend = None if config.backend is None else Backend(config.backend)
         self._has_warned = False
         at_once = config.calls_of_one_address(engine.config.capacity)
@@ -62,16 +62,6 @@ class Server:
         if model.kind == "recogniser" and (config.greet or config.backend or config.delegate):
             raise ConfigError(
                 f"{model.name} is a recogniser, which says nothing: it greets nobody and looks nothing up"
-            )
-
-    def _check_delegation(self) -> None:
-        config, model = self.config, self.engine.model
-        needs_words = config.backend is not None or config.delegate == "turns"
-        needs_words |= config.look_up is not None
-        if needs_words and model.transcriber is None:
-            raise ConfigError(
-                "what callers ask for is looked up by their words, and nothing writes those down; accepted: "
-                "a recogniser (--transcribe)"
             )
 
     def asking(self, by_backend: bool) -> AskConfig | None:

@@ -93,10 +93,10 @@ class WebCalls(Connections):
         leaving.add_done_callback(self._leaving.discard)
         return call_id, answer
 
-    def admit(self, address: str) -> None:
+    async def admit(self, address: str, resumes: bool) -> None:
         """Counts a call for its address, now that it is connected."""
         try:
-            self._server.addresses.connect(address)
+            await self._server.addresses.connect(address, moves=resumes)
         except TooMany as error:
             raise TooManyCalls(str(error)) from error
 

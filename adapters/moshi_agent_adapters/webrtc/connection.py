@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -69,7 +69,7 @@ class MoshiConnection:
         config: of the connection.
         on_event: called with every event of the conversation, audio chunks too.
         address: of the peer, if it is known: it decides which ICE candidates are taken, see `Candidates`.
-        admit: called when the peer is connected. Raises a MoshiAgentError where it is not to be served.
+        admit: awaited when the peer is connected. Raises a MoshiAgentError where it is not to be served.
         resume: the snapshot of a conversation to go on with.
         on_reference: looks up what is asked for, as for `Engine.session`.
     """
@@ -81,7 +81,7 @@ class MoshiConnection:
         config: ConnectionConfig | None = None,
         on_event: Callable[[Event], object] | None = None,
         address: str = "",
-        admit: Callable[[], object] = lambda: None,
+        admit: Callable[[], Awaitable[object]] | None = None,
         resume: bytes | None = None,
         on_reference: OnReference | None = None,
     ) -> None:
@@ -234,7 +234,8 @@ class MoshiConnection:
 
     async def _on_state(self) -> None:
         state = self._peer.connectionState
-        if state == "connected" and not self._was_connected:
+        # Whoever were admitted after the end would be counted for ever.
+        if state == "connected" and not (self._was_connected or self.is_closed):
             self._was_connected = True
             self._run(self._converse())
         elif state == "closed":
@@ -245,7 +246,8 @@ class MoshiConnection:
     async def _converse(self) -> None:
         """The whole conversation, to its end."""
         try:
-            self._admit()
+            if self._admit is not None:
+                await self._admit()
             self.is_admitted = True
             session = self._engine.session(
                 self._session_config, resume=self._resume, on_reference=self._on_reference

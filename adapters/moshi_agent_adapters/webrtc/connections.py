@@ -78,8 +78,8 @@ class Connections:
         session = await self.session_config(options)
         self._forget_closed()
         await self._check_connecting(address)
-        admit = partial(self.admit, address)
         resume = await self.resumed(options)
+        admit = partial(self.admit, address, resume is not None)
         call = MoshiConnection(
             self.engine,
             session,
@@ -97,8 +97,13 @@ class Connections:
         """Returns the conversation to go on with, None for a new one. A subclass may know some."""
         return None
 
-    def admit(self, address: str) -> None:
-        """Lets a caller in that is connected now. A subclass may raise TooManyCalls."""
+    async def admit(self, address: str, resumes: bool) -> None:
+        """Lets a caller in that is connected now. A subclass may raise TooManyCalls.
+
+        Args:
+            address: from where the offer came.
+            resumes: the conversation has been one before.
+        """
 
     def call(self, call_id: str) -> MoshiConnection:
         """Returns a running call. Raises SessionClosed where there is none."""

@@ -13,24 +13,16 @@ import pytest
 
 pytest.importorskip("fastrtc", reason="needs FastRTC: pip install moshi-agent[fastrtc]")
 
-from fastapi import FastAPI
-from fastrtc import Stream
 from websockets.asyncio.client import ClientConnection, connect
 
-from moshi_agent import Engine
-from moshi_agent.audio.files import read_audio
-from moshi_agent.questions import find_question, sample_questions
+from moshi_agent import Engine, SessionConfig
 from moshi_agent_adapters.fastrtc import MoshiHandler
 from moshi_agent_adapters.protocols.g711 import decode, encode
-from tests.adapters.server.browser import serving
+from tests.adapters.fastrtc.fastrtc_calls import MARKS, answers_within_s, asked, live, mounted
 
-# Gradio announces what its next version changes, and leaves event loops behind.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = MARKS
 RATE_HZ = 24_000  # FastRTC takes a websocket's mu-law for sound of the handler's rate
-QUESTION = read_audio(find_question("What is your name?", sample_questions()).path)
+QUESTION = asked("What is your name?", RATE_HZ)
 
 
 @pytest.fixture
@@ -41,10 +33,12 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture
 def url(engine: Engine) -> Iterator[str]:
-    app = FastAPI()
-    Stream(MoshiHandler(engine), modality="audio", mode="send-receive", concurrency_limit=4).mount(app)
-    with serving(app) as url:
-        yield url.replace("http", "ws", 1) + "/websocket/offer"
+    with mounted(engine) as url:
+        yield url
+
+
+def _offer(url: str) -> str:
+    return url.replace("http", "ws", 1) + "/websocket/offer"
 
 
 async def _begin(socket: ClientConnection, name: str) -> None:
@@ -75,10 +69,9 @@ async def _heard(socket: ClientConnection, seconds: float) -> list[np.ndarray]:
     return pieces
 
 
-@pytest.mark.real_time
 def test_a_question_is_answered_and_the_row_comes_back(engine: Engine, url: str) -> None:
     async def call() -> list[np.ndarray]:
-        async with connect(url) as socket:
+        async with connect(_offer(url)) as socket:
             await _begin(socket, "one")
             asking = asyncio.create_task(_ask(socket))
             pieces = await _heard(socket, 9.0)
@@ -88,20 +81,39 @@ def test_a_question_is_answered_and_the_row_comes_back(engine: Engine, url: str)
 
     heard = np.concatenate(asyncio.run(call()))
     assert np.abs(heard).max() > 0.1, "the bot has said something"
-    deadline = time.monotonic() + 10
-    while engine.capacity().live:
-        assert time.monotonic() < deadline, "the row is still taken"
-        time.sleep(0.05)
+    asyncio.run(live(engine, 0))
 
 
-@pytest.mark.real_time
 def test_who_finds_no_row_is_hung_up_on_and_the_other_goes_on(engine: Engine, url: str) -> None:
     async def calls() -> None:
-        async with connect(url) as first, connect(url) as second:
+        async with connect(_offer(url)) as first, connect(_offer(url)) as second:
             await _begin(first, "first")
             await asyncio.sleep(1.0)
             await _begin(second, "second")
             assert not any(np.abs(piece).max() > 0.05 for piece in await _heard(second, 2.0))
             assert engine.capacity().live == 1
+            assert await answers_within_s(url) < 1.0
+            await _heard(first, 0.5)  # what has waited meanwhile
+            assert await _heard(first, 1.0), "sound still comes"
 
     asyncio.run(calls())
+
+
+@pytest.mark.parametrize(("by_telephone", "rate_hz"), [(False, 24_000), (True, 8_000)])
+def test_whatever_the_configuration_a_call_is_live_and_at_the_rate_of_its_line(
+    engine: Engine, by_telephone: bool, rate_hz: int
+) -> None:
+    """A conversation that is not live says nothing until it hears something."""
+
+    async def call() -> None:
+        config = SessionConfig(live=False, output_sample_rate=48_000)
+        handler = MoshiHandler(engine, config).copy()
+        handler.phone_mode = by_telephone
+        await handler.start_up()
+        async with asyncio.timeout(20):
+            while not isinstance(sound := await handler.emit(), tuple):
+                pass
+        assert sound[0] == rate_hz
+        await handler.shutdown()
+
+    asyncio.run(call())

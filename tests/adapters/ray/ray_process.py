@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -36,10 +37,16 @@ class Cluster:
 
     process: subprocess.Popen[str]
     url: str
+    begin_s: float  # it took, with one replica
 
     @property
     def websocket(self) -> str:
         return self.url.replace("http", "ws", 1)
+
+    @property
+    def patience_s(self) -> float:
+        """For a replica to come or to go, on this machine as it is: it does so in half the time to begin."""
+        return max(120.0, 8 * self.begin_s)
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Status and body."""
@@ -52,27 +59,21 @@ class Cluster:
         """What each replica says of itself, by its name."""
         return {one["replica"]: one for one in json.loads(self.get("/ready")[1])["replicas"]}
 
-    def live(self) -> int:
-        """Calls, of all replicas, as they have reported."""
-        return sum(one["live"] for one in self.replicas().values())
-
     def redeploy(self, **arguments: str | int | bool) -> None:
         """Gives Serve a config file's content with other options of the command: another version."""
         app = {"name": "moshi-agent", "route_prefix": "/", "import_path": "moshi_agent_adapters.ray:app"}
         config = {"applications": [app | {"args": arguments}]}
         subprocess.run([sys.executable, "-c", _REDEPLOY, json.dumps(config)], check=True, timeout=BEGIN_S)
 
-    def wait_for_replicas(
-        self, condition: Callable[[dict[str, dict[str, Any]]], bool], seconds: float
-    ) -> None:
+    async def wait_for(self, condition: Callable[[Replicas], bool]) -> None:
         """Waits until it holds for the replicas."""
-        until, found = time.monotonic() + seconds, Replicas()
+        until, found = time.monotonic() + self.patience_s, Replicas()
         while True:
             with suppress(TimeoutError):  # while the only replica is replaced there is nobody to answer
-                if condition(found := self.replicas()):
+                if condition(found := await asyncio.to_thread(self.replicas)):
                     return
             assert time.monotonic() < until, f"waited in vain: {found}"
-            time.sleep(0.5)
+            await asyncio.sleep(0.5)
 
 
 @contextmanager
@@ -87,8 +88,10 @@ def serving_on_ray(*options: str, **environment: str) -> Iterator[Cluster]:
         text=True,
         env=variables,
     ) as process:
+        begun_at = time.monotonic()
         try:
-            yield Cluster(process, address_of(process))
+            url = address_of(process)
+            yield Cluster(process, url, time.monotonic() - begun_at)
         finally:
             process.send_signal(signal.SIGTERM)
             process.send_signal(signal.SIGTERM)  # at once

@@ -64,6 +64,24 @@ def test_beginnings_count_whichever_replica_has_them() -> None:
     assert [board.admit(str(n % 2), "a", 100, 5, False) is None for n in range(6)] == [True] * 5 + [False]
 
 
+def test_calls_on_the_way_in_become_no_more_calls_than_may_and_begin_once() -> None:
+    async def call() -> None:
+        board = Remote(Board())
+        one, two = (BoardCounts(board, name, 1, 2) for name in ("one", "two"))
+        for name in ("one", "two"):
+            board.board.report(report(name))
+        assert await one.begin("a") is None and await two.begin("a") is None
+        assert await one.connect("a", moves=False) is None, "it has begun already: 2 a minute may"
+        assert "1 call at once" in (await two.connect("a", moves=False) or "")
+        assert await two.connect("a", moves=True) is None
+        one.leave("a")
+        assert "1 call at once" in (await one.connect("a", moves=False) or "")
+        two.leave("a")
+        assert await one.connect("a", moves=False) is None
+
+    asyncio.run(call())
+
+
 class Remote:
     """A board in this process, asked as an actor is."""
 
@@ -112,7 +130,7 @@ def test_where_the_board_does_not_answer_calls_are_taken(
             assert await two.enter("a") is not None
         assert len(caplog.records) == 2 and "again" in caplog.text
         one.leave("a")
-        two.connect("b")
+        assert await two.connect("b", moves=False) is None
         assert await one.enter("a") is None and await one.enter("b") is not None
 
     asyncio.run(call())

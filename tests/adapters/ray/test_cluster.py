@@ -10,10 +10,11 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,14 +29,21 @@ from moshi_agent.questions import find_question, sample_questions
 from moshi_agent_adapters.protocols.kyutai import Kind
 from moshi_agent_adapters.protocols.opus import OpusWriter
 from tests.adapters.ray.ray_process import Cluster, Replicas, serving_on_ray
-from tests.adapters.server.server_clients import PATIENCE_S, ask_kyutai, ask_live, paced, question
+from tests.adapters.server.server_clients import (
+    PATIENCE_S,
+    Gate,
+    Heard,
+    ask_kyutai,
+    ask_live,
+    paced,
+    question,
+)
 from tests.adapters.webrtc.webrtc_asking import ask_signalling
 
-pytestmark = [pytest.mark.slow, pytest.mark.load, pytest.mark.real_time, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.load, pytest.mark.real_time, pytest.mark.timeout(1800)]
 ANSWER = "tiny talking model"
 CAPACITY = 3
 AT_ONCE = 8  # calls of one address, in all replicas
-SCALE_S = 120.0  # for a replica to come, or to go
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +96,46 @@ async def line(cluster: Cluster) -> AsyncIterator[Line]:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def wait_for_replicas(cluster: Cluster, number: int) -> None:
-    await asyncio.to_thread(cluster.wait_for_replicas, lambda found: len(found) == number, SCALE_S)
+def are_open(number: int) -> Callable[[Replicas], bool]:
+    """So many replicas take calls, or more: the calls of a moment may want one more."""
+    return lambda found: sum(not one["draining"] for one in found.values()) >= number
+
+
+async def wait_for_one_replica(cluster: Cluster) -> None:
+    """Until the others have gone."""
+    await cluster.wait_for(lambda found: len(found) == 1)
+
+
+def live(found: Replicas) -> int:
+    """Calls, of all replicas, as they have reported."""
+    return sum(one["live"] for one in found.values())
+
+
+async def keep_calling(
+    cluster: Cluster, calls: AsyncExitStack, number: int, until: Callable[[Replicas], bool]
+) -> None:
+    """Begins calls while there are less than so many, until it holds for the replicas."""
+    last = time.monotonic() + cluster.patience_s
+    while not until(found := await asyncio.to_thread(cluster.replicas)):
+        assert time.monotonic() < last, f"waited in vain: {found}"
+        if live(found) < number:
+            with suppress(ConnectionRefusedError):
+                await calls.enter_async_context(line(cluster))
+        await asyncio.sleep(1.5)  # the replicas report once a second
+
+
+async def insist(ask: Callable[[], Coroutine[Any, Any, Heard]]) -> Heard:
+    """Calls until a replica takes the call: of several at once, one may come to a full one."""
+    while True:
+        with suppress(ConnectionRefusedError):
+            return await ask()
+        await asyncio.sleep(1)
 
 
 @asynccontextmanager
 async def line_on_a_replica_without_one(cluster: Cluster) -> AsyncIterator[Line]:
     """A call on a replica that had none, which is there a moment before Serve's proxy knows of it."""
-    until = time.monotonic() + SCALE_S
+    until = time.monotonic() + cluster.patience_s
     while time.monotonic() < until:
         async with AsyncExitStack() as calls:
             with suppress(ConnectionRefusedError):  # by a full one
@@ -112,32 +152,21 @@ async def line_on_a_replica_without_one(cluster: Cluster) -> AsyncIterator[Line]
 def test_a_second_replica_comes_for_more_calls_and_one_goes_without_a_call_noticing(cluster: Cluster) -> None:
     async def talk() -> None:
         async with line(cluster), line(cluster), line(cluster):
-            await wait_for_replicas(cluster, 2)
+            await cluster.wait_for(are_open(2))
             async with line_on_a_replica_without_one(cluster) as there:
                 assert there.ended is None
         # One call on each: that is too few for two replicas, and one of them goes, with its call.
         async with line(cluster) as first, line_on_a_replica_without_one(cluster) as second:
-            asked = question("What is your name?")
-            until = time.monotonic() + SCALE_S
-            while not any(one["draining"] for one in (await asyncio.to_thread(cluster.replicas)).values()):
-                assert time.monotonic() < until, "no replica was to go"
-                await asyncio.sleep(0.5)
-            heard = await ask_kyutai(cluster.websocket, asked, ANSWER)
+            await cluster.wait_for(lambda found: any(one["draining"] for one in found.values()))
+            heard = await ask_kyutai(cluster.websocket, question("What is your name?"), ANSWER)
             assert ANSWER in heard.text
             await asyncio.sleep(5)
             now = time.monotonic()
             assert first.ended is None and second.ended is None
             assert now - first.heard_at[-1] < 2 and now - second.heard_at[-1] < 2
-        await wait_for_replicas(cluster, 1)
+        await wait_for_one_replica(cluster)
 
     asyncio.run(talk())
-
-
-async def wait_for_calls(cluster: Cluster, number: int) -> None:
-    """Until the replicas have so many in all."""
-    await asyncio.to_thread(
-        cluster.wait_for_replicas, lambda found: sum(one["live"] for one in found.values()) == number, SCALE_S
-    )
 
 
 def test_eight_calls_over_three_protocols_on_three_replicas_are_answered(cluster: Cluster) -> None:
@@ -146,27 +175,25 @@ def test_eight_calls_over_three_protocols_on_three_replicas_are_answered(cluster
     async def talk() -> None:
         async with AsyncExitStack() as calls:
             for number in (3, 5):  # more than two replicas are meant for
-                while (await asyncio.to_thread(cluster.live)) < number:
-                    with suppress(ConnectionRefusedError):
-                        await calls.enter_async_context(line(cluster))
-                    await asyncio.sleep(1.5)  # the replicas report once a second
-                await wait_for_replicas(cluster, 1 + number // 2)
-        await wait_for_calls(cluster, 0)
+                await keep_calling(cluster, calls, number, are_open(1 + number // 2))
+        await cluster.wait_for(lambda found: not live(found))
         path = find_question("What is your name?", sample_questions()).path
         asked, at_48 = question("What is your name?"), read_audio(path, 48_000)
-        asking = [
-            *(ask_kyutai(cluster.websocket, asked, ANSWER) for _ in range(3)),
-            *(ask_live(cluster.websocket, asked, ANSWER) for _ in range(3)),
-            *(ask_signalling(cluster.url, at_48, ANSWER) for _ in range(2)),
+        gate = Gate(asyncio.Event(), on_begun=lambda: None)  # all ask at once, when all have begun
+        asks: list[Callable[[], Coroutine[Any, Any, Heard]]] = [
+            *[lambda: ask_kyutai(cluster.websocket, asked, ANSWER, gate=gate)] * 3,
+            *[lambda: ask_live(cluster.websocket, asked, ANSWER, gate=gate)] * 3,
+            *[lambda: ask_signalling(cluster.url, at_48, ANSWER, gate=gate)] * 2,
         ]
-        answers = asyncio.gather(*asking)
-        await wait_for_calls(cluster, AT_ONCE)
-        with pytest.raises(ConnectionRefusedError, match=f"{AT_ONCE} calls at once"):
-            async with line(cluster):
-                pass
-        heard = await answers
-        assert len(heard) == AT_ONCE
-        for one in heard:
+        async with asyncio.TaskGroup() as group:
+            asking = [group.create_task(insist(ask)) for ask in asks]
+            await cluster.wait_for(lambda found: live(found) == AT_ONCE)
+            with pytest.raises(ConnectionRefusedError, match=f"{AT_ONCE} calls at once"):
+                async with line(cluster):
+                    pass
+            gate.opened.set()
+        assert len(asking) == AT_ONCE
+        for one in (task.result() for task in asking):
             assert one.text.strip().startswith("My name is Moshi") and one.energy > 1
 
     asyncio.run(talk())
@@ -174,10 +201,11 @@ def test_eight_calls_over_three_protocols_on_three_replicas_are_answered(cluster
 
 def test_of_a_killed_replica_the_callers_are_told_and_others_notice_nothing(cluster: Cluster) -> None:
     async def talk() -> None:
-        await wait_for_replicas(cluster, 1)  # those that other tests have left go first
+        await wait_for_one_replica(cluster)  # those that other tests have left go first
         async with line(cluster) as first, line(cluster) as second, line(cluster) as third:
-            await wait_for_replicas(cluster, 2)
+            await cluster.wait_for(are_open(2))
             async with line_on_a_replica_without_one(cluster) as there:
+                before = set(await asyncio.to_thread(cluster.replicas))
                 calls = [first, second, third, there]
                 victim = replica_processes(cluster.process.pid)[0]
                 killed_at = time.monotonic()
@@ -191,9 +219,7 @@ def test_of_a_killed_replica_the_callers_are_told_and_others_notice_nothing(clus
                 heard = await ask_kyutai(cluster.websocket, question("What is your name?"), ANSWER)
                 assert ANSWER in heard.text, "who was cut off calls again"
                 async with AsyncExitStack() as again:  # with three calls, two replicas are wanted
-                    for _ in range(3 - len(others)):
-                        await again.enter_async_context(line(cluster))
-                    await wait_for_replicas(cluster, 2)
+                    await keep_calling(cluster, again, 3, lambda found: bool(set(found) - before))
 
     asyncio.run(talk())
 
@@ -226,27 +252,32 @@ def test_health_and_metrics_are_those_of_all(cluster: Cluster) -> None:
 
 
 def test_another_version_takes_the_place_of_this_one_and_calls_go_on(cluster: Cluster) -> None:
+    """Of as many replicas as there are: Serve would let those that are too many drain first."""
+
     async def talk() -> None:
-        before = set(await asyncio.to_thread(cluster.replicas))
+        async with line(cluster) as first, line(cluster), line(cluster):
+            await cluster.wait_for(are_open(2))
+            async with line_on_a_replica_without_one(cluster) as second:
+                before = set(await asyncio.to_thread(cluster.replicas))
 
-        def are_replaced(found: Replicas) -> bool:
-            new = [one for name, one in found.items() if name not in before]
-            return bool(new) and all(one["draining"] for name, one in found.items() if name in before)
+                def are_replaced(found: Replicas) -> bool:
+                    new = [one for name, one in found.items() if name not in before]
+                    return bool(new) and all(one["draining"] for name, one in found.items() if name in before)
 
-        async with line(cluster) as first, line(cluster) as second:
-            options = {
-                "model": "tiny",
-                "capacity": CAPACITY,
-                "overcommit": True,
-                "calls_per_address": AT_ONCE,
-            }
-            await asyncio.to_thread(cluster.redeploy, **options, idle_seconds=90)
-            await asyncio.to_thread(cluster.wait_for_replicas, are_replaced, SCALE_S)
-            heard = await ask_kyutai(cluster.websocket, question("What is your name?"), ANSWER)
-            assert ANSWER in heard.text
-            now = time.monotonic()
-            assert first.ended is None and second.ended is None
-            assert now - first.heard_at[-1] < 2 and now - second.heard_at[-1] < 2
+                options = {
+                    "model": "tiny",
+                    "replicas": "1-3",
+                    "capacity": CAPACITY,
+                    "overcommit": True,
+                    "calls_per_address": AT_ONCE,
+                }
+                await asyncio.to_thread(cluster.redeploy, **options, idle_seconds=90)
+                await cluster.wait_for(are_replaced)
+                heard = await ask_kyutai(cluster.websocket, question("What is your name?"), ANSWER)
+                assert ANSWER in heard.text
+                now = time.monotonic()
+                assert first.ended is None and second.ended is None
+                assert now - first.heard_at[-1] < 2 and now - second.heard_at[-1] < 2
 
     asyncio.run(talk())
 

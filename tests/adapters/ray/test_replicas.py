@@ -19,7 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from moshi_agent import ConfigError
+from moshi_agent import ConfigError, ReferenceWanted
+from moshi_agent.cli import main
 from moshi_agent.cli.serve import asked_for
 from moshi_agent.cli.serve import serve as command
 from moshi_agent_adapters.ray.cluster_health import cluster_routes
@@ -72,6 +73,52 @@ def test_options_say_how_many_replicas_and_without_ray_there_are_none() -> None:
 def test_numbers_of_replicas_that_cannot_be_are_refused(number: str) -> None:
     with pytest.raises(click.UsageError, match="accepted"):
         _asked("--ray", "--replicas", number)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--connections",
+        "--connections-per-address",
+        "--longest-head",
+        "--request-seconds",
+        "--frames-per-second",
+        "--ping-seconds",
+    ],
+)
+def test_limits_that_no_replica_could_keep_are_refused(option: str) -> None:
+    _asked(option, "20")
+    with pytest.raises(click.UsageError, match=f"{option} with --ray.*accepted"):
+        _asked("--ray", option, "20")
+
+
+LOOK_UP = ("--look-up", "tests.adapters.ray.test_replicas:find_nothing")
+
+
+async def find_nothing(wanted: ReferenceWanted) -> str | None:
+    del wanted
+    return None
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray Serve's own modules
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (LOOK_UP, "(--transcribe)"),
+        (("--backend-url", "http://localhost/v1", "--backend-model", "m"), "(--transcribe)"),
+        (("--delegate", "turns"), "(--transcribe)"),
+        (("--ssl-self-signed",), "--ssl-cert"),
+        (("--trust-proxy", "192.0.2.9"), "FORWARDED_ALLOW_IPS=192.0.2.9"),
+    ],
+)
+def test_what_no_replica_could_do_is_refused_before_ray_begins(
+    arguments: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://nowhere.invalid:10001")
+    ray = pytest.importorskip("ray", reason="needs the extra `ray`: pip install moshi-agent[ray]")
+    told = CliRunner().invoke(main, ["serve", "--ray", "--port", "0", *arguments])
+    assert told.exit_code == 1 and said in told.output and told.output.count("\n") == 1
+    assert not ray.is_initialized()
 
 
 def test_help_names_the_options() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,11 +77,16 @@ async def paced(
 async def ask_kyutai(
     url: str, samples: NDArray[np.float32], expected: str, query: str = "", gate: Gate | None = None
 ) -> Heard:
-    """Asks over `/api/chat`, once the gate is open, until the expected words have come."""
+    """Asks over `/api/chat`, once the gate is open, until the expected words have come.
+
+    Raises:
+        ConnectionRefusedError: the server takes no call.
+    """
     heard, reader = Heard(), OpusReader()
     async with connect(f"{url}/api/chat{query}", compression=None, open_timeout=PATIENCE_S) as websocket:
-        assert await websocket.recv() == Kind.HANDSHAKE.message()
-        async with _speaking(_speak_kyutai(websocket, samples, gate)), asyncio.timeout(PATIENCE_S):
+        if (first := await websocket.recv()) != Kind.HANDSHAKE.message():
+            raise ConnectionRefusedError(first)
+        async with _beside(_speak_kyutai(websocket, samples, gate)), _patience(gate):
             while expected not in heard.text:
                 message = await websocket.recv()
                 assert isinstance(message, bytes)
@@ -115,8 +120,9 @@ async def ask_live(
         await websocket.send(json.dumps({"type": "session.start", "session": session}))
         event = json.loads(await websocket.recv())
         heard.messages.append(event)
-        assert event["type"] == "session.started", event
-        async with _speaking(_speak_live(websocket, samples, audio, gate)), asyncio.timeout(PATIENCE_S):
+        if event["type"] != "session.started":
+            raise ConnectionRefusedError(event)
+        async with _beside(_speak_live(websocket, samples, audio, gate)), _patience(gate):
             while expected not in heard.text:
                 event = json.loads(await websocket.recv())
                 _hear_live(heard, event, audio)
@@ -143,8 +149,21 @@ async def _speak_live(
 
 
 @asynccontextmanager
-async def _speaking(speech: Any) -> AsyncIterator[None]:
-    task = asyncio.create_task(speech)
+async def _patience(gate: Gate | None) -> AsyncIterator[None]:
+    """Raises TimeoutError for a block that takes longer, from the moment that the gate is open."""
+
+    async def begin() -> None:
+        if gate is not None:
+            await gate.opened.wait()
+        limit.reschedule(asyncio.get_running_loop().time() + PATIENCE_S)
+
+    async with asyncio.timeout(None) as limit, _beside(begin()):
+        yield
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
     try:
         yield
     finally:

@@ -27,13 +27,16 @@ class Together:
         return None
 
     async def enter(self, network: str) -> str | None:
-        refusal = await self.begin(network)
-        if refusal is None:
-            self.connect(network)
-        return refusal
+        return await self.begin(network) or await self.connect(network, moves=True)
 
-    def connect(self, network: str) -> None:
+    async def connect(self, network: str, moves: bool) -> str | None:
+        try:
+            if not moves:
+                check_room(self.calls.count(network), self._at_once)
+        except TooMany as error:
+            return str(error)
         self.calls.append(network)
+        return None
 
     def leave(self, network: str) -> None:
         self.calls.remove(network)
@@ -66,6 +69,24 @@ def test_calls_elsewhere_count() -> None:
     asyncio.run(call())
 
 
+def test_of_calls_on_the_way_in_everywhere_no_more_become_calls_than_may() -> None:
+    async def call() -> None:
+        together = Together(at_once=1)
+        here, there = places(together), places(together)
+        for one in (here, there):
+            await one.begin("a", 0)
+        await here.connect("a")
+        with pytest.raises(TooMany, match="1 call at once"):
+            await there.connect("a")
+        assert (here.live, there.live, together.calls) == (1, 0, ["a"])
+        await there.connect("a", moves=True)  # it is counted here still
+        here.leave("a")
+        there.leave("a")
+        assert (here.live, there.live, together.calls) == (0, 0, [])
+
+    asyncio.run(call())
+
+
 def test_beginnings_elsewhere_count() -> None:
     async def call() -> None:
         together = Together(at_once=10, starts_per_minute=2)
@@ -75,7 +96,7 @@ def test_beginnings_elsewhere_count() -> None:
         with pytest.raises(TooMany, match="2 calls a minute"):
             await here.enter("a", 0)
         await here.begin("a", 0, moves=True)  # it was counted when it began
-        here.connect("a")
+        await here.connect("a")
         assert together.calls == ["a"]
 
     asyncio.run(call())
@@ -95,18 +116,20 @@ def test_what_is_refused_here_is_not_asked_elsewhere() -> None:
 
 def test_who_leaves_while_others_are_asked_leaves_nothing_behind() -> None:
     class Slow(Together):
-        async def enter(self, network: str) -> str | None:
+        async def connect(self, network: str, moves: bool) -> str | None:
             await asyncio.sleep(60)
             return None
 
     async def call() -> None:
         here = places(Slow(at_once=10))
-        entering = asyncio.create_task(here.enter("a", 0))
-        await asyncio.sleep(0)
-        assert here.live == 1
-        entering.cancel()
-        await asyncio.gather(entering, return_exceptions=True)
-        assert here.live == 0
+        for asking in (here.enter("a", 0), here.connect("a")):
+            entering = asyncio.create_task(asking)
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert here.live == 1
+            entering.cancel()
+            await asyncio.gather(entering, return_exceptions=True)
+            assert here.live == 0
 
     asyncio.run(call())
 
@@ -119,7 +142,7 @@ def test_alone_it_counts_alone() -> None:
             await here.enter("a", 0)
         here.leave("a")
         await here.begin("a", 0)
-        here.connect("a")
+        await here.connect("a")
         assert here.live == 1
 
     asyncio.run(call())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +16,21 @@ pytest.importorskip("aiortc", reason="needs the extra `server`: pip install mosh
 from moshi_agent import Engine, ReferenceWanted
 from moshi_agent_adapters.protocols.call_protocol import Wanted
 from moshi_agent_adapters.server import Server, ServerConfig
+from moshi_agent_adapters.server.command import look_up
 from tests.recogniser_model import write_sparing_checkpoint
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "look_up.py"
+ASK = """
+import asyncio, pickle, sys
+from types import SimpleNamespace
+print(asyncio.run(pickle.load(sys.stdin.buffer)(SimpleNamespace(question="where is my order"))))
+"""
+
+
+def test_another_process_imports_a_function_by_its_name() -> None:
+    sent = pickle.dumps(look_up(f"{EXAMPLE}:look_up"))
+    asked = subprocess.run([sys.executable, "-c", ASK], input=sent, stdout=subprocess.PIPE, check=True)
+    assert asked.stdout.decode().strip() == "Your lamp will arrive on Friday."
 
 
 @pytest.mark.parametrize("delegate", [None, "turns"])

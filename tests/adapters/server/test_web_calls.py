@@ -77,6 +77,68 @@ def test_an_address_has_so_many_calls_and_no_more(engine: Engine) -> None:
     asyncio.run(asyncio.wait_for(talk(), 60))
 
 
+class Together:
+    """Counts the calls of servers that are all here, at most one. Where it is slow, it answers nobody."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.asked = 0
+        self.slow = False
+
+    async def begin(self, network: str) -> str | None:
+        await asyncio.sleep(0)
+        return "one call at once" if self.calls else None
+
+    async def enter(self, network: str) -> str | None:
+        return await self.connect(network, moves=False)
+
+    async def connect(self, network: str, moves: bool) -> str | None:
+        self.asked += 1
+        await asyncio.sleep(60 if self.slow else 0)
+        if self.calls and not moves:
+            return "one call at once"
+        self.calls.append(network)
+        return None
+
+    def leave(self, network: str) -> None:
+        self.calls.remove(network)
+
+
+@pytest.mark.real_time
+def test_of_two_servers_one_connects_a_call_of_an_address_that_may_have_one(engine: Engine) -> None:
+    """Both have let it begin. Who hangs up while the others are asked holds no place."""
+
+    async def talk() -> None:
+        together, servers = Together(), [Server(engine, ServerConfig()) for _ in range(2)]
+        for server in servers:
+            server.addresses.everywhere = together
+        here, there = (WebCalls(server) for server in servers)
+        first, second, third = Caller(), Caller(), Caller()
+        call_id, answer = await here.open(await first.offer(), {}, "127.0.0.1")
+        _, late = await there.open(await second.offer(), {}, "127.0.0.1")
+        await first.accept(answer)
+        await first.wait_for(lambda: first.has("stats"))
+        await second.accept(late)
+        await second.wait_for(lambda: second.has("error"))
+        assert second.events[-1]["code"] == "too_many_calls"
+        assert [server.addresses.live for server in servers] == [1, 0] and len(together.calls) == 1
+        await here.call(call_id).close()
+        await asyncio.sleep(0)
+        assert not servers[0].addresses.live and not together.calls
+        together.slow, asked = True, together.asked
+        call_id, answer = await here.open(await third.offer(), {}, "127.0.0.1")
+        await third.accept(answer)
+        await third.wait_for(lambda: together.asked > asked)
+        assert servers[0].addresses.live == 1
+        await here.call(call_id).close()
+        assert not servers[0].addresses.live and not together.calls
+        await there.close_all()
+        for one in (first, second, third):
+            await one.hang_up()
+
+    asyncio.run(asyncio.wait_for(talk(), 60))
+
+
 def test_calls_that_never_connect_count_for_their_own_address_alone(engine: Engine) -> None:
     """Of two rows: two of one address keep a third of it out, and nobody else."""
 

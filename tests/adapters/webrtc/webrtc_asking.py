@@ -53,12 +53,21 @@ async def ask_webrtc(url: str, samples: NDArray[np.float32], expected: str, gate
 async def ask_signalling(
     url: str, samples: NDArray[np.float32], expected: str, query: str = "", gate: Gate | None = None
 ) -> Heard:
-    """Asks as `ask_webrtc` does, over the websocket of a call."""
+    """Asks as `ask_webrtc` does, over the websocket of a call.
+
+    Raises:
+        ConnectionRefusedError: the server takes no call.
+    """
     caller = Caller()
     address = f"{url.replace('http', 'ws', 1)}/api/webrtc/call{query}"
     async with connect(address, compression=None, open_timeout=PATIENCE_S) as websocket:
-        await caller.accept((await signal(websocket, type="offer", sdp=await caller.offer()))["sdp"])
-        await caller.wait_for(lambda: caller.has("stats"), PATIENCE_S)
+        answer = await signal(websocket, type="offer", sdp=await caller.offer())
+        if answer["type"] == "answer":
+            await caller.accept(answer["sdp"])
+            await caller.wait_for(lambda: caller.has("stats") or caller.has("error"), PATIENCE_S)
+        if not caller.has("stats"):
+            await caller.hang_up()
+            raise ConnectionRefusedError(caller.events or answer)
         if gate is not None:
             gate.on_begun()
             await gate.opened.wait()
