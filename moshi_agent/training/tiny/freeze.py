@@ -1,4 +1,4 @@
-"""Keeps a trained codec as it is shipped: in weights that bfloat16 holds exactly, each centroid as itself."""
+"""Keeps trained weights as they are shipped: a codec in what bfloat16 holds, each centroid as itself."""
 
 from __future__ import annotations
 
@@ -45,6 +45,14 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise ConfigError(f"there is no {path} yet; the stages before this one make it")
     model.load_state_dict(torch.load(path, weights_only=True))
+
+
+@torch.no_grad()
+def keep(model: nn.Module, path: Path, share: float) -> None:
+    """Makes the weights a mean of themselves and of what `save_weights` wrote, which has this share."""
+    kept = torch.load(path, weights_only=True)
+    for name, weight in model.state_dict().items():
+        weight.lerp_(kept[name].to(weight), share)
 
 
 def load_codec(path: Path, config: MimiConfig) -> MimiModel:

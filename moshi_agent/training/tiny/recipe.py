@@ -32,7 +32,7 @@ from moshi_agent.training.tiny.crops import CropMix, CropSampler
 from moshi_agent.training.tiny.decoder import DecoderTrainer, DecoderTraining
 from moshi_agent.training.tiny.encoder import EncoderTrainer, EncoderTraining
 from moshi_agent.training.tiny.encoding import CallEncoder
-from moshi_agent.training.tiny.freeze import frozen, load_codec, load_weights, save_weights
+from moshi_agent.training.tiny.freeze import frozen, keep, load_codec, load_weights, save_weights
 from moshi_agent.training.tiny.lm import LMTrainer, LMTraining, new_lm
 from moshi_agent.training.tiny.lm_data import LMData, LMDataPlan, build_lm_data
 from moshi_agent.training.tiny.phrases import load_phrases
@@ -107,6 +107,7 @@ class Recipe:
     calls: LMDataPlan = field(default_factory=LMDataPlan)
     lm_model: MoshiConfig = field(default_factory=tiny_lm)
     lm: LMTraining = field(default_factory=LMTraining)
+    kept_share: float = 0.0  # of the weights that a run goes on from, in what it leaves
 
 
 def onwards(run: int = 1) -> Recipe:
@@ -114,6 +115,8 @@ def onwards(run: int = 1) -> Recipe:
 
     The codec stays, so the corpus holds what calls are made of and nothing that only a codec reads. In a
     third of the calls the bot is told all that it says: it takes the most sentences to learn how text sounds.
+    A fifth of the weights that it goes on from is kept: what a run has learnt by heart counts for less, and
+    calls that it has not heard lose nothing (as in WiSE-FT, arXiv:2109.01903).
 
     Args:
         run: counts such runs from 1; each hears other voices say other things.
@@ -142,6 +145,7 @@ def onwards(run: int = 1) -> Recipe:
         conversations=replace(recipe.conversations, monologue_share=0.05),
         calls=replace(recipe.calls, shards=36, told_shards=24, seed=28 + 20 * run),
         lm=replace(recipe.lm, seed=6 + 10 * run, learning_rate=1.4e-3, steps=2600),
+        kept_share=0.2,
     )
 
 
@@ -269,6 +273,8 @@ def make_lm(recipe: Recipe, places: Places) -> None:
         model = new_lm(recipe.lm_model, data, codec, recipe.lm.seed)
     trainer = LMTrainer(model, recipe.lm, data)
     run_training(trainer, places.folder)
+    if places.start.exists():
+        keep(trainer.average, places.start, recipe.kept_share)
     save_weights(trainer.average, places.lm)
 
 

@@ -16,7 +16,7 @@ from moshi_agent.models.mimi import MimiModel
 from moshi_agent.training.tiny.corpus import CallSpeechPlan, CorpusPlan
 from moshi_agent.training.tiny.decoder import DecoderTraining
 from moshi_agent.training.tiny.encoder import EncoderTraining
-from moshi_agent.training.tiny.freeze import load_codec, load_weights
+from moshi_agent.training.tiny.freeze import keep, load_codec, load_weights, save_weights
 from moshi_agent.training.tiny.lm import LMTraining
 from moshi_agent.training.tiny.lm_data import LMDataPlan
 from moshi_agent.training.tiny.recipe import Places, Recipe, run_recipe, start_from, tiny_codec, tiny_lm
@@ -96,6 +96,15 @@ def test_a_run_from_a_model_keeps_its_codec(tmp_path: Path) -> None:
     made = places.start.stat().st_mtime_ns
     start_from("tiny", SHORT, places)
     assert places.start.stat().st_mtime_ns == made
+
+
+def test_a_share_of_what_a_run_goes_on_from_is_kept(tmp_path: Path) -> None:
+    before, after = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    save_weights(before, tmp_path / "before.pt")
+    wanted = {name: 0.25 * before.state_dict()[name] + 0.75 * w for name, w in after.state_dict().items()}
+    keep(after, tmp_path / "before.pt", 0.25)
+    for name, weight in after.state_dict().items():
+        torch.testing.assert_close(weight, wanted[name])
 
 
 def test_a_run_from_another_architecture_is_refused(tmp_path: Path) -> None:
