@@ -21,7 +21,7 @@ from tests.adapters.livekit.livekit_calls import Call, ScriptedLLM, calling
 pytestmark = pytest.mark.real_time
 
 NAME = ("What is your name?", "My name is Moshi, and I am a tiny talking model.")
-SUM = ("How much is two plus two?", "Two plus two makes four.")
+SUM = ("How much is two plus two?", "Two and two make four.")
 WEEK = ("Name the days of the week.", "They run from Monday to Sunday, and then they start again.")
 VOICE = ("Are you a robot?", "I am a computer program with a voice.")
 CONFIG = SessionConfig(seed=1)

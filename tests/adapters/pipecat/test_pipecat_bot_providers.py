@@ -35,7 +35,7 @@ CALLS: dict[str, tuple[str, Provider]] = {  # what the bot is started for, and w
     "plivo": ("plivo", plivo()),
     "exotel": ("exotel", exotel()),
 }
-ASKED, ANSWER = "How much is two plus two?", "Two plus two makes four."
+ASKED, ANSWER = "How much is two plus two?", "Two and two make four."
 NEAR_DB = 1.0  # other answers are more than 2 away
 
 

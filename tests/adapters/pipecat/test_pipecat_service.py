@@ -207,7 +207,7 @@ def test_two_pipelines_share_an_engine_and_leave_it(engine: Engine) -> None:
 
     calls = asyncio.run(both())
     answers = [record.context.get_messages()[0]["content"] for record in calls]
-    assert answers == ["You are very welcome.", "Two plus two makes four."]
+    assert answers == ["You are very welcome.", "Two and two make four."]
     assert max(record.live_sessions for record in calls) == 2
 
 

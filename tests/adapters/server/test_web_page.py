@@ -146,7 +146,7 @@ def test_a_sample_question_needs_no_microphone_and_closing_the_tab_frees_the_row
     page, faults = open_page(browser, url)
     page.get_by_role("button", name="How much is two plus two?").click()
     page.locator("#turns .user", has_text="two plus two").wait_for()
-    page.locator("#turns .bot", has_text="Two plus two makes four").wait_for()
+    page.locator("#turns .bot", has_text="Two and two make four").wait_for()
     assert page.locator("#microphone").inner_text() == "Use microphone"
     assert engine.capacity().live == 1 and not faults
     page.context.close()

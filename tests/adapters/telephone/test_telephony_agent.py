@@ -430,7 +430,7 @@ def test_a_whole_call(agent: Agent) -> None:
             assert phone.loud_s() > 1.0
 
             asked_at = time.monotonic()
-            await asked(agent, "CAwhole", phone, "How much is two plus two?", "Two plus two makes four.")
+            await asked(agent, "CAwhole", phone, "How much is two plus two?", "Two and two make four.")
             assert phone.loud_s(since=asked_at) > 0.7
 
             await interrupted(agent, "CAwhole", phone)

@@ -152,7 +152,7 @@ def test_a_sentence_is_heard_after_it_is_written(checkpoint: Checkpoint) -> None
     """When the sound of its last word is over, each once and in order."""
     core = SteppedCore(checkpoint, capacity=1)
     session = core.session(SessionConfig(seed=5, live=False))
-    for text in (ANSWER, "Goodbye! Talk to you again soon."):
+    for text in (ANSWER, "Goodbye, and have a wonderful day."):
         session.say(text, at_once=True, alone=True)
     events = go_on(core, session, 160)
     written = [(e.text, e.frame) for e in events if isinstance(e, SayFinished)]

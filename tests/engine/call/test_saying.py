@@ -20,7 +20,7 @@ from tests.engine.stepped_core import SteppedCore, audio_of, kinds_of, taken
 
 ANSWERS = {  # of `exchanges.json`, that the model goes on with by itself once it has begun
     "Good night, sleep well.": "Good night, and sweet dreams.",
-    "Goodbye for now.": "Goodbye! Talk to you again soon.",
+    "Goodbye for now.": "Goodbye, and have a wonderful day.",
 }
 CONFIG = SessionConfig(seed=2, live=False, tail_ms=800)
 
