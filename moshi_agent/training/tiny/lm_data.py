@@ -215,7 +215,7 @@ class LMData:
 
     @cached_property
     def interruptions(self) -> NDArray[np.int64]:
-        """The call and the first frame of every question that breaks into what the bot says, [questions, 2]."""
+        """The call and the first frame of every question that breaks into what the bot says, [N, 2]."""
         calls, first = self.questions.T
         bot = self.codes[calls, first, 1 : 1 + len(self.quiet)]
         return self.questions[(bot != self.quiet).any(1)]
