@@ -7,6 +7,7 @@ the model was loaded, and in nothing else.
 
 from __future__ import annotations
 
+import gzip
 import io
 import re
 import tarfile
@@ -151,7 +152,11 @@ class _BoundedHeader(tarfile.TarInfo):
 def _members(archive: Path) -> Iterator[tuple[str, BinaryIO]]:
     """The voice files of an archive, by the last parts of their names. All else is passed over."""
     try:
-        with tarfile.open(archive, "r|gz", tarinfo=_BoundedHeader) as tar:
+        # By `gzip`: the reader of tarfile's own stumbles over some headers in Python 3.11.2.
+        with (
+            gzip.open(archive) as unpacked,
+            tarfile.open(fileobj=unpacked, mode="r|", tarinfo=_BoundedHeader) as tar,
+        ):
             for number, member in enumerate(tar):
                 if number >= _MOST_MEMBERS or member.size > _LARGEST_FILE:
                     raise InputError(f"{archive}: no archive of voices: too many files, or too large ones")

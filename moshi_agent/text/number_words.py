@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-# As people write one: 5, 3.50, 1,000; never a part of one. Not with `*+`: Python before 3.11.5 now and then
-# took the comma behind a number for a part of it (gh-106052).
+# As people write one: 5, 3.50, 1,000; never a part of one. Not with `*+`: Python 3.11.2 takes the comma
+# behind a number for a part of it (gh-106052).
 NUMBER = r"(?<!\d)(?<!\d[.,])\d+(?:[.,]\d+)*(?![.,]?\d)"
 _MOST_DIGITS = 15  # of a number that is read as one; a longer one is read digit by digit
 _UNITS = (
