@@ -18,7 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from moshi_agent import Engine, SessionConfig
 from moshi_agent_adapters.fastrtc import MoshiHandler
 from moshi_agent_adapters.protocols.g711 import decode, encode
-from tests.adapters.fastrtc.fastrtc_calls import MARKS, answers_within_s, asked, live, mounted
+from tests.adapters.fastrtc.fastrtc_calls import MARKS, answers_within_s, asked, live
 
 pytestmark = MARKS
 RATE_HZ = 24_000  # FastRTC takes a websocket's mu-law for sound of the handler's rate
@@ -29,12 +29,6 @@ QUESTION = asked("What is your name?", RATE_HZ)
 def engine() -> Iterator[Engine]:
     with Engine.load("tiny", capacity=1, shared=False) as engine:
         yield engine
-
-
-@pytest.fixture
-def url(engine: Engine) -> Iterator[str]:
-    with mounted(engine) as url:
-        yield url
 
 
 def _offer(url: str) -> str:

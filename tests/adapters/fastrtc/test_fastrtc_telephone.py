@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,24 +15,11 @@ from tests.adapters.fastrtc.fastrtc_calls import (
     TelephoneCall,
     answers_within_s,
     live,
-    mounted,
     understood,
     until,
 )
 
 pytestmark = MARKS
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    with Engine.load("tiny", capacity=2, shared=False) as engine:
-        yield engine
-
-
-@pytest.fixture
-def url(engine: Engine) -> Iterator[str]:
-    with mounted(engine) as url:
-        yield url
 
 
 def test_two_callers_are_answered_and_when_one_hangs_up_the_other_goes_on(engine: Engine, url: str) -> None:

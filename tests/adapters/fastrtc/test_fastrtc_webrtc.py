@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,25 +14,12 @@ from tests.adapters.fastrtc.fastrtc_calls import (
     WebRtcCall,
     answers_within_s,
     live,
-    mounted,
     understood,
     until,
 )
 
 pytestmark = MARKS
 CONSENT_S = 60.0  # after which ICE has given up a peer of whom nothing comes
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    with Engine.load("tiny", capacity=2, shared=False) as engine:
-        yield engine
-
-
-@pytest.fixture
-def url(engine: Engine) -> Iterator[str]:
-    with mounted(engine) as url:
-        yield url
 
 
 def test_two_callers_are_answered_and_when_one_hangs_up_the_other_goes_on(engine: Engine, url: str) -> None:
