@@ -37,11 +37,16 @@ def write_recogniser_checkpoint(folder: Path, changes: Mapping[str, Any] | None 
 
 
 def write_sparing_checkpoint(folder: Path) -> Path:
-    """As `write_recogniser_checkpoint`, of a recogniser that writes `the`, in one frame of a few."""
+    """As `write_recogniser_checkpoint`, of a recogniser that writes `the`, in one frame of a few.
+
+    Where it is far from writing, it expects half a second of silence.
+    """
     weights = write_recogniser_checkpoint(folder) / "model.safetensors"
     tensors = load_file(weights)
     silent = torch.ones(len(tensors["text_linear.weight"]), dtype=torch.bool)
     silent[[*_PADDING, _THE]] = False  # where all of them are unlikely, the first of the others is: no text
     tensors["text_linear.weight"][silent] = 0
+    padding, the = tensors["text_linear.weight"][[_PADDING[1], _THE]]
+    tensors["extra_heads.0.weight"].zero_()[0] = 20 * (padding - the)
     save_file(tensors, weights)
     return folder

@@ -18,6 +18,7 @@ from moshi_agent import (
     InputError,
     Session,
     SessionConfig,
+    UserPaused,
     UserSaid,
     UserStarted,
     UserStopped,
@@ -85,7 +86,7 @@ def test_four_at_once_are_written_down_as_by_the_same_recogniser_beside_a_model(
 def test_a_session_tells_of_its_speaker_and_of_nobody_else(engine: Engine) -> None:
     events = _hear(engine, "What is your name?")
     kinds = {type(event) for event in events}
-    assert {UserStarted, UserStopped, UserText, UserWord, UserSaid, Ended} <= kinds
+    assert {UserStarted, UserStopped, UserText, UserWord, UserSaid, UserPaused, Ended} <= kinds
     assert not kinds & {*[kind for kind in kinds if kind.__name__.startswith(("Bot", "Audio", "Text"))]}
     said = " ".join(event.text for event in events if isinstance(event, UserSaid))
     assert said.split() == [event.text for event in events if isinstance(event, UserWord)]

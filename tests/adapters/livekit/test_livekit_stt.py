@@ -81,6 +81,8 @@ def test_four_streams_at_once_and_a_fifth_is_refused(engine: Engine) -> None:
         interim = [e.alternatives[0].text for e in events[:first_final] if e.type is Kind.INTERIM_TRANSCRIPT]
         final = events[first_final].alternatives[0]
         assert interim == [" ".join(["the"] * count) for count in range(1, len(final.text.split()) + 1)]
+        early = [e.alternatives[0].text for e in events[:first_final] if e.type is Kind.PREFLIGHT_TRANSCRIPT]
+        assert early and set(early) <= set(interim)
         assert final.words is not None and [str(word) for word in final.words] == final.text.split()
         starts = [word.start_time for word in final.words]
         assert starts == sorted(starts) and final.start_time == starts[0]
