@@ -48,7 +48,8 @@ class MoshiSTTService(STTService):
     finalized, once the user has stopped: by the recogniser's own sense of pauses, and by voice.
 
     It proposes the turns of the user, and recommends strategies that take them: a turn begins with voice, and
-    interrupts the bot; it ends with the transcript. No voice activity detection and no turn model is needed.
+    interrupts the bot; it ends with the transcript, even where a noise goes on that sounds like voice. No
+    voice activity detection and no turn model is needed.
 
     Args:
         engine: Loaded with `recogniser=True`; all pipelines of a process share it, and none closes it.
@@ -71,6 +72,8 @@ class MoshiSTTService(STTService):
         self._session: Session | None = None
         self._hearing: asyncio.Task[None] | None = None
         self._text = ""  # of the utterance, so far
+        self._hears_voice = False
+        self._is_in_turn = False  # of the user: one has begun, and its transcript has not come
 
     def can_generate_metrics(self) -> bool:
         """Returns True: how long a transcript takes, and seconds of audio."""
@@ -135,8 +138,10 @@ class MoshiSTTService(STTService):
                 async for event in session:
                     match event:
                         case UserStarted():
-                            await self.broadcast_frame(ProposedUserStartedSpeakingFrame)
+                            self._hears_voice = True
+                            await self._begin_turn()
                         case UserStopped():
+                            self._hears_voice = False
                             await self.broadcast_frame(ProposedUserStoppedSpeakingFrame)
                         case UserText():
                             await self._write(event.text)
@@ -154,7 +159,13 @@ class MoshiSTTService(STTService):
             line, facts = log.ended(why)
             logger.bind(**facts).info(line)
 
+    async def _begin_turn(self) -> None:
+        self._is_in_turn = True
+        await self.broadcast_frame(ProposedUserStartedSpeakingFrame)
+
     async def _write(self, text: str) -> None:
+        if self._hears_voice and not self._is_in_turn:  # no silence has parted it from the turn before
+            await self._begin_turn()
         self._text += text
         if self._text.strip():
             await self.push_frame(
@@ -166,4 +177,7 @@ class MoshiSTTService(STTService):
         await self.push_frame(
             TranscriptionFrame(event.text, self._user_id, time_now_iso8601(), finalized=True)
         )
+        if self._is_in_turn:  # the recogniser knows pauses that no voice activity detection does
+            self._is_in_turn = False
+            await self.broadcast_frame(ProposedUserStoppedSpeakingFrame)
         await self.emit_stt_usage_metrics()

@@ -13,6 +13,8 @@ from pipecat.frames.frames import (
     ErrorFrame,
     InterimTranscriptionFrame,
     MetricsFrame,
+    ProposedUserStartedSpeakingFrame,
+    ProposedUserStoppedSpeakingFrame,
     STTMetadataFrame,
     TranscriptionFrame,
 )
@@ -44,6 +46,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 async def _ask(caller: Caller) -> None:
     await caller.ask("Thank you very much.")
     await caller.hear(TranscriptionFrame)
+    await caller.be_silent(0.2)
 
 
 @pytest.mark.real_time
@@ -63,6 +66,12 @@ def test_what_users_say_is_written_down_interim_and_final(engine: Engine) -> Non
         usage = [data for frame in notes.of(MetricsFrame) for data in frame.data]
         assert any(isinstance(data, STTUsageMetricsData) for data in usage)
         assert not notes.of(ErrorFrame)
+        ends = notes.of(
+            TranscriptionFrame, ProposedUserStartedSpeakingFrame, ProposedUserStoppedSpeakingFrame
+        )
+        kinds = [type(frame) for frame in ends[: ends.index(final) + 2]]
+        assert kinds[0] is ProposedUserStartedSpeakingFrame
+        assert kinds[-2:] == [TranscriptionFrame, ProposedUserStoppedSpeakingFrame]
 
 
 def test_a_full_engine_is_reported(engine: Engine) -> None:
