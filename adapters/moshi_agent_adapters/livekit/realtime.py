@@ -82,20 +82,6 @@ class RealtimeSession(_DuplexRealtimeSession):
                 )
                 reply.set_exception(llm.RealtimeError(f"cannot say {text!r}: {late}"))
 
-    def _on_function_call(self, call: llm.FunctionCall) -> None:
-        """Takes a call for the reply that is waited for, if one is.
-
-        As a generation of its own it would be queued behind that reply, which waits for the tool's output.
-        """
-        waits = self._pending_reply is not None and not self._pending_reply.done()
-        if self._burst is not None or not waits:
-            super()._on_function_call(call)
-            return
-        self._chat_ctx.insert(call)
-        burst = self._open_burst(kind="speech")
-        burst.function_ch.send_nowait(call)
-        burst.close()
-
     async def aclose(self) -> None:
         """Ends the conversation."""
         for saying in self._sayings:

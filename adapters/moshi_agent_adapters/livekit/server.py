@@ -30,7 +30,7 @@ class MoshiServer(AgentServer):
 
         @server.rtc_session()
         async def entrypoint(ctx: JobContext) -> None:
-            session = AgentSession(llm=RealtimeModel(server.engine), vad=None)
+            session = AgentSession(llm=RealtimeModel(server.engine), **SESSION_OPTIONS)
 
     Args:
         load: returns the engine. It is called once, when the server runs: a script that Python imports

@@ -29,6 +29,7 @@ from moshi_agent import (
 from moshi_agent_adapters.livekit.bot_speech import BotSpeech
 from moshi_agent_adapters.livekit.delegation import Delegation
 from moshi_agent_adapters.livekit.engine_call import EngineCall
+from moshi_agent_adapters.livekit.turn_gate import IN_TURN
 from moshi_agent_adapters.livekit.user_speech import UserSpeech
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ class MoshiSession(llm.DuplexSession[Extra]):
         self._tools = llm.ToolContext.empty()
         self._user = UserSpeech()
         self._bot = BotSpeech()
+        self._was_in_turn = False  # the last frame
+        self._reply_is_awaited = False  # by LiveKit, until a turn of the bot begins
+        self._waiting_calls: list[llm.FunctionCall] = []
         self._delegation = None if model.backend is None else Delegation(model.backend, self)
 
     @property
@@ -120,11 +124,25 @@ class MoshiSession(llm.DuplexSession[Extra]):
                 deltas, frame = self._bot.speak(event)
                 for delta in deltas:
                     self.emit("transcript_delta", delta)
+                if self._waiting_calls:
+                    frame.frame.userdata[IN_TURN] = True
                 yield frame
+                self._handed_over(frame.frame)
             else:
                 self._tell(event)
             if turn_is_over:
                 self._turn_ended(was_interrupted=isinstance(event, Interrupted))
+
+    def _handed_over(self, frame: rtc.AudioFrame) -> None:
+        """LiveKit has taken a frame: where a turn begins with it, for the reply that it awaits."""
+        is_in_turn = frame.userdata[IN_TURN]
+        if is_in_turn and not self._was_in_turn:
+            self._reply_is_awaited = False
+        self._was_in_turn = is_in_turn
+        if is_in_turn:
+            calls, self._waiting_calls = self._waiting_calls, []
+            for call in calls:
+                self.emit("function_call", call)
 
     def _tell(self, event: Event) -> None:
         match event:
@@ -208,8 +226,15 @@ class MoshiSession(llm.DuplexSession[Extra]):
         await asyncio.wrap_future(self.call.hold(seconds))
 
     def call_function(self, call: llm.FunctionCall) -> None:
-        """Has LiveKit run a tool; its output comes back as a new item of the chat context."""
-        self.emit("function_call", call)
+        """Has LiveKit run a tool; its output comes back as a new item of the chat context.
+
+        A call alone would be queued behind a reply that LiveKit awaits, and that reply awaits the output. So
+        it waits for the next frame, which is made the beginning of the reply.
+        """
+        if self._reply_is_awaited:
+            self._waiting_calls.append(call)
+        else:
+            self.emit("function_call", call)
 
     async def _update_instructions(self, instructions: str) -> None:
         if self._delegation is not None:
@@ -259,6 +284,7 @@ class MoshiSession(llm.DuplexSession[Extra]):
                 "Moshi decides for itself when to speak and what to say; accepted: a backend that writes the "
                 "reply, MoshiModel(engine, backend=...), or `session.say(text)` with RealtimeModel"
             )
+        self._reply_is_awaited = True
         self._delegation.ask(instructions if is_given(instructions) else None)
 
     # Metrics

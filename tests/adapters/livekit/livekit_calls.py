@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import soundfile as sf
 from livekit import rtc
-from livekit.agents import Agent, AgentSession, llm
+from livekit.agents import Agent, AgentSession, function_tool, llm
 from livekit.agents.metrics import RealtimeModelMetrics
 from livekit.agents.testing import fake_job_context
 from livekit.agents.types import APIConnectOptions
@@ -27,6 +27,11 @@ from moshi_agent_adapters.livekit import SESSION_OPTIONS
 RATE_HZ = 24_000
 PACKET = RATE_HZ // 50  # samples, 20 ms
 PATIENCE_S = 60.0
+# What `tiny` is asked, and what it answers.
+NAME = ("What is your name?", "My name is Moshi, and I am a tiny talking model.")
+SUM = ("How much is two plus two?", "Two and two make four.")
+WEEK = ("Name the days of the week.", "They run from Monday to Sunday, and then they start again.")
+VOICE = ("Are you a robot?", "I am a computer program with a voice.")
 NO_RETRY = APIConnectOptions(max_retry=0)
 
 
@@ -75,6 +80,11 @@ class Loudspeaker(io.AudioOutput):
             self._began_at = time.monotonic()
             self.on_playback_started(created_at=time.time())
         self._pushed_s += frame.duration
+
+    @property
+    def played_s(self) -> float:
+        """Seconds of all that has come."""
+        return sum(self.segments) + self._pushed_s
 
     def flush(self) -> None:
         super().flush()
@@ -162,6 +172,21 @@ async def calling(
         finally:
             await session.aclose()
             job._tempdir.cleanup()  # as LiveKit does at a job's end  # pyright: ignore[reportPrivateUsage]
+
+
+class Clerk(Agent):
+    """Has a tool, and may hand over to a colleague."""
+
+    def __init__(self, name: str = "") -> None:
+        super().__init__(instructions="Be brief.")
+        self.name = name
+        self.looked_up: list[str] = []
+
+    @function_tool
+    async def look_up(self, city: str) -> str:
+        """Tells the weather of a city."""
+        self.looked_up.append(city)
+        return "sunny"
 
 
 Answer = str | tuple[str, dict[str, Any]]  # a text, or a tool and its arguments

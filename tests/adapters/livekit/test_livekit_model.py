@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import multiprocessing
+import os
+import signal
 import time
 from collections.abc import Callable
 
@@ -11,19 +14,15 @@ import pytest
 
 pytest.importorskip("livekit.agents", reason="needs the extra `livekit`: pip install moshi-agent[livekit]")
 
-from livekit.agents import Agent, function_tool, llm
+from livekit.agents import llm
 from livekit.agents.voice.events import CloseReason
 
 from moshi_agent import Engine, EngineFull, SessionConfig
 from moshi_agent_adapters.livekit import MoshiModel, RealtimeModel
-from tests.adapters.livekit.livekit_calls import Call, ScriptedLLM, calling
+from tests.adapters.livekit.livekit_calls import NAME, SUM, VOICE, WEEK, Call, Clerk, ScriptedLLM, calling
 
 pytestmark = pytest.mark.real_time
 
-NAME = ("What is your name?", "My name is Moshi, and I am a tiny talking model.")
-SUM = ("How much is two plus two?", "Two and two make four.")
-WEEK = ("Name the days of the week.", "They run from Monday to Sunday, and then they start again.")
-VOICE = ("Are you a robot?", "I am a computer program with a voice.")
 CONFIG = SessionConfig(seed=1)
 
 
@@ -34,21 +33,6 @@ def wait_for(holds: Callable[[], bool]) -> bool:
             return True
         time.sleep(0.01)
     return False
-
-
-class Clerk(Agent):
-    """Has a tool, and may hand over to a colleague."""
-
-    def __init__(self, name: str = "") -> None:
-        super().__init__(instructions="Be brief.")
-        self.name = name
-        self.looked_up: list[str] = []
-
-    @function_tool
-    async def look_up(self, city: str) -> str:
-        """Tells the weather of a city."""
-        self.looked_up.append(city)
-        return "sunny"
 
 
 def test_a_greeting_and_an_answer_are_two_messages(four_rows: Engine) -> None:
@@ -118,6 +102,27 @@ def test_a_reply_without_a_backend_is_refused_at_once(four_rows: Engine) -> None
     assert "backend" in str(error)
 
 
+@pytest.mark.parametrize("kind", [RealtimeModel, MoshiModel])
+def test_a_tool_of_an_awaited_reply_runs_at_once(
+    four_rows: Engine, kind: type[RealtimeModel] | type[MoshiModel]
+) -> None:
+    """LiveKit queues a call behind the reply it awaits, which awaits the tool, and gives up after 10 s."""
+
+    async def talk() -> tuple[Call, list[str]]:
+        backend, clerk = ScriptedLLM(("look_up", {"city": "Paris"}), VOICE[1]), Clerk()
+        async with calling(kind(four_rows, backend=backend, session=CONFIG), clerk) as call:
+            reply = call.session.generate_reply(instructions="Tell the weather of Paris.")
+            await call.until(lambda: clerk.looked_up, within_s=5)
+            await reply
+            assert reply.exception() is None
+            await call.hear(1)
+        return call, clerk.looked_up
+
+    call, looked_up = asyncio.run(talk())
+    assert looked_up == ["Paris"] and call.bot_said == [VOICE[1]]
+    assert not call.of("error")
+
+
 def test_four_calls_share_an_engine_and_a_fifth_is_refused(four_rows: Engine) -> None:
     """Each hears its own answer, and a tool runs in one of them. An ended call's row is free."""
     questions = [NAME, SUM, WEEK]
@@ -179,14 +184,30 @@ def test_a_hand_off_keeps_the_call(four_rows: Engine, caplog: pytest.LogCaptureF
     assert len([line for line in warned if "instructions have no effect" in line]) == 1
 
 
-def test_an_engine_that_ends_in_a_call_ends_the_session_and_says_why() -> None:
+def _kill(engine: Engine) -> None:
+    [child] = (process.pid for process in multiprocessing.active_children() if process.pid is not None)
+    os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("process", "end", "reason"),
+    [
+        (False, lambda engine: engine.drain(0.0), "drained"),
+        pytest.param(True, _kill, "signal 9", marks=pytest.mark.slow),
+    ],
+    ids=["drained", "killed"],
+)
+def test_an_engine_that_ends_in_a_call_ends_the_session_and_says_why(
+    process: bool, end: Callable[[Engine], None], reason: str
+) -> None:
     async def talk() -> Call:
-        engine = Engine.load("tiny", device="cpu", capacity=1, admit_by_time=False, shared=False)
+        options = {"capacity": 1, "admit_by_time": False, "shared": False, "process": process}
+        engine = Engine.load("tiny", device="cpu", **options)
         async with engine, calling(MoshiModel(engine, session=CONFIG)) as call:
-            engine.drain(0.0)
+            end(engine)
             await call.until(lambda: call.of("close"))
         return call
 
     (close,) = asyncio.run(talk()).of("close")
     assert close.reason == CloseReason.ERROR
-    assert "drained" in str(close.error.error)
+    assert reason in str(close.error.error)
