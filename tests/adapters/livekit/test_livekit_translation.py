@@ -36,13 +36,15 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         yield engine
 
 
-async def translate(engine: Engine, until: set[str], text: str = "What is your name?") -> list[Any]:
-    """The events of a session to the first of a kind."""
+async def translate(
+    engine: Engine, until: set[str], played_s: float = 0.0, text: str = "What is your name?"
+) -> list[Any]:
+    """The events of a session, until each of these kinds has come and so much was played."""
     events: list[Any] = []
     with fake_job_context() as job:
         session: TranslationSession[None] = TranslationSession(model=Translator(engine, session=CONFIG))
         session.input.audio = microphone = Microphone()
-        session.output.audio = Loudspeaker()
+        session.output.audio = loudspeaker = Loudspeaker()
         for name in (
             "user_state_changed",
             "user_input_transcribed",
@@ -54,16 +56,18 @@ async def translate(engine: Engine, until: set[str], text: str = "What is your n
         await session.start()
         microphone.speak(question(text))
         for _ in range(1500):
-            if until <= {event.type for event in events}:
+            if until <= {event.type for event in events} and loudspeaker.played_s >= played_s:
                 break
             await asyncio.sleep(0.02)
+        assert loudspeaker.played_s >= played_s
         await session.aclose()
         job._tempdir.cleanup()  # pyright: ignore[reportPrivateUsage]
     return events
 
 
 def test_what_is_said_is_told_while_it_is_said(engine: Engine) -> None:
-    events = asyncio.run(translate(engine, until={"translation_transcribed", "user_state_changed"}))
+    awaited = {"translation_transcribed", "user_state_changed"}
+    events = asyncio.run(translate(engine, until=awaited, played_s=0.5))
     kinds = [event.type for event in events]
     assert "error" not in kinds
     said = [event for event in events if event.type == "translation_transcribed"]

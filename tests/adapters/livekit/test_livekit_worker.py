@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("livekit.agents", reason="needs the extra `livekit`: pip install moshi-agent[livekit]")
+pytest.importorskip("livekit.protocol.agent_pb.agent_session", reason="LiveKit's console has changed")
 
 from aiohttp import web
 
@@ -58,6 +60,23 @@ async def backend(*deltas: dict[str, Any]) -> AsyncIterator[tuple[str, list[Any]
         yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1", asked
     finally:
         await runner.cleanup()
+
+
+def test_a_console_that_is_called_in_another_way_is_skipped_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exit code is that of a command line with an unknown argument."""
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexit 2\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+    async def call() -> None:
+        async with console(EXAMPLE, {}):
+            raise AssertionError("nobody has called")
+
+    with pytest.raises(pytest.skip.Exception, match="called in another way"):
+        asyncio.run(call())
 
 
 @pytest.mark.slow
