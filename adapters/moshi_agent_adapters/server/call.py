@@ -173,10 +173,20 @@ class _Call:
             raise ProtocolError(message, "no_start") from error
 
     async def _wishes(self) -> Wanted:
+        """Takes messages until the client has said what it wants; what comes too early is refused."""
         while (wanted := self._protocol.wanted) is None:
-            for order in self._protocol.receive(await self._receive()):
-                if isinstance(order, Send):
-                    await self._send([order.message])
+            size = 0
+            try:
+                message = await self._receive()
+                size = len(message)
+                for order in self._protocol.receive(message):
+                    if isinstance(order, Send):
+                        await self._send([order.message])
+            except ProtocolError as error:
+                cost = 1 + size / _MESSAGE_BYTES
+                if error.is_fatal or not self._silent_messages.spend(cost, time.monotonic()):
+                    raise
+                await self._send(self._protocol.refused(error))
         return wanted
 
     async def _talk(self, session: Session, can_move: bool) -> CallEnd:

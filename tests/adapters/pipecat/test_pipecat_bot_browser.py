@@ -55,7 +55,7 @@ def give_microphone(route: Any) -> None:
 
 def call(page: Any, url: str) -> None:
     page.goto(url)
-    page.get_by_text("initialized", exact=True).wait_for()  # the page does not hear a button that is pressed before
+    page.get_by_text("initialized", exact=True).wait_for()  # or the page hears no button
     page.get_by_role("button", name="Connect", exact=True).click()
     page.get_by_text(GREETING).wait_for()
 

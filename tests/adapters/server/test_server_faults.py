@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import socket
 import struct
@@ -109,6 +110,61 @@ def test_a_bad_message_over_gpt_live_is_refused_and_the_call_goes_on(
                 told.append(event)
         assert told[0]["error"]["code"] == code
         assert told[1]["client_event_id"] == "mine"
+    wait_for(lambda: not impatient.live, 5)
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [("{oops", "invalid_json"), (b"\x00", "invalid_json"), (append(bytes(3840)), "invalid_message")],
+)
+def test_a_bad_message_before_the_start_is_refused_and_the_session_starts(
+    impatient: Running, message: str | bytes, code: str
+) -> None:
+    with connect(f"{impatient.websocket}/v1/live/sessions") as connection:
+        connection.send(message)
+        assert json.loads(connection.recv(timeout=10))["error"]["code"] == code
+        connection.send(START)
+        assert json.loads(connection.recv(timeout=10))["type"] == "session.started"
+    wait_for(lambda: not impatient.live, 5)
+
+
+def test_bad_messages_before_the_start_are_metered(impatient: Running) -> None:
+    with connect(f"{impatient.websocket}/v1/live/sessions") as connection:
+        with suppress(ConnectionClosed):
+            for _ in range(3000):
+                connection.send("{oops")
+        assert {json.loads(message)["error"]["code"] for message in rest(connection)} == {"invalid_json"}
+        assert connection.close_code == 1008
+
+
+def test_a_session_that_cannot_be_ends_before_it_starts(impatient: Running) -> None:
+    with connect(f"{impatient.websocket}/v1/live/sessions") as connection:
+        connection.send(json.dumps({"type": "session.start", "session": {"model": "another"}}))
+        (event,) = [json.loads(message) for message in rest(connection)]
+        assert event["error"]["code"] == "model_not_found"
+        assert connection.close_code == 1008
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "{oops",
+        json.dumps({"type": "input_audio_buffer.append", "audio": base64.b64encode(b"odd").decode()}),
+        json.dumps({"type": "nothing.known"}),
+    ],
+)
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_bad_message_over_realtime_is_refused_and_the_call_goes_on(
+    impatient: Running, message: str, times: int
+) -> None:
+    """Be it the first one or a later one."""
+    with connect(f"{impatient.websocket}/v1/realtime?model=tiny") as connection:
+        assert json.loads(connection.recv(timeout=10))["type"] == "session.created"
+        for _ in range(times):
+            connection.send(message)
+            assert json.loads(connection.recv(timeout=10))["type"] == "error"
+            connection.send(json.dumps({"type": "session.update", "session": {"type": "realtime"}}))
+            assert json.loads(connection.recv(timeout=10))["type"] == "session.updated"
     wait_for(lambda: not impatient.live, 5)
 
 
