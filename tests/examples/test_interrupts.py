@@ -21,7 +21,6 @@ BEGUN_S, ENDED_S = 120, 60  # on a machine that does much else
 # What each is started with, and what it says at work. `LONG` is a question and a minute of silence.
 STARTED = {
     "callbacks": (["callbacks.py", "LONG", "answer.wav", "--live"], "name"),
-    "look_up": (["look_up.py", "LONG", "answer.wav"], "asked:"),
     "audiosocket_bridge": (["audiosocket_bridge.py", "--port", "0"], "Asterisk can connect"),
     "webrtc_server": (["webrtc_server.py", "--port", "0"], "Uvicorn running"),
     "telephony_agent": (
@@ -36,7 +35,7 @@ NEEDS = {"webrtc_server": ("aiortc",), "telephony_agent": ("pipecat", "pocketsph
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", STARTED)
 def test_an_interrupted_example_shows_no_traceback(name: str, tmp_path: Path) -> None:
-    for package in NEEDS.get(name, ("pocketsphinx",) if name == "look_up" else ()):
+    for package in NEEDS.get(name, ()):
         pytest.importorskip(package)
     (script, *arguments), says = STARTED[name]
     long = tmp_path / "long.wav"
