@@ -10,11 +10,20 @@ and ask on the page that it serves: "Where is my order?" Or by a program of one'
 
 from __future__ import annotations
 
+import argparse
 import sqlite3
-import sys
 from pathlib import Path
 
-from moshi_agent import AskConfig, Engine, Event, ReferenceEnded, ReferenceWanted, SessionConfig, Turn
+from moshi_agent import (
+    AskConfig,
+    Engine,
+    Event,
+    MoshiAgentError,
+    ReferenceEnded,
+    ReferenceWanted,
+    SessionConfig,
+    Turn,
+)
 from moshi_agent.audio.files import AudioWriter, read_audio
 from moshi_agent.training.annotation.sphinx import SphinxRecogniser
 
@@ -77,5 +86,18 @@ def converse(question: Path, out: Path) -> None:
         session.wait()
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Asks where an order is, and looks it up.")
+    parser.add_argument("question", type=Path, help="a recording of it")
+    parser.add_argument("answer", type=Path, help="the wav file to write")
+    options = parser.parse_args()
+    try:
+        converse(options.question, options.answer)
+    except KeyboardInterrupt:
+        parser.exit(130, "\ninterrupted\n")
+    except MoshiAgentError as error:
+        parser.exit(1, f"error: {error}\n")
+
+
 if __name__ == "__main__":
-    converse(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()

@@ -35,11 +35,12 @@ from pipecat.serializers.plivo import PlivoFrameSerializer
 from pipecat.serializers.telnyx import TelnyxFrameSerializer
 from pipecat.serializers.twilio import TwilioFrameSerializer
 from pipecat.transports.base_transport import BaseTransport, TransportParams
-from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams, FastAPIWebsocketTransport
+from pipecat.transports.websocket.fastapi import FastAPIWebsocketTransport
 from pipecat.workers.runner import WorkerRunner
 
 from moshi_agent import Engine, SessionConfig
 from moshi_agent_adapters.pipecat import MoshiLLMService
+from moshi_agent_adapters.pipecat.telephone import TelephoneParams
 
 CALLS = int(os.environ.get("MOSHI_CALLS", "4"))  # at once
 # The first of the keys with which the bot may hang up, as Pipecat looks for them.
@@ -51,13 +52,13 @@ def load_engine() -> Engine:
     return Engine.load(os.environ.get("MOSHI_MODEL", "tiny"), capacity=CALLS)
 
 
-def phone(**options: Any) -> FastAPIWebsocketParams:
-    return FastAPIWebsocketParams(
+def phone(**options: Any) -> TelephoneParams:
+    return TelephoneParams(
         audio_in_enabled=True, audio_out_enabled=True, audio_out_end_silence_secs=0, **options
     )
 
 
-def exotel() -> FastAPIWebsocketParams:
+def exotel() -> TelephoneParams:
     """Exotel wants 3200 bytes at once, or more, in multiples of 320: this is 200 ms."""
     return phone(audio_out_10ms_chunks=20)
 

@@ -47,7 +47,7 @@ from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker, ProcessorUnusablePolicy
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.serializers.twilio import TwilioFrameSerializer
-from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams, FastAPIWebsocketTransport
+from pipecat.transports.websocket.fastapi import FastAPIWebsocketTransport
 from pipecat.workers.runner import WorkerRunner
 
 from moshi_agent import AskConfig, Engine, ReferenceWanted, SessionConfig
@@ -56,6 +56,7 @@ from moshi_agent.questions import sample_questions
 from moshi_agent.text.transcript import Transcript
 from moshi_agent.training.annotation.sphinx import SphinxRecogniser
 from moshi_agent_adapters.pipecat import MoshiLLMService, TranscriptFile
+from moshi_agent_adapters.pipecat.telephone import TelephoneParams
 
 RATE_HZ = 8_000  # of the telephone network
 START_TIMEOUT_S = 10.0  # from the webhook's answer, or the socket's opening, to the start of the stream
@@ -250,7 +251,7 @@ def call_pipeline(
     config = shop.config
     # When the stream ends the provider asks `after`: no REST call is needed to hang up or to hand over.
     no_rest = TwilioFrameSerializer.InputParams(auto_hang_up=False)
-    params = FastAPIWebsocketParams(
+    params = TelephoneParams(
         audio_in_enabled=True,
         audio_out_enabled=True,
         audio_out_end_silence_secs=0,

@@ -48,4 +48,11 @@ if __name__ == "__main__":
     options.add_argument("--capacity", type=int, default=4, help="callers at once")
     options.add_argument("--port", type=int, default=8000)
     chosen = options.parse_args()
-    uvicorn.run(create_app(chosen.model, chosen.capacity), host="localhost", port=chosen.port)
+    # Whoever connects has shown nothing yet: what it sends is an offer at most, and is not unpacked.
+    uvicorn.run(
+        create_app(chosen.model, chosen.capacity),
+        host="localhost",
+        port=chosen.port,
+        ws_max_size=256 * 1024,
+        ws_per_message_deflate=False,
+    )

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,11 @@ def test_only_what_waits_for_the_clock_has_a_second_try(wrong: bool, tmp_path: P
     else:
         assert done.returncode == 0, done.stdout + done.stderr
         assert second_try.read_text() == "test_failing.py::test_late\n"
+
+
+def test_no_dependency_of_users_has_an_upper_bound() -> None:
+    """It would keep them from what other programs beside it need."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    needed = [one for name in extras if name not in ("dev", "docs") for one in extras[name]]
+    assert [one for one in [*project["dependencies"], *needed] if re.search("<|==|~=|!=", one)] == []

@@ -10,6 +10,7 @@
     frames.py        audio as the engine takes it
     whole_words.py   pieces of text joined into words
     playout.py       whole frames for the transport, and no more than it can play in time
+    telephone.py     streams of telephone providers that bad messages do not end (needs Pipecat's `websocket`)
     metrics.py       figures that Pipecat has no words for
     transcript.py    what was said, in a file
     jitter.py        shorter jitter buffers for WebRTC, by choice

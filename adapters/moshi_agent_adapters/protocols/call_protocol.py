@@ -112,12 +112,12 @@ Order = Hear | Send | Say | Refer | Ask | Hold | HangUp
 class ProtocolError(Exception):
     """Reports a message of the client that the protocol does not allow.
 
-    It is refused by itself and the call goes on, unless it is fatal or comes before the conversation begins.
+    It is refused by itself and the call goes on, unless it is fatal.
 
     Attributes:
         code: for programs, in the protocol's own terms.
         client_event_id: of the message, where it has one.
-        is_fatal: nothing that follows it in the stream can be understood.
+        is_fatal: nothing that follows it in the stream can be understood, or what it asks for is the call.
     """
 
     def __init__(

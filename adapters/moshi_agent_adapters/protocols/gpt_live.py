@@ -147,6 +147,7 @@ class LiveProtocol:
                 yield from self._command(kind, event, client_id)
         except ProtocolError as error:
             error.client_event_id = client_id
+            error.is_fatal = kind == "session.start" and not self._has_begun
             raise
 
     def _start(self, kind: str, event: Json) -> None:

@@ -112,6 +112,8 @@ class KyutaiProtocol:
                     yield Hear(pcm[dropped:], DECODED_RATE_HZ)
         except AudioError as error:
             raise ProtocolError(str(error), is_fatal=True) from error
+        if (damage := self._reader.take_damage()) is not None:
+            raise ProtocolError(damage, "invalid_audio")
 
     def refused(self, error: ProtocolError) -> Iterator[Message]:
         """An error, which the peers' clients show and go on."""

@@ -48,18 +48,22 @@ class OggWriter:
 
 
 class OggReader:
-    """Reads one logical stream, cut up in any way."""
+    """Reads one logical stream, cut up in any way.
+
+    A page whose checksum is wrong is left out, with the packets that are not on other pages as a whole.
+    """
 
     def __init__(self) -> None:
+        self.damaged_pages = 0
         self._bytes = bytearray()
         self._begun = b""  # a packet that goes on on the next page
+        self._lacks_beginning = False  # what goes on there began on a page that was left out
 
     def push(self, data: bytes) -> list[bytes]:
         """Takes bytes and returns the packets that they complete.
 
         Raises:
-            OggError: a page that is none, or is damaged, or a packet of more than 64 KiB. The reader is of no
-                use afterwards.
+            OggError: a page that is none, or a packet of over 64 KiB. The reader is of no use afterwards.
         """
         self._bytes += data
         packets: list[bytes] = []
@@ -85,9 +89,11 @@ class OggReader:
     def _packets(self, page: bytes) -> list[bytes]:
         _, _, flags, _, _, _, checksum, segments = _HEADER.unpack_from(page)
         if checksum != _checksum(page):
-            raise OggError("a page whose checksum is wrong")
+            self.damaged_pages += 1
+            self._begun, self._lacks_beginning = b"", True
+            return []
         if not flags & _CONTINUED:
-            self._begun = b""
+            self._begun, self._lacks_beginning = b"", False
         position = _HEADER.size + segments
         packets: list[bytes] = []
         for length in page[_HEADER.size : position]:
@@ -96,8 +102,8 @@ class OggReader:
             if len(self._begun) > _LONGEST_PACKET:
                 raise OggError(f"a packet of more than {_LONGEST_PACKET} bytes")
             if length < _LONGEST_SEGMENT:
-                packets.append(self._begun)
-                self._begun = b""
+                packets += [] if self._lacks_beginning else [self._begun]
+                self._begun, self._lacks_beginning = b"", False
         return packets
 
 

@@ -90,10 +90,12 @@ class OpusWriter:
 
 
 class OpusReader:
-    """Ogg/Opus bytes in, mono samples at 48 kHz out."""
+    """Ogg/Opus bytes in, mono samples at 48 kHz out. What is damaged by itself is left out."""
 
     def __init__(self) -> None:
         self._ogg = OggReader()
+        self._damaged_pages = 0  # that were told of
+        self._bad_packet: str | None = None  # why one could not be decoded that was not told of
         self._decoder: AudioCodecContext | None = None
         self._has_tags = False
         self._samples = 0  # of the stream that is read
@@ -105,8 +107,8 @@ class OpusReader:
         A few bytes may hold minutes: stop asking when it is too much.
 
         Raises:
-            AudioError: this is no Ogg/Opus stream of one or two channels, or is damaged, or too many streams
-                follow each other with hardly any audio in them.
+            AudioError: this is no Ogg/Opus stream of one or two channels, or what follows cannot be found in
+                it, or too many streams follow each other with hardly any audio in them.
         """
         try:
             for packet in self._ogg.push(data):
@@ -116,6 +118,16 @@ class OpusReader:
         except FFmpegError as error:
             raise AudioError(f"the audio cannot be decoded as Opus: {error.strerror}") from error
 
+    def take_damage(self) -> str | None:
+        """Tells what was left out since it was last asked, None for nothing."""
+        pages, self._damaged_pages = self._ogg.damaged_pages - self._damaged_pages, self._ogg.damaged_pages
+        packet, self._bad_packet = self._bad_packet, None
+        if pages:
+            return "the audio has a page of Ogg whose checksum is wrong: it is left out"
+        return (
+            None if packet is None else f"the audio has a packet that is no Opus ({packet}): it is left out"
+        )
+
     def _decode(self, packet: bytes) -> Iterator[NDArray[np.int16]]:
         if packet.startswith(b"OpusHead"):  # another one begins a chained stream
             self._begin(packet)
@@ -124,7 +136,12 @@ class OpusReader:
         elif not self._has_tags:
             self._has_tags = True
         elif packet:
-            for frame in self._decoder.decode(av.Packet(packet)):
+            try:
+                frames = self._decoder.decode(av.Packet(packet))
+            except FFmpegError as error:
+                self._bad_packet = str(error.strerror)
+                return
+            for frame in frames:
                 channels = frame.layout.nb_channels
                 samples = frame.to_ndarray().reshape(-1, channels)  # [1, N * channels] -> [N, channels]
                 self._samples += len(samples)

@@ -64,6 +64,7 @@ class Replica:
         self._server.addresses.everywhere = BoardCounts(self._board, self._name, *limits)
         self._registry = CollectorRegistry()
         prometheus.register(engine.metrics, self._registry)
+        self._registry.register(self._server.loop_lag.histogram)
         ending = Ending(self._server)
         self._tasks = [asyncio.create_task(ending.watch()), asyncio.create_task(self._report())]
         self._server.at_shutdown = [ending.wait, *self._server.at_shutdown, self._end]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -51,7 +52,9 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:
         async with engine:
+            lag = asyncio.create_task(server.loop_lag.measure())
             yield
+            lag.cancel()
             for end_calls in server.at_shutdown:
                 await end_calls()
 

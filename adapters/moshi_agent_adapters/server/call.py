@@ -6,11 +6,13 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
+from starlette.types import Message as ASGIMessage
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from moshi_agent import (
@@ -64,6 +66,8 @@ _AUDIO_A_TURN_S = 0.5  # the same of audio in one message
 _LEAST_AUDIO_S = 0.002  # in a message; browsers give 128 samples at once, 2.7 ms
 _MESSAGES_AT_ONCE_S = 10.0  # of messages without audio, that may come together
 _ASKS_PER_SECOND, _ASKS_AT_ONCE = 1.0, 5.0  # for answers of a language model, which may cost money
+_MOST_EARLY_BYTES = 1024 * 1024  # kept while the engine begins a conversation; the rest waits in the socket
+_EVENT_BYTES = 256  # that a message takes beside what is in it
 _MESSAGE_BYTES = 16 * 1024  # of a message without audio, that count as one more of them
 
 
@@ -92,6 +96,7 @@ class _Call:
         messages = server.config.messages_per_second
         self._silent_messages = Allowance(messages, _MESSAGES_AT_ONCE_S * messages)
         self._asks = Allowance(_ASKS_PER_SECOND, _ASKS_AT_ONCE)
+        self._early = deque[ASGIMessage]()  # what came before the conversation had begun
         self._has_moved = False  # what comes here may be too late for the conversation
         self._address = websocket.client.host if websocket.client else ""
         self.log = CallLog(over=protocol.name)
@@ -139,6 +144,36 @@ class _Call:
             return CallEnd("failed", "a fault of the server")
 
     async def _open(self, wanted: Wanted) -> Session:
+        """Begins the conversation, unless the client leaves before it has begun."""
+        opening = asyncio.create_task(self._begin(wanted))
+        hearing = asyncio.create_task(self._hear_early())
+        try:
+            await asyncio.wait([opening, hearing], return_when=asyncio.FIRST_COMPLETED)
+            hearing.cancel()
+            await asyncio.wait([hearing])
+            if not hearing.cancelled():
+                hearing.result()
+            return await opening
+        except BaseException:
+            opening.cancel()
+            (session,) = await asyncio.gather(opening, return_exceptions=True)
+            if isinstance(session, Session):
+                session.close()
+            raise
+        finally:
+            hearing.cancel()
+
+    async def _hear_early(self) -> None:
+        """Keeps what comes meanwhile. Raises WebSocketDisconnect when the client has left."""
+        size = 0
+        while size < _MOST_EARLY_BYTES:
+            event = await self._websocket.receive()
+            if event["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(event.get("code", 1006))
+            self._early.append(event)
+            size += _EVENT_BYTES + len(event.get("text") or event.get("bytes") or b"")
+
+    async def _begin(self, wanted: Wanted) -> Session:
         """Begins the conversation, or goes on with one that has come from another process."""
         config, on_reference = self._server.session_config(wanted), self._look_up(wanted)
         if wanted.resume is None:
@@ -173,10 +208,20 @@ class _Call:
             raise ProtocolError(message, "no_start") from error
 
     async def _wishes(self) -> Wanted:
+        """Takes messages until the client has said what it wants; what comes too early is refused."""
         while (wanted := self._protocol.wanted) is None:
-            for order in self._protocol.receive(await self._receive()):
-                if isinstance(order, Send):
-                    await self._send([order.message])
+            size = 0
+            try:
+                message = await self._receive()
+                size = len(message)
+                for order in self._protocol.receive(message):
+                    if isinstance(order, Send):
+                        await self._send([order.message])
+            except ProtocolError as error:
+                cost = 1 + size / _MESSAGE_BYTES
+                if error.is_fatal or not self._silent_messages.spend(cost, time.monotonic()):
+                    raise
+                await self._send(self._protocol.refused(error))
         return wanted
 
     async def _talk(self, session: Session, can_move: bool) -> CallEnd:
@@ -297,7 +342,7 @@ class _Call:
         return CallEnd("failed", "the conversation is over")
 
     async def _receive(self) -> Message:
-        event = await self._websocket.receive()
+        event = self._early.popleft() if self._early else await self._websocket.receive()
         if event["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(event.get("code", 1006))
         text = event.get("text")

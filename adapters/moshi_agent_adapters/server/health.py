@@ -20,6 +20,7 @@ def routes(server: Server) -> Sequence[BaseRoute]:
     engine = server.engine
     registry = CollectorRegistry()
     prometheus.register(engine.metrics, registry)
+    registry.register(server.loop_lag.histogram)
 
     async def health(request: Request) -> Response:
         healthy = (await engine.metrics_async()).healthy

@@ -28,6 +28,7 @@ from moshi_agent_adapters.server.config import ServerConfig
 from moshi_agent_adapters.server.handover import LONGEST_TOKEN, MOST_BYTES, Handover
 from moshi_agent_adapters.server.idle_calls import IdleCalls
 from moshi_agent_adapters.server.limits import AddressLimits
+from moshi_agent_adapters.server.loop_lag import LoopLag
 
 _log = logging.getLogger("moshi_agent.server")
 
@@ -50,6 +51,7 @@ class Server:
         at_once = config.calls_of_one_address(engine.config.capacity)
         self.addresses = CallPlaces(AddressLimits(at_once, config.starts_per_minute))
         self.idle_calls = IdleCalls(config.idle_s)
+        self.loop_lag = LoopLag()
         self.is_draining = False
         self.handover: Handover | None = None  # where there are other processes in which calls can go on
         self.is_moving = asyncio.Event()  # calls that can are to go on elsewhere

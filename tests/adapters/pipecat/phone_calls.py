@@ -54,6 +54,8 @@ class PhoneCall:
     def __init__(self, url: str, provider: Provider) -> None:
         self._url, self._provider = url, provider
         self._to_say = np.zeros(0, np.int16)
+        self.flowing = asyncio.Event()  # cleared, packets wait, and come at once when it is set again
+        self.flowing.set()
         self.heard: list[tuple[float, Pcm]] = []  # with the time at which it came
         self.messages: list[Message] = []  # of the bot, without their payloads
         self.sizes: list[int] = []  # of the payloads, in bytes
@@ -93,6 +95,7 @@ class PhoneCall:
             while True:
                 number += 1
                 await asyncio.sleep(max(0.0, began + 0.02 * number - time.monotonic()))
+                await self.flowing.wait()
                 packet, self._to_say = self._to_say[:PACKET_SAMPLES], self._to_say[PACKET_SAMPLES:]
                 data = self._provider.encode(np.pad(packet, (0, PACKET_SAMPLES - len(packet))))
                 await self.send(self._provider.media(number, base64.b64encode(data).decode()))

@@ -70,6 +70,7 @@ def test_a_caller_hears_the_right_answer_and_leaves_the_line_free(
     async def calls(url: str) -> None:
         async with PhoneCall(url, provider) as phone:
             await greeted(phone)
+            await phone.send(provider.media(1, "A"))  # what cannot be read is left out
             await answered(phone, matcher)
         assert all(message == provider.reply for message in phone.messages)
         assert all(provider.takes(size) for size in phone.sizes)

@@ -117,6 +117,23 @@ def test_a_packet_of_noise_is_refused_or_decoded_to_something_short(data: bytes)
     assert samples <= 48 * 120
 
 
+def test_a_damaged_packet_or_page_is_left_out_and_told_of() -> None:
+    from moshi_agent_adapters.protocols.ogg import OggWriter
+
+    writer, reader, ogg = OpusWriter(), OpusReader(), OggWriter(1)
+    list(reader.push(writer.header() + writer.push(_tone(0.2))))
+    assert reader.take_damage() is None
+    assert list(reader.push(ogg.page([b"\x03\x00"], 0))) == []  # a packet of no frames
+    told = reader.take_damage()
+    assert told is not None and "no Opus" in told and reader.take_damage() is None
+    page = bytearray(writer.push(_tone(0.08)))
+    page[-1] ^= 255
+    assert list(reader.push(bytes(page))) == []
+    told = reader.take_damage()
+    assert told is not None and "checksum" in told and reader.take_damage() is None
+    assert sum(map(len, reader.push(writer.push(_tone(0.2))))) == 9600
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -103,6 +103,8 @@ def test_machines_are_told_how_the_server_is(server: Running) -> None:
     assert status == 200
     assert headers["content-type"].startswith("text/plain")
     assert b"moshi_agent_live_sessions" in body
+    wait_for(lambda: b"\nmoshi_agent_event_loop_lag_seconds_count 0.0\n" not in server.get("/metrics")[2])
+    assert b"\nmoshi_agent_event_loop_lag_seconds_count " in server.get("/metrics")[2]
 
 
 def test_what_is_nowhere_is_an_error_of_openais_form(server: Running) -> None:

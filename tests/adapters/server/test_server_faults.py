@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import socket
 import struct
@@ -19,7 +20,7 @@ pytest.importorskip("aiortc", reason="needs the extra `server`: pip install mosh
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from moshi_agent import Engine
+from moshi_agent import Engine, Session
 from moshi_agent_adapters.protocols.kyutai import Kind
 from moshi_agent_adapters.server import ServerConfig
 from tests.adapters.server.bad_clients import START, append, chat, deaf_socket, frame, live, opus, upgrade
@@ -54,7 +55,12 @@ def _live_errors(connection: ClientConnection) -> list[str]:
 
 @pytest.mark.parametrize(
     ("message", "said"),
-    [(b"", "empty"), ("text", "binary"), (b"\x04" + bytes(300_000), "at most")],
+    [
+        (b"", "empty"),
+        ("text", "binary"),
+        (b"\x04" + bytes(300_000), "at most"),
+        (b"\x01" + opus(0.2)[:-3] + b"\xff\xff\xff", "checksum"),
+    ],
 )
 def test_a_bad_message_over_kyutais_protocol_is_refused_and_the_call_goes_on(
     impatient: Running, message: bytes | str, said: str
@@ -72,7 +78,8 @@ def test_a_bad_message_over_kyutais_protocol_is_refused_and_the_call_goes_on(
     ("message", "said"),
     [
         (b"\x01" + b"garbage" * 20, "Ogg"),
-        (b"\x01" + opus(0.2)[:-3] + b"\xff\xff\xff", "checksum"),
+        (b"\x01" + opus(0.2)[:-3] + b"garbage", "Ogg"),
+        (b"\x01" + opus(0.2)[:40] + b"!" + opus(0.2)[41:], "OpusHead"),
     ],
 )
 def test_a_stream_that_cannot_be_decoded_any_more_ends_the_call(
@@ -109,6 +116,61 @@ def test_a_bad_message_over_gpt_live_is_refused_and_the_call_goes_on(
                 told.append(event)
         assert told[0]["error"]["code"] == code
         assert told[1]["client_event_id"] == "mine"
+    wait_for(lambda: not impatient.live, 5)
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [("{oops", "invalid_json"), (b"\x00", "invalid_json"), (append(bytes(3840)), "invalid_message")],
+)
+def test_a_bad_message_before_the_start_is_refused_and_the_session_starts(
+    impatient: Running, message: str | bytes, code: str
+) -> None:
+    with connect(f"{impatient.websocket}/v1/live/sessions") as connection:
+        connection.send(message)
+        assert json.loads(connection.recv(timeout=10))["error"]["code"] == code
+        connection.send(START)
+        assert json.loads(connection.recv(timeout=10))["type"] == "session.started"
+    wait_for(lambda: not impatient.live, 5)
+
+
+def test_bad_messages_before_the_start_are_metered(impatient: Running) -> None:
+    with connect(f"{impatient.websocket}/v1/live/sessions") as connection:
+        with suppress(ConnectionClosed):
+            for _ in range(3000):
+                connection.send("{oops")
+        assert {json.loads(message)["error"]["code"] for message in rest(connection)} == {"invalid_json"}
+        assert connection.close_code == 1008
+
+
+def test_a_session_that_cannot_be_ends_before_it_starts(impatient: Running) -> None:
+    with connect(f"{impatient.websocket}/v1/live/sessions") as connection:
+        connection.send(json.dumps({"type": "session.start", "session": {"model": "another"}}))
+        (event,) = [json.loads(message) for message in rest(connection)]
+        assert event["error"]["code"] == "model_not_found"
+        assert connection.close_code == 1008
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "{oops",
+        json.dumps({"type": "input_audio_buffer.append", "audio": base64.b64encode(b"odd").decode()}),
+        json.dumps({"type": "nothing.known"}),
+    ],
+)
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_bad_message_over_realtime_is_refused_and_the_call_goes_on(
+    impatient: Running, message: str, times: int
+) -> None:
+    """Be it the first one or a later one."""
+    with connect(f"{impatient.websocket}/v1/realtime?model=tiny") as connection:
+        assert json.loads(connection.recv(timeout=10))["type"] == "session.created"
+        for _ in range(times):
+            connection.send(message)
+            assert json.loads(connection.recv(timeout=10))["type"] == "error"
+            connection.send(json.dumps({"type": "session.update", "session": {"type": "realtime"}}))
+            assert json.loads(connection.recv(timeout=10))["type"] == "session.updated"
     wait_for(lambda: not impatient.live, 5)
 
 
@@ -236,6 +298,46 @@ def test_a_client_that_vanishes_frees_its_row(impatient: Running) -> None:
     wait_for(lambda: impatient.live == 1)
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     raw.close()  # with a reset
+    wait_for(lambda: not impatient.live, 5)
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/live/sessions"])
+def test_who_leaves_while_the_engine_begins_gives_its_place_back(
+    impatient: Running, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine takes its time, and the client does not wait for it."""
+
+    async def late(*_: object) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(impatient.server, "open", late)
+    with connect(impatient.websocket + path) as connection:
+        if path != "/api/chat":
+            connection.send(START)
+        wait_for(lambda: impatient.server.addresses.live == 1)
+    wait_for(lambda: not impatient.server.addresses.live, 5)
+
+
+def test_what_comes_while_the_engine_begins_is_heard_in_order(
+    impatient: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = impatient.server.open
+
+    async def late(*args: Any) -> Session:
+        await asyncio.sleep(0.5)
+        return await begin(*args)
+
+    monkeypatch.setattr(impatient.server, "open", late)
+    with connect(f"{impatient.websocket}/v1/live/sessions") as connection:
+        connection.send(START)
+        for number in range(20):
+            connection.send(json.dumps({"type": "session.input_audio.mute", "event_id": str(number)}))
+        told = list[str]()
+        while len(told) < 20:
+            event = json.loads(connection.recv(timeout=10))
+            if event["type"] == "session.input_audio.muted":
+                told.append(event["client_event_id"])
+        assert told == [str(number) for number in range(20)]
     wait_for(lambda: not impatient.live, 5)
 
 

@@ -220,12 +220,30 @@ def test_a_stream_that_begins_wrong_is_refused(refuser: Agent, beginning: str) -
 
 @pytest.mark.real_time
 class TestCallsThatEndBadly:
-    def test_a_wrong_payload_ends_the_call(self, agent: Agent) -> None:
+    @pytest.mark.parametrize("payload", ["A", 5, {}, "\ud800"])
+    def test_a_wrong_payload_is_left_out_and_the_call_goes_on(self, agent: Agent, payload: object) -> None:
         async def call() -> None:
             async with await agent.call("CApayload") as phone:
-                await until(lambda: agent.engine.metrics().live_sessions == 1)
-                await phone.send({"event": "media", "streamSid": "MZ0", "media": {"payload": "A"}})
-                await asyncio.wait_for(phone.socket.wait_closed(), 10)
+                await until(lambda: len(phone.heard) > 5, 30)
+                await phone.send({"event": "media", "streamSid": "MZ0", "media": {"payload": payload}})
+                await phone.send({"event": "media", "streamSid": "MZ0", "media": "none"})
+                heard = len(phone.heard)
+                await until(lambda: len(phone.heard) > heard + 50, 30)
+            await agent.has_no_calls()
+
+        asyncio.run(call())
+
+    def test_what_a_stall_held_up_is_heard_or_left_out_and_the_call_goes_on(self, agent: Agent) -> None:
+        async def call() -> None:
+            async with await agent.call("CAstall") as phone:
+                await until(lambda: phone.loud_s() > 1, 30)
+                phone.flowing.clear()
+                await asyncio.sleep(10)
+                phone.flowing.set()
+                await asyncio.sleep(1)
+                asked_at = time.monotonic()
+                phone.say(question("How much is two plus two?", RATE_HZ))
+                await until(lambda: phone.loud_s(asked_at) > 0.7, 60)
             await agent.has_no_calls()
 
         asyncio.run(call())

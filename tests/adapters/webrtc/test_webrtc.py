@@ -140,6 +140,34 @@ def test_a_quiet_peer_stays(engine: Engine) -> None:
 
 
 @pytest.mark.real_time
+def test_what_a_stall_held_up_is_heard_or_left_out_and_the_call_goes_on(engine: Engine) -> None:
+    """Ten seconds of packets come at once: they are late, and not ahead of time."""
+
+    async def talk() -> None:
+        connection, caller = await connected(engine)
+        transport, held = caller.transceiver.sender.transport, list[bytes]()
+        send = transport._send_rtp
+
+        async def hold(packet: bytes) -> None:
+            held.append(packet)
+
+        transport._send_rtp = hold
+        await asyncio.sleep(10)
+        transport._send_rtp = send
+        for packet in held:
+            await send(packet)
+        await caller.wait_for(lambda: caller.has("input_resumed"))
+        caller.microphone.play(question("capital of France"))
+        await caller.wait_for(lambda: "Paris" in caller.text)
+        assert caller.has("input_skipped") and not connection.is_closed
+        assert connection.caller_audio is not None and connection.caller_audio.refused_frames == 0
+        await caller.hang_up()
+        await connection.wait_closed()
+
+    run(talk())
+
+
+@pytest.mark.real_time
 def test_closing_and_the_end_of_the_conversation_end_the_call(engine: Engine) -> None:
     async def talk() -> None:
         connection, caller = await connected(engine)
