@@ -121,6 +121,22 @@ def test_what_no_replica_could_do_is_refused_before_ray_begins(
     assert not ray.is_initialized()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray Serve's own modules
+def test_haproxy_that_cuts_calls_is_refused_by_the_command_and_the_config_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://nowhere.invalid:10001")
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    ray = pytest.importorskip("ray", reason="needs the extra `ray`: pip install moshi-agent[ray]")
+    told = CliRunner().invoke(main, ["serve", "--ray", "--port", "0", "--drain-seconds", "100"])
+    assert told.exit_code == 1 and "MIN_DRAINING_PERIOD_S of as much" in told.output
+    assert not ray.is_initialized()
+    from moshi_agent_adapters.ray import app
+
+    with pytest.raises(ConfigError, match="MIN_DRAINING_PERIOD_S of as much"):
+        app({"model": "tiny", "drain-seconds": 100})
+
+
 def test_help_names_the_options() -> None:
     told = CliRunner().invoke(command, ["--help"]).output
     assert "--ray" in told and "N|MIN-MAX" in told
