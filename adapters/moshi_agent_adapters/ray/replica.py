@@ -64,7 +64,7 @@ class Replica:
         self._server.addresses.everywhere = BoardCounts(self._board, self._name, *limits)
         self._registry = CollectorRegistry()
         prometheus.register(engine.metrics, self._registry)
-        ending = Ending(self._server)
+        ending = Ending(self._server, self._name, self._reports)
         self._tasks = [asyncio.create_task(ending.watch()), asyncio.create_task(self._report())]
         self._server.at_shutdown = [ending.wait, *self._server.at_shutdown, self._end]
         self._until_end.enter_context(passing_over_what_stays())
