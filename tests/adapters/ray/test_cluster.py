@@ -212,7 +212,7 @@ def test_another_version_takes_the_place_of_this_one_and_calls_go_on(cluster: Cl
                     new = [one for name, one in found.items() if name not in before]
                     return bool(new) and all(one["draining"] for name, one in found.items() if name in before)
 
-                options = {
+                options: dict[str, Any] = {
                     "model": "tiny",
                     "replicas": "1-3",
                     "capacity": CAPACITY,
