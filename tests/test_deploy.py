@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,13 @@ import yaml
 pytest.importorskip("starlette", reason="needs the extra `server`: pip install moshi-agent[server]")
 pytest.importorskip("aiortc", reason="needs the extra `server`: pip install moshi-agent[server]")
 
+from moshi_agent import Engine
 from moshi_agent.cli.serve import serve as command
 from moshi_agent.engine.metrics.metrics import Metrics
 from moshi_agent.engine.metrics.prometheus import EngineCollector
 from moshi_agent_adapters.ray.arguments import command_line
+from moshi_agent_adapters.server import ServerConfig
+from tests.adapters.server.server_calls import running
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 
@@ -81,6 +87,30 @@ def test_images_are_built_of_files_that_are_there() -> None:
     assert _options(json.loads(re.findall(r"^CMD (\[.*\])$", text, re.M)[0])[1:])
 
 
+def test_an_image_asks_for_health_with_the_servers_token() -> None:
+    """The command of the file itself, which runs in the container with its environment."""
+    text = (DEPLOY / "Dockerfile").read_text()
+    _, option, program = json.loads(re.findall(r"^HEALTHCHECK .*CMD (\[.*\])$", text, re.M)[0])
+    tokens = ServerConfig(tokens=("a long secret",))
+    with Engine.load("tiny", capacity=1, shared=False) as engine, running(engine, tokens) as server:
+        asks = [sys.executable, option, program.replace("8998", str(server.port))]
+        known = os.environ | {"MOSHI_AGENT_TOKEN": "a long secret"}
+        assert subprocess.run(asks, env=known, timeout=60).returncode == 0
+        told = subprocess.run(asks, env=os.environ, timeout=60, stderr=subprocess.PIPE, text=True)
+        assert told.returncode and "401" in told.stderr
+
+
+def test_each_image_can_compile_and_its_user_owns_the_folder_of_the_models() -> None:
+    """Without gcc a step on the CPU is slower, and Triton has no launchers. KubeRay runs wget."""
+    base, *targets = (DEPLOY / "Dockerfile").read_text().split("\nFROM ")[1:]
+    assert all(target.startswith("base AS ") for target in targets) and len(targets) == 2
+    (packages,) = re.findall(r"apt-get install -y --no-install-recommends ([\w -]+?) &&", base)
+    assert {"gcc", "libc6-dev", "wget"} <= set(packages.split())
+    (owned,) = re.findall(r"install -d -o moshi -g moshi (.*)$", base, re.M)
+    (volume,) = _yaml("compose.yaml")[0]["services"]["moshi"]["volumes"]
+    assert volume.partition(":")[2] in owned.split()
+
+
 @pytest.mark.parametrize("file", ["serve.yaml", "kuberay.yaml"])
 def test_ray_serves_config_takes_the_options(file: str) -> None:
     found = _yaml(file)[0]
@@ -91,6 +121,8 @@ def test_ray_serves_config_takes_the_options(file: str) -> None:
     assert options["on_ray"] and options["replicas"][1] > 1
     if "spec" in found:
         pod = found["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]
+        ports = {port["name"]: port["containerPort"] for port in pod["containers"][0]["ports"]}
+        assert ports["serve"] == config["http_options"]["port"], "where KubeRay asks for its health"
         assert pod["terminationGracePeriodSeconds"] > options["drain_s"]
 
 

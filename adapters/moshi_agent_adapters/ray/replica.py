@@ -65,7 +65,7 @@ class Replica:
         self._registry = CollectorRegistry()
         prometheus.register(engine.metrics, self._registry)
         self._registry.register(self._server.loop_lag.histogram)
-        ending = Ending(self._server)
+        ending = Ending(self._server, self._name, self._reports)
         self._tasks = [asyncio.create_task(ending.watch()), asyncio.create_task(self._report())]
         self._server.at_shutdown = [ending.wait, *self._server.at_shutdown, self._end]
         self._until_end.enter_context(passing_over_what_stays())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -17,3 +17,9 @@ class Report:
     is_draining: bool
     metrics: bytes = field(repr=False)  # in Prometheus' text format
     calls: Mapping[str, int] = field(default_factory=dict[str, int], repr=False)  # now, of each network
+
+
+def have_room(reports: Sequence[Report], replica: str, calls: int) -> bool:
+    """Whether the replicas but this one, as far as they stay, have places for so many calls."""
+    others = (one for one in reports if one.replica != replica and one.is_healthy and not one.is_draining)
+    return sum(one.free for one in others) >= max(1, calls)

@@ -59,10 +59,16 @@ class Cluster:
         """What each replica says of itself, by its name."""
         return {one["replica"]: one for one in json.loads(self.get("/ready")[1])["replicas"]}
 
-    def redeploy(self, **arguments: str | int | bool) -> None:
-        """Gives Serve a config file's content with other options of the command: another version."""
+    def redeploy(self, number: int | None = None, **arguments: str | int | bool) -> None:
+        """Gives Serve a config file's content.
+
+        Args:
+            number: of replicas, beside the options: a change of it alone is no other version.
+            arguments: the options of the command. Others than before are another version.
+        """
         app = {"name": "moshi-agent", "route_prefix": "/", "import_path": "moshi_agent_adapters.ray:app"}
-        config = {"applications": [app | {"args": arguments}]}
+        deployments = [] if number is None else [{"name": "moshi", "num_replicas": number}]
+        config = {"applications": [app | {"args": arguments, "deployments": deployments}]}
         subprocess.run([sys.executable, "-c", _REDEPLOY, json.dumps(config)], check=True, timeout=BEGIN_S)
 
     async def wait_for(self, condition: Callable[[Replicas], bool]) -> None:

@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +20,11 @@ import pytest
 pytest.importorskip("ray", reason="needs the extra `ray`: pip install moshi-agent[ray]")
 pytest.importorskip("aiortc", reason="needs the extra `server`: pip install moshi-agent[server]")
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
-
 from moshi_agent.audio.files import read_audio
 from moshi_agent.questions import find_question, sample_questions
-from moshi_agent_adapters.protocols.kyutai import Kind
-from moshi_agent_adapters.protocols.opus import OpusWriter
+from tests.adapters.ray.ray_lines import Line, line
 from tests.adapters.ray.ray_process import Cluster, Replicas, serving_on_ray
-from tests.adapters.server.server_clients import (
-    PATIENCE_S,
-    Gate,
-    Heard,
-    ask_kyutai,
-    ask_live,
-    paced,
-    question,
-)
+from tests.adapters.server.server_clients import Gate, Heard, ask_kyutai, ask_live, question
 from tests.adapters.webrtc.webrtc_asking import ask_signalling
 
 pytestmark = [pytest.mark.slow, pytest.mark.load, pytest.mark.real_time, pytest.mark.timeout(1800)]
@@ -53,47 +40,6 @@ def cluster() -> Iterator[Cluster]:
     limits = ("--calls-per-address", str(AT_ONCE))
     with serving_on_ray(*options, *limits, "--scale-up-seconds", "1", "--scale-down-seconds", "5") as cluster:
         yield cluster
-
-
-@dataclass
-class Line:
-    """A call that says nothing, and hears when it is over."""
-
-    websocket: ClientConnection
-    heard_at: list[float] = field(default_factory=list)
-    ended: ConnectionClosed | None = None
-    ended_at: float = 0.0
-
-    async def listen(self) -> None:
-        try:
-            while True:
-                await self.websocket.recv()
-                self.heard_at.append(time.monotonic())
-        except ConnectionClosed as error:
-            self.ended, self.ended_at = error, time.monotonic()
-
-    async def speak(self) -> None:
-        writer = OpusWriter()
-        await self.websocket.send(Kind.AUDIO.message(writer.header()))
-        async for chunk in paced(question("What is your name?")[:0]):
-            await self.websocket.send(Kind.AUDIO.message(writer.push(chunk)))
-
-
-@asynccontextmanager
-async def line(cluster: Cluster) -> AsyncIterator[Line]:
-    """A call over `/api/chat`, for as long as the block. Raises ConnectionRefusedError."""
-    address = f"{cluster.websocket}/api/chat"
-    async with connect(address, compression=None, open_timeout=PATIENCE_S) as websocket:
-        if (first := await websocket.recv()) != Kind.HANDSHAKE.message():
-            raise ConnectionRefusedError(first)
-        call = Line(websocket)
-        tasks = [asyncio.create_task(call.listen()), asyncio.create_task(call.speak())]
-        try:
-            yield call
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def are_open(number: int) -> Callable[[Replicas], bool]:
@@ -220,6 +166,8 @@ def test_of_a_killed_replica_the_callers_are_told_and_others_notice_nothing(clus
                 assert ANSWER in heard.text, "who was cut off calls again"
                 async with AsyncExitStack() as again:  # with three calls, two replicas are wanted
                     await keep_calling(cluster, again, 3, lambda found: bool(set(found) - before))
+                told_s = max(one.ended_at for one in told) - killed_at
+                print(f"told after {told_s:.2f} s, a new replica after {time.monotonic() - killed_at:.0f} s")
 
     asyncio.run(talk())
 
@@ -264,7 +212,7 @@ def test_another_version_takes_the_place_of_this_one_and_calls_go_on(cluster: Cl
                     new = [one for name, one in found.items() if name not in before]
                     return bool(new) and all(one["draining"] for name, one in found.items() if name in before)
 
-                options = {
+                options: dict[str, Any] = {
                     "model": "tiny",
                     "replicas": "1-3",
                     "capacity": CAPACITY,

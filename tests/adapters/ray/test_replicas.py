@@ -26,7 +26,7 @@ from moshi_agent.cli.serve import serve as command
 from moshi_agent_adapters.ray.cluster_health import cluster_routes
 from moshi_agent_adapters.ray.config import Replicas
 from moshi_agent_adapters.ray.haproxy import check_haproxy
-from moshi_agent_adapters.ray.report import Report
+from moshi_agent_adapters.ray.report import Report, have_room
 from moshi_agent_adapters.ray.scaling import LiveCalls
 
 
@@ -121,6 +121,22 @@ def test_what_no_replica_could_do_is_refused_before_ray_begins(
     assert not ray.is_initialized()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray Serve's own modules
+def test_haproxy_that_cuts_calls_is_refused_by_the_command_and_the_config_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://nowhere.invalid:10001")
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    ray = pytest.importorskip("ray", reason="needs the extra `ray`: pip install moshi-agent[ray]")
+    told = CliRunner().invoke(main, ["serve", "--ray", "--port", "0", "--drain-seconds", "100"])
+    assert told.exit_code == 1 and "MIN_DRAINING_PERIOD_S of as much" in told.output
+    assert not ray.is_initialized()
+    from moshi_agent_adapters.ray import app
+
+    with pytest.raises(ConfigError, match="MIN_DRAINING_PERIOD_S of as much"):
+        app({"model": "tiny", "drain-seconds": 100})
+
+
 def test_help_names_the_options() -> None:
     told = CliRunner().invoke(command, ["--help"]).output
     assert "--ray" in told and "N|MIN-MAX" in told
@@ -170,6 +186,16 @@ def test_there_is_room_where_a_replica_has_some() -> None:
     answer = _get("/ready", full, going, _report("d", free=2))
     assert answer.status_code == 200 and answer.json()["free"] == 2
     assert answer.json()["replicas"][0]["live"] == 4
+
+
+def test_calls_move_where_others_that_stay_have_room_for_all_of_them() -> None:
+    mine, other = _report("a", free=8, is_draining=True), _report("b", free=2)
+    assert have_room([mine, other], "a", 2) and not have_room([mine, other], "a", 3)
+    assert have_room([other, _report("c", free=1)], "a", 3)
+    assert not have_room([mine], "a", 1), "nobody else is there"
+    for going in (_report("b", free=8, is_draining=True), _report("b", free=8, is_healthy=False)):
+        assert not have_room([mine, going], "a", 1)
+    assert not have_room([_report("b", free=0)], "a", 0), "a call may be on its way in"
 
 
 def test_metrics_have_the_name_of_the_replica() -> None:
