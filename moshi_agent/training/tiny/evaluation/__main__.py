@@ -16,6 +16,7 @@ from moshi_agent.checkpoint.load import load_checkpoint
 from moshi_agent.engine.engine import Engine
 from moshi_agent.errors import MoshiAgentError
 from moshi_agent.outputs import naming, whole_file
+from moshi_agent.training.tiny.evaluation.artefacts import artefact_report
 from moshi_agent.training.tiny.evaluation.ear import (
     BUNDLED,
     Spoken,
@@ -97,7 +98,8 @@ def main(
         calls = evaluate(checkpoint, material, settings, recordings, heard)
         rows = measures(calls)
         told, spoken = _tell(model, material, settings.seed)
-        click.echo("\n\n".join([summary(calls), table(rows), timing(calls), report(told)]) + "\n")
+        parts = [summary(calls), table(rows), timing(calls), report(told), artefact_report(spoken)]
+        click.echo("\n\n".join(parts) + "\n")
         if ear:
             picks = np.random.default_rng(settings.seed).permutation(len(heard))[:ear_answers]
             spoken += through_codec(checkpoint.mimi, material.sentences, "new sentences through the codec")
