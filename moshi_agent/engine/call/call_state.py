@@ -176,8 +176,8 @@ class CallState:
             forced = np.full(self._model.num_streams, UNGENERATED_TOKEN)
             forced[0] = text.forced
         reference = self._lookups.next()
-        if self._model.is_told_ahead and text.next_piece != ANY_TEXT:
-            reference = text.next_piece
+        if self._model.is_told_ahead and text.ahead != ANY_TEXT:
+            reference = text.ahead
         return RowInput(row=row, pcm=pcm, forced=forced, next_piece=text.next_piece, reference=reference)
 
     def decides_next(self, output: RowOutput, ready: Ready[Key, CallFrame], steps: int) -> bool:
