@@ -92,7 +92,7 @@ class CheckpointFiles(CodecFiles, Protocol):
 
     @property
     def references(self) -> Path | None:
-        """The file with the table of a language model that takes a stream of references."""
+        """The file with the table of a language model that takes a stream of references, or is told ahead."""
         ...
 
     def read_lm_config(self) -> MoshiConfig | None:

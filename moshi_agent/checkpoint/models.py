@@ -18,7 +18,7 @@ from moshi_agent.checkpoint.room import check_room
 from moshi_agent.checkpoint.tensors import Stored, assign_tensors, read_tensors, reading_device
 from moshi_agent.config import MimiConfig, MoshiConfig
 from moshi_agent.errors import CheckpointError, ConfigError
-from moshi_agent.models.lm import REFERENCES_TABLE, LMModel
+from moshi_agent.models.lm import AHEAD_TABLE, REFERENCES_TABLE, LMModel
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.embedding import TokenEmbedding
 from moshi_agent.nn.linear import Int4Linear, Int8Linear, Linear, LoraLinear
@@ -99,18 +99,22 @@ def build_lm(
 
 
 def add_references(model: LMModel, path: Path) -> None:
-    """Gives a model its table for references. Raises CheckpointError for a file that does not fit."""
-    model.add_references()
+    """Gives a model its table for references, or for what it is told ahead.
+
+    Raises:
+        CheckpointError: a file that does not fit.
+    """
+    tensors = read_tensors(path, "cpu")
+    model.add_references(ahead=AHEAD_TABLE in tensors)
     table = cast(TokenEmbedding, model.oracle_emb)
-    wanted, tensors = tuple(table.weight.shape), read_tensors(path, "cpu")
-    shape = tuple(tensors[REFERENCES_TABLE].shape) if REFERENCES_TABLE in tensors else None
+    wanted = tuple(table.weight.shape)
+    name = AHEAD_TABLE if model.is_told_ahead else REFERENCES_TABLE
+    shape = tuple(tensors[name].shape) if name in tensors else None
     if shape != wanted:
-        raise CheckpointError(
-            f"{path}: {REFERENCES_TABLE} has shape {shape}; the configuration asks for {wanted}"
-        )
+        raise CheckpointError(f"{path}: {name} has shape {shape}; the configuration asks for {wanted}")
     with torch.no_grad():
-        table.weight.copy_(tensors[REFERENCES_TABLE])
-    if tensors[REFERENCES_TABLE][model.config.text_padding_id].any():
+        table.weight.copy_(tensors[name])
+    if tensors[name][model.config.text_padding_id].any():
         table.padding_idx = None  # padding means something to this model, and is trained as the others
 
 

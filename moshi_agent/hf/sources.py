@@ -74,8 +74,8 @@ def refuse_references(config: LMConfig, files: CheckpointFiles) -> None:
     """
     if files.references is None:
         return
-    table = read_tensors(files.references, "cpu")[REFERENCES_TABLE]
-    if table[config.text_padding_id].any():
+    table = read_tensors(files.references, "cpu").get(REFERENCES_TABLE)
+    if table is not None and table[config.text_padding_id].any():
         raise ConfigError(
             f"{files.references}: the model reads a table of references, for which the classes of "
             "Transformers have no place; accepted: load_checkpoint, Engine.load"

@@ -30,6 +30,7 @@ from moshi_agent.nn.packing import PackFormat
 from moshi_agent.nn.transformer import Transformer, TransformerState
 
 REFERENCES_TABLE = "oracle_emb.weight"  # as KAME (arXiv:2510.02327) names it
+AHEAD_TABLE = "ahead_emb.weight"  # the same table in a file, of a model that is told ahead
 
 
 @dataclass
@@ -75,6 +76,9 @@ class LMModel(nn.Module):
         )
         # For a stream of references, in a model that was trained to speak about them: `add_references`.
         self.oracle_emb: TokenEmbedding | None = None
+        # Whether that stream holds no references, but the next piece of what the model is told to say, in
+        # every frame until it is written: so it knows what its sound leads to, and when.
+        self.is_told_ahead = False
         self.condition_provider = ConditionProvider(config.conditioners, dim) if config.conditioners else None
         self.fuser = ConditionFuser(config.fuser) if config.fuser else None
         self._packed_embeddings: PackedEmbeddingSum | None = None
@@ -86,19 +90,29 @@ class LMModel(nn.Module):
         self._like: Tensor
         self.register_buffer("_like", torch.empty(0), persistent=False)
 
-    def add_references(self) -> None:
-        """Gives the model a table for references, whose padding is zeros: as if there were none."""
+    def add_references(self, ahead: bool = False) -> None:
+        """Gives the model a table for references, whose padding is zeros: as if there were none.
+
+        Args:
+            ahead: it is told ahead, and takes no references.
+        """
+        self.is_told_ahead = ahead
         config = self.config
         table = TokenEmbedding(config.text_card + 1, config.temporal.dim, zero=config.text_padding_id)
         self.oracle_emb = table.to(self.device, self.dtype)
 
     @property
-    def takes_references(self) -> ReferenceKind | None:
-        """Tells how the model is given references: tokens of its text, rows of an encoder, or not at all."""
+    def takes_beside(self) -> ReferenceKind | None:
+        """Tells what a step takes beside the streams: tokens of text, rows of an encoder, or nothing."""
         if self.oracle_emb is not None:
             return "tokens"
         fuser = self.config.fuser
         return "rows" if fuser is not None and fuser.streaming_sum else None
+
+    @property
+    def takes_references(self) -> ReferenceKind | None:
+        """Tells how the model is given references; None where it was not trained to speak about any."""
+        return None if self.is_told_ahead else self.takes_beside
 
     def project_references(self, rows: Tensor) -> Tensor:
         """Projects rows of an encoder, [T, row_dim], to those that steps take as `references`, [T, dim].
@@ -315,7 +329,7 @@ class LMModel(nn.Module):
             return x + self.oracle_emb(tokens)
         if references is None:
             return x
-        if self.takes_references is None:
+        if self.takes_beside is None:
             raise InputError("references for a model that was not trained to take any")
         if references.shape != x.shape or not references.is_floating_point():
             raise InputError(f"references of shape {list(references.shape)}; accepted: rows, {list(x.shape)}")

@@ -25,6 +25,7 @@ from moshi_agent.checkpoint.sources import get
 from moshi_agent.checkpoint.tensors import Stored, read_stored
 from moshi_agent.checkpoint.usage import Usage
 from moshi_agent.config import MimiConfig, MoshiConfig
+from moshi_agent.models.lm import REFERENCES_TABLE
 
 
 @dataclass
@@ -117,7 +118,9 @@ def test_it_is_loaded_and_checked(toy: Path) -> None:
     assert ours.lm is not None and theirs.lm is not None
     for one, other in ((ours.lm, theirs.lm), (ours.mimi, theirs.mimi)):
         after = other.state_dict()
-        assert all(torch.equal(tensor, after[name]) for name, tensor in one.state_dict().items())
+        before = one.state_dict()
+        before.pop(REFERENCES_TABLE, None)  # the toy has no place for it
+        assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     assert theirs.advised_sampling == ours.advised_sampling
     Conversation(theirs)
     checked = download_checkpoint(toy, formats=WITH_TOY)

@@ -62,6 +62,21 @@ def test_the_table_is_written_beside_the_weights_and_read_again(folder: Path) ->
     assert torch.equal(loaded.oracle_emb.weight, model.oracle_emb.weight)
 
 
+def test_a_table_for_what_is_told_ahead_is_told_from_one_for_references(tmp_path: Path) -> None:
+    """By its name; it is no stream of references, and nothing without a sentence that is to be said."""
+    model = with_table()
+    model.is_told_ahead = True
+    tokenizer = resources.files("moshi_agent") / "assets" / "tiny" / "tokenizer_spm.model"
+    with resources.as_file(tokenizer) as path:
+        save_kyutai(tmp_path, small_mimi(), model, path, dtype=torch.float32)
+    assert list(load_file(tmp_path / REFERENCES)) == ["ahead_emb.weight"]
+    loaded = load_checkpoint(tmp_path).lm
+    assert loaded is not None and loaded.oracle_emb is not None and model.oracle_emb is not None
+    assert loaded.is_told_ahead and loaded.takes_references is None and loaded.takes_beside == "tokens"
+    assert torch.equal(loaded.oracle_emb.weight, model.oracle_emb.weight)
+    assert isinstance(MoshiForCausalLM.from_pretrained(tmp_path), MoshiForCausalLM), "it is whole without"
+
+
 def test_padding_is_as_good_as_no_reference(folder: Path) -> None:
     """Bit for bit: rows without a reference keep what they say. Other tokens change it."""
     model = with_table()

@@ -22,7 +22,7 @@ from moshi_agent.checkpoint.tensors import Stored, check_tensors, read_json, rea
 from moshi_agent.checkpoint.write import copy_file, make_folder, write_json, write_tensors
 from moshi_agent.config import MimiConfig
 from moshi_agent.errors import CheckpointError
-from moshi_agent.models.lm import REFERENCES_TABLE, LMModel
+from moshi_agent.models.lm import AHEAD_TABLE, REFERENCES_TABLE, LMModel
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.conv import CausalConvTranspose1d
 
@@ -74,8 +74,9 @@ class KyutaiFormat:
         write_tensors(folder / LM_NAME, model.tensors)
         copy_file(tokenizer, folder / tokenizer.name)
         if files.references is not None:
-            table = read_tensors(files.references)[REFERENCES_TABLE]
-            write_tensors(folder / REFERENCES_NAME, {REFERENCES_TABLE: table})
+            tables = read_tensors(files.references)
+            kept = {name: tables[name] for name in (REFERENCES_TABLE, AHEAD_TABLE) if name in tables}
+            write_tensors(folder / REFERENCES_NAME, kept)
         write_json(folder / MIMI_CONFIG_NAME, write_mimi_config(mimi_config))
         names = {
             "moshi_name": LM_NAME,

@@ -16,7 +16,7 @@ from moshi_agent.checkpoint.kyutai.names import mimi_to_kyutai
 from moshi_agent.checkpoint.write import copy_file, make_folder, write_json, write_tensors
 from moshi_agent.config import LoraConfig
 from moshi_agent.errors import CheckpointError
-from moshi_agent.models.lm import REFERENCES_TABLE, LMModel
+from moshi_agent.models.lm import AHEAD_TABLE, REFERENCES_TABLE, LMModel
 from moshi_agent.models.mimi import MimiModel
 from moshi_agent.nn.conv import CausalConvTranspose1d
 from moshi_agent.nn.linear import Int4Linear
@@ -59,7 +59,8 @@ def save_kyutai(
     table = lm_tensors.pop(REFERENCES_TABLE, None)
     write_tensors(folder / LM_NAME, lm_tensors)
     if table is not None:
-        write_tensors(folder / REFERENCES_NAME, {REFERENCES_TABLE: table})
+        name = AHEAD_TABLE if lm.is_told_ahead else REFERENCES_TABLE
+        write_tensors(folder / REFERENCES_NAME, {name: table})
     write_json(folder / MIMI_CONFIG_NAME, write_mimi_config(mimi.config))
     names = {
         "moshi_name": LM_NAME,

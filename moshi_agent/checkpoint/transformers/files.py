@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 
+from moshi_agent.checkpoint.kyutai.files import REFERENCES_NAME
 from moshi_agent.checkpoint.sources import Source, get
 from moshi_agent.checkpoint.tensors import Stored, check_tensors, read_json, read_stored, read_weight_map
 from moshi_agent.checkpoint.transformers.config import read_mimi_config, read_moshi_config
@@ -47,7 +48,7 @@ class TransformersFiles:
     usage: Usage = field(default_factory=Usage)
     lora_weights: None = None  # the format has no place for them, nor for voices
     voices: None = None
-    references: None = None
+    references: Path | None = None  # of what the model is told ahead; the format has no place for others
 
     @property
     def num_codebooks(self) -> int:
@@ -130,7 +131,16 @@ def locate_transformers(source: Source, config_path: Path, config: dict[str, Any
         paths = [get(source, shard) for shard in sorted(set(read_weight_map(weights).values()))]
     tokenizer = source.find_tokenizer() if lm_config is not None else None
     paths += [] if tokenizer is None else [tokenizer]
-    return TransformersFiles(weights, paths, tokenizer, mimi_config, lm_config, usage)
+    references = None if lm_config is None else _references(source)
+    return TransformersFiles(weights, paths, tokenizer, mimi_config, lm_config, usage, references=references)
+
+
+def _references(source: Source) -> Path | None:
+    """The table for what the model is told ahead, if it is; a hub may not tell whether it has one."""
+    try:
+        return source.find(REFERENCES_NAME)
+    except CheckpointError:
+        return None
 
 
 def _usage(source: Source) -> Usage:

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from moshi_agent.checkpoint.format import CheckpointFiles, Origin, Reference
-from moshi_agent.checkpoint.tensors import check_tensors
+from moshi_agent.checkpoint.kyutai.files import REFERENCES_NAME
+from moshi_agent.checkpoint.tensors import check_tensors, read_tensors, tensor_names
 from moshi_agent.checkpoint.tokenizer import read_tokenizer
 from moshi_agent.checkpoint.transformers.config import is_transformers_config
 from moshi_agent.checkpoint.transformers.files import CODEC_PREFIX, TransformersFiles, locate_transformers
@@ -21,9 +22,9 @@ from moshi_agent.checkpoint.transformers.write_config import (
     write_moshi_config,
 )
 from moshi_agent.checkpoint.usage import MOSHI
-from moshi_agent.checkpoint.write import copy_file, write_json
+from moshi_agent.checkpoint.write import copy_file, write_json, write_tensors
 from moshi_agent.errors import CheckpointError, ConfigError
-from moshi_agent.models.lm import LMModel
+from moshi_agent.models.lm import AHEAD_TABLE, LMModel
 from moshi_agent.models.mimi import MimiModel
 
 TOKENIZER_NAME = "tokenizer.model"
@@ -74,6 +75,10 @@ class TransformersFormat:
         write_json(folder / FEATURES_NAME, feature_extractor_values(mimi_config))
         if files.tokenizer is not None:
             write_tokenizer(files.tokenizer, folder)
+        if files.references is not None:
+            write_tensors(
+                folder / REFERENCES_NAME, {AHEAD_TABLE: read_tensors(files.references)[AHEAD_TABLE]}
+            )
 
 
 TRANSFORMERS = TransformersFormat()
@@ -95,12 +100,17 @@ def write_tokenizer(path: Path, folder: Path) -> None:
     copy_file(path, folder / TOKENIZER_NAME)
 
 
+def _is_ahead(files: CheckpointFiles) -> bool:
+    """Whether there is a table for what the model is told ahead, which Transformers can do without."""
+    return files.references is not None and AHEAD_TABLE in tensor_names(files.references)
+
+
 def _refuse_what_is_lost(files: CheckpointFiles) -> None:
     """Raises ConfigError for parts of a checkpoint that the format has no place for."""
     usage = files.usage
     lost = [key for key in ("tts_config", "stt_config") if getattr(usage, key)]
     lost += ["lora_name"] if files.lora_weights is not None else []
-    lost += ["a table for references"] if files.references is not None else []
+    lost += ["a table for references"] if files.references is not None and not _is_ahead(files) else []
     lost += [] if usage.model_type == MOSHI else [f"model_type {usage.model_type!r}"]
     if lost:
         raise ConfigError(f"the format of Transformers has no place for {', '.join(lost)}")

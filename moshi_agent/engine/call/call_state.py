@@ -55,6 +55,7 @@ from moshi_agent.events import (
     UserText,
     UserWord,
 )
+from moshi_agent.models.generator import ANY_TEXT
 from moshi_agent.nn.embedding import UNGENERATED_TOKEN
 from moshi_agent.saved import saved_value
 from moshi_agent.text.pieces import ends_sentence
@@ -175,6 +176,8 @@ class CallState:
             forced = np.full(self._model.num_streams, UNGENERATED_TOKEN)
             forced[0] = text.forced
         reference = self._lookups.next()
+        if self._model.is_told_ahead and text.ahead != ANY_TEXT:
+            reference = text.ahead
         return RowInput(row=row, pcm=pcm, forced=forced, next_piece=text.next_piece, reference=reference)
 
     def decides_next(self, output: RowOutput, ready: Ready[Key, CallFrame], steps: int) -> bool:

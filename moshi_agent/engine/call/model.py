@@ -31,6 +31,7 @@ class Model:
     text_padding: int = 3  # the text token of frames in which no word begins
     reference_token: int | None = None  # the one by which the model asks for a reference
     takes_references: ReferenceKind | None = None
+    is_told_ahead: bool = False  # in place of references, it takes the next piece of what it is told to say
     dim: int = 0  # of a row of a reference
     text_card: int = 0  # the largest token of one
     delay_s: float  # by which the text is later than what it is about
@@ -75,6 +76,7 @@ def model_of(
         text_padding=lm.config.text_padding_id,
         reference_token=checkpoint.reference_token_id,
         takes_references=lm.takes_references,
+        is_told_ahead=lm.is_told_ahead,
         dim=lm.config.temporal.dim,
         text_card=lm.text_card,
         delay_s=checkpoint.text_delay_s,

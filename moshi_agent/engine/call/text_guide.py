@@ -28,6 +28,7 @@ class Guidance:
 
     forced: int | None = None  # the token to take
     next_piece: int = ANY_TEXT  # the one piece that may come, beside padding
+    ahead: int = ANY_TEXT  # the same, for a model that is told ahead: once it is time for it
 
 
 _FREE = Guidance()
@@ -90,8 +91,12 @@ class TextGuide:
         guided = self._queue.current
         if guided is not None:
             # The first word does not cut off the end of the sentence before it.
-            must = guided.must and not (guided.is_at_start and self._unheard)
-            return Guidance(guided.next_piece if must else None, guided.next_piece)
+            is_early = guided.is_at_start and bool(self._unheard)
+            return Guidance(
+                forced=guided.next_piece if guided.must and not is_early else None,
+                next_piece=guided.next_piece,
+                ahead=ANY_TEXT if is_early else guided.next_piece,
+            )
         if (self.is_held or is_waiting) and not self._queue.in_own_word:
             return Guidance(self._padding)
         return _FREE

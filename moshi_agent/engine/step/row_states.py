@@ -76,7 +76,7 @@ class RowStates:
         self.highest_tokens = _highest_tokens(lm.config)
         self.max_delay = lm.config.max_delay
         self.context = lm.config.temporal.context
-        self.takes_references: ReferenceKind | None = lm.takes_references
+        self.takes_references: ReferenceKind | None = lm.takes_beside
         self.device = lm.device
         self._compact = _CompactState(state.mimi, state.lm.ring)
         self._steps = [0] * rows  # what each row has taken, so that nobody has to ask the device

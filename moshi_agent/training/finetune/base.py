@@ -75,8 +75,10 @@ def _give_references(lm: LMModel, name: str) -> None:
     Padding alone is nothing at all in it, so that the model is what it was where there is no reference.
 
     Raises:
-        ConfigError: a model that takes rows of an encoder.
+        ConfigError: a model that takes rows of an encoder, or is told ahead.
     """
+    if lm.is_told_ahead:
+        raise ConfigError(f"{name} is told ahead what it is to say; it cannot be taught references as well")
     if lm.takes_references == "rows":
         raise ConfigError(f"{name} takes references as rows of an encoder; those cannot be trained here")
     if lm.oracle_emb is not None:

@@ -16,8 +16,9 @@ from torch import Tensor
 from moshi_agent.checkpoint.kyutai.config import MOSHI_7B
 from moshi_agent.checkpoint.kyutai.files import REFERENCES_NAME, KyutaiFiles
 from moshi_agent.checkpoint.kyutai.save import LM_NAME, MIMI_CONFIG_NAME
+from moshi_agent.checkpoint.tensors import tensor_names
 from moshi_agent.checkpoint.write import copy_file, write_json, write_tensors
-from moshi_agent.models.lm import REFERENCES_TABLE
+from moshi_agent.models.lm import AHEAD_TABLE, REFERENCES_TABLE
 from moshi_agent.training.finetune.config import LoraSettings
 
 LORA_NAME = "lora.safetensors"
@@ -42,7 +43,7 @@ def write_lora(
         OutputError: a file cannot be written.
     """
     tensors = {name: tensor.to(dtype) for name, tensor in weights.items()}
-    _write_references(folder, tensors)
+    _write_references(folder, files, tensors)
     write_tensors(folder / LORA_NAME, tensors)
     lora = {"lora": True, "lora_rank": settings.rank, "lora_scaling": settings.scaling}
     write_json(folder / "config.json", (files.raw_config or MOSHI_7B) | lora)
@@ -68,7 +69,7 @@ def write_model(
     }
     for path in (files.mimi_weights, files.tokenizer):
         copy_file(path, folder / path.name)
-    _write_references(folder, tensors)
+    _write_references(folder, files, tensors)
     write_tensors(folder / LM_NAME, tensors)
     config: dict[str, Any] = (files.raw_config or MOSHI_7B) | {
         "moshi_name": LM_NAME,
@@ -85,11 +86,12 @@ def write_model(
     write_json(folder / "config.json", config)
 
 
-def _write_references(folder: Path, tensors: dict[str, Tensor]) -> None:
+def _write_references(folder: Path, files: KyutaiFiles, tensors: dict[str, Tensor]) -> None:
     """Moves the table for references into a file of its own: Kyutai's package then reads the rest."""
     table = tensors.pop(REFERENCES_TABLE, None)
     if table is not None:
-        write_tensors(folder / REFERENCES_NAME, {REFERENCES_TABLE: table})
+        is_ahead = files.references is not None and AHEAD_TABLE in tensor_names(files.references)
+        write_tensors(folder / REFERENCES_NAME, {AHEAD_TABLE if is_ahead else REFERENCES_TABLE: table})
 
 
 def fused(weights: Mapping[str, Tensor], scaling: float) -> dict[str, Tensor]:

@@ -3,8 +3,8 @@
 The rules, in frames of 80 ms: an answer begins `ANSWER_DELAY_FRAMES` after the frame with the last of the
 question; when the caller speaks again, the bot's sound stops some frames after the one with the caller's
 first loud sample (`ConversationMix.stop_shares`), and its text a frame earlier; nothing else stops it.
-Now and then it says something that nobody has asked for, as if it had been told to (`Session.say`) or been
-given it as a reference; how questions are looked up is in `looking_up`.
+Now and then it says something that nobody has asked for, since it is told to (`Session.say`); how that goes,
+and how questions are looked up, is in `looking_up`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from moshi_agent.training.tiny.augment import Augmentation, NoiseBank
 from moshi_agent.training.tiny.corpus import Corpus, Utterance
 from moshi_agent.training.tiny.looking_up import (
     ANSWER_AFTER,
+    MOST_AHEAD,
     LookedUp,
     LookupMix,
-    give_reference,
+    write_ahead,
 )
 from moshi_agent.training.tiny.made_up_call import Conversation, Draft, Turn, add, interrupt, is_quiet
 from moshi_agent.training.tiny.noise import Rng
@@ -56,7 +57,6 @@ class ConversationMix:
     resumed_share: float = 0.04  # the caller goes on before the answer has begun
     told_share: float = 0.15  # of turns in which the bot speaks without being asked
     told_answer_share: float = 0.3  # of those, answers that it knows; where there are other sentences
-    unasked_share: float = 0.35  # of those, said because of a reference
     monologue_share: float = 0.3  # of calls: nobody asks anything; where there are sentences to be said
     monologue_pause_s: tuple[float, float] = (0.15, 1.2)
     lookups: LookupMix = field(default_factory=LookupMix)
@@ -240,8 +240,7 @@ class ConversationSampler:
             first = max(frame + wait + ANSWER_AFTER, begin + filler.frames + 2)
         pool = self.sentences if self.sentences and rng.random() < mix.any_share else lookup.found
         answer = self._sentence(pool, rng)
-        give_reference(call.references, answer, frame + wait)
-        self._say(call, answer, first)
+        self._told(call, answer, first, rng)
 
     def _tell(self, call: Draft, onset: int, rng: Rng) -> None:
         """The bot says something about `onset` that nobody has asked for."""
@@ -252,11 +251,7 @@ class ConversationSampler:
         turn = Turn(question=None, known=True, answer=index, question_start=onset, question_end=onset)
         call.turns.append(turn)
         first = 1 + onset // FRAME_SAMPLES
-        if self.lookups and rng.random() < mix.unasked_share:
-            give_reference(call.references, answer, first)
-            self._say(call, answer, first + ANSWER_AFTER)
-        else:
-            self._told(call, answer, first, rng)
+        self._told(call, answer, first + int(rng.integers(MOST_AHEAD)), rng)
 
     def _told(self, call: Draft, answer: Answer, first: int, rng: Rng) -> None:
         """The bot is made to say something, with or without having cleared its throat."""
@@ -264,9 +259,10 @@ class ConversationSampler:
         self._say(call, answer, first)
         pieces = np.flatnonzero(~np.isin(call.text[first:], (PADDING, END_OF_PADDING)))
         if len(pieces):
-            turn.told_from, turn.told_at = first - 1, first + int(pieces[0])
+            turn.told.append((first - 1, first + int(pieces[0])))
             if rng.random() < 0.5:
                 call.text[first - 1] = PADDING
+            write_ahead(call.references, call.text, first, max(0, first - int(rng.integers(MOST_AHEAD + 1))))
 
     def _sentence(self, pool: list[Utterance], rng: Rng) -> Answer:
         assert self.tokenizer is not None, "sentences need the tokenizer"

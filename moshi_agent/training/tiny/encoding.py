@@ -186,6 +186,6 @@ def _told(call: Conversation, frames: int) -> NDArray[np.bool_]:
     """From the frame before the sound to the first piece: what comes after it follows from it."""
     told = np.zeros(frames, bool)
     for turn in call.turns:
-        if turn.told_from is not None and turn.told_at is not None:
-            told[turn.told_from : turn.told_at + 1] = True
+        for begin, first_piece in turn.told:
+            told[begin : first_piece + 1] = True
     return told

@@ -18,9 +18,8 @@ from moshi_agent.training.runs.trainer import LossTrainer, Training
 from moshi_agent.training.tiny.audio_embeddings import init_audio_embeddings
 from moshi_agent.training.tiny.lm_data import LMData
 from moshi_agent.training.tiny.lm_losses import Batch, LMLoss, LMLossConfig
-from moshi_agent.training.tiny.tokenizer import WANTED
 
-CropKind = Literal["long", "question", "told", "reference", "interruption"]
+CropKind = Literal["long", "question", "told", "interruption"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +31,13 @@ class LMTraining(Training):
     batch: int = 8
     frames: int = 250  # well over the context
     # What the steps read, in turn: calls as they are, and more of what takes longest to learn: to tell
-    # questions apart, to speak what is not known by heart, to copy what was looked up, and to stop.
+    # questions apart, to speak what is not known by heart, and to stop.
     crops: tuple[CropKind, ...] = (
         *("long", "question", "told", "interruption"),
-        *("long", "question", "told", "reference"),
+        *("long", "question", "told", "told"),
     )
     short_batch: int = 44  # of all crops but the long ones
     short_frames: int = 48
-    renamed_share: float = 0.6  # of the references
     pace_share: float = 0.08  # of a question's frames that are left out or come twice
     learning_rate: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.98)
@@ -54,7 +52,7 @@ def new_lm(config: MoshiConfig, data: LMData, codec: MimiModel, seed: int) -> LM
     """A model to start from, in which the codes that `codec` made of the callers in `data` have a meaning."""
     torch.manual_seed(seed)
     model = LMModel(config)
-    model.add_references()
+    model.add_references(ahead=True)
     model.init_weights()
     init_audio_embeddings(model, codec, data.heard())
     return model
@@ -86,12 +84,7 @@ class LMTrainer(LossTrainer[LMModel]):
         config, data = self.config, self.data
         batch, frames = config.short_batch, config.short_frames
         kind = config.crops[self.step % len(config.crops)]
-        if kind == "reference" and len(data.given):
-            pieces = range(WANTED + 1, self.model.config.text_card)
-            crops = data.reference_crops(
-                rng, batch, frames, renamed_share=config.renamed_share, pieces=pieces
-            )
-        elif kind == "told" and len(data.beginnings):
+        if kind == "told" and len(data.beginnings):
             crops = data.told_crops(rng, batch, frames)
         elif kind == "interruption" and len(data.interruptions):
             crops = data.interruption_crops(rng, batch, frames)

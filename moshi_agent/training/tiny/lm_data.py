@@ -15,7 +15,6 @@ from tqdm import tqdm
 from moshi_agent.errors import ConfigError
 from moshi_agent.training.tiny.conversations import ANSWER_DELAY_FRAMES, ConversationSampler
 from moshi_agent.training.tiny.encoding import CallEncoder
-from moshi_agent.training.tiny.looking_up import INITIAL
 from moshi_agent.training.tiny.tokenizer import BEGIN
 
 MOST_BEFORE = 10
@@ -93,7 +92,6 @@ class Crops(NamedTuple):
     late: NDArray[np.bool_]  # [batch, frames] where the bot should have stopped before
     told: NDArray[np.bool_]  # [batch, frames] where it was told what to write
     begins: NDArray[np.bool_]  # [batch] whether it begins where its call does
-    renamed: NDArray[np.bool_]  # [batch] whether its text is not what is heard
 
 
 @dataclass(frozen=True)
@@ -154,27 +152,6 @@ class LMData:
         paced = [row.repeat(count)[:frames] for row, count in zip(rows, counts, strict=True)]
         return self._cut(calls, np.stack(paced))
 
-    def reference_crops(
-        self, rng: np.random.Generator, batch: int, frames: int, *, renamed_share: float, pieces: range
-    ) -> Crops:
-        """As `crops`, each beginning shortly before something that was looked up arrives.
-
-        What is found is to be copied, not known by heart. So in a share of the crops every piece becomes
-        another one, the same in the reference and in the text.
-
-        Args:
-            renamed_share: of the crops.
-            pieces: the tokens that are pieces of words.
-        """
-        crops = self._crops_before(self.given, rng, batch, frames)
-        renamed = rng.random(batch) < renamed_share
-        for row in np.flatnonzero(renamed):
-            names = np.arange(max(pieces.stop, 1 + int(crops.references[row].max())))
-            names[pieces.start : pieces.stop] = rng.permutation(np.arange(pieces.start, pieces.stop))
-            crops.references[row] = names[crops.references[row]]
-            crops.codes[row, 0] = names[crops.codes[row, 0]]
-        return crops._replace(renamed=renamed)
-
     def told_crops(self, rng: np.random.Generator, batch: int, frames: int) -> Crops:
         """As `crops`, each beginning shortly before the bot says what it was told to."""
         return self._crops_before(self.beginnings, rng, batch, frames)
@@ -195,11 +172,6 @@ class LMData:
     def greeted(self) -> NDArray[np.int64]:
         """The calls that the bot opens, [calls]."""
         return np.flatnonzero(self.codes[:, 0, 0] == BEGIN)
-
-    @cached_property
-    def given(self) -> NDArray[np.int64]:
-        """The call and the frame of every beginning of a reference, [references, 2]."""
-        return np.argwhere(self.references == INITIAL)
 
     @cached_property
     def beginnings(self) -> NDArray[np.int64]:
@@ -245,5 +217,4 @@ class LMData:
         codes = self.codes[rows].transpose(0, 2, 1).astype(np.int64)
         references, asked = (part[rows].astype(np.int64) for part in (self.references, self.asked))
         is_first = frames[:, 0] == 0
-        renamed = np.zeros_like(is_first)
-        return Crops(codes, references, asked, self.late[rows], self.told[rows], is_first, renamed)
+        return Crops(codes, references, asked, self.late[rows], self.told[rows], is_first)

@@ -49,9 +49,8 @@ class Batch:
     references: Tensor  # [B, T]
     asked: Tensor  # [B, T]
     late: Tensor  # [B, T] bool, where the bot should have stopped before: what it does there is no example
-    told: Tensor  # [B, T] bool, where the bot was told what to write: that is no example of when to
+    told: Tensor  # [B, T] bool, where the bot begins what it was told to say
     begins: Tensor  # [B] bool, whether a crop begins where its call does
-    renamed: Tensor  # [B] bool, whether the text of a crop is not what is heard in it
 
 
 class LMLoss:
@@ -74,9 +73,10 @@ class LMLoss:
         quiet = (own[:, 1:] == self.quiet[None, :, None]).all(1)  # [B, T]
         interrupted = ~quiet & (batch.asked > 0)
         chosen = self._chosen(quiet, interrupted, batch.begins, generator)
-        chosen &= ~batch.late & ~batch.renamed[:, None]
+        chosen &= ~batch.late
         # The text is a frame ahead of the sound.
-        no_example = F.pad(batch.late[:, 1:], (0, 1)) | batch.told
+        unforeseen = batch.told & (batch.references == model.config.text_padding_id)
+        no_example = F.pad(batch.late[:, 1:], (0, 1)) | unforeseen
         return {
             "text": config.text_weight * self._text(text_logits, own[:, 0], interrupted, no_example),
             "audio": config.audio_weight * self._audio(hidden, own, given, chosen),

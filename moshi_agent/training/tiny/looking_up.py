@@ -1,8 +1,8 @@
-"""Questions that are looked up, in made-up calls: what is asked, handed over, waited for, given and said.
+"""What the bot is told to say in made-up calls, as where a question is looked up.
 
-In frames of 80 ms: where an answer's text would begin, the model writes `WANTED`. What was found comes as a
-stream of tokens beside the text, one in a frame: the initial token of the text, then those of the words.
-`ANSWER_AFTER` frames later the model says it, word for word. It may as well never come, or unasked.
+In frames of 80 ms: where an answer's text would begin, the model writes `WANTED`. `ANSWER_AFTER` frames after
+something was found it is told to say it, if anything is found at all. What it is told stands beside the text,
+in a stream of its own: in every frame the piece that is to be written next, until it has been.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from moshi_agent.training.tiny.answers import Answer, Tokens
+from moshi_agent.training.tiny.answers import Tokens
 from moshi_agent.training.tiny.corpus import Utterance
 from moshi_agent.training.tiny.noise import Rng
-from moshi_agent.training.tiny.tokenizer import PADDING, VOCABULARY
+from moshi_agent.training.tiny.tokenizer import END_OF_PADDING, PADDING
 
-INITIAL = VOCABULARY  # what every text stream begins with; here, a new reference
-ANSWER_AFTER = 4  # frames from the beginning of a reference to that of its sound
+ANSWER_AFTER = 4  # frames from when something is found to the beginning of its sound
+MOST_AHEAD = 3  # frames from when the bot is told to say something to the first piece of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +48,15 @@ class LookupMix:
         return first + int((last - first) * rng.random() ** 1.5)
 
 
-def give_reference(references: Tokens, answer: Answer, frame: int) -> None:
-    """Writes what was found into the stream of references, [frames], from `frame` on."""
-    tokens = np.array([INITIAL, *answer.pieces])[: max(len(references) - frame, 0)]
-    references[frame : frame + len(tokens)] = tokens
+def write_ahead(ahead: Tokens, text: Tokens, first: int, frame: int) -> None:
+    """Writes ahead which piece the bot is told to say next, from `frame` on, until all have been written.
+
+    Both [frames]; the sentence's first piece stands in `first` or later, and nothing else after the sentence.
+    """
+    places = first + np.flatnonzero(~np.isin(text[first:], (PADDING, END_OF_PADDING)))
+    frame = max(frame, 1 + int(np.flatnonzero(ahead != PADDING).max(initial=-1)))  # what it is still saying
+    for place in places[::-1]:
+        ahead[frame : place + 1] = text[place]
 
 
 def no_references(frames: int) -> Tokens:

@@ -31,8 +31,8 @@ class Turn:
     answer_first_frame: int | None = None
     answer_last_frame: int | None = None
     interrupted_at: int | None = None
-    told_at: int | None = None  # the frame of the first piece of text that the bot was told to say
-    told_from: int | None = None  # the frame of the text before that
+    # Of each sentence that the bot was told to say, the frame before its sound, and that of its first piece.
+    told: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     handed_over_at: int | None = None  # the frame in which the model asks for a reference
     text: str = ""  # what is said, if anything
 
@@ -45,7 +45,7 @@ class Conversation:
     user_speech: Audio = field(repr=False)  # [N], the caller's voice alone
     bot: Audio = field(repr=False)  # [N], exact zeros wherever the bot is silent
     text: Tokens = field(repr=False)  # [frames]
-    references: Tokens = field(repr=False)  # [frames]
+    references: Tokens = field(repr=False)  # [frames] what it is told to say next
     turns: list[Turn]
     effects: tuple[str, ...]
 

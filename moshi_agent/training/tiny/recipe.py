@@ -218,7 +218,7 @@ def start_from(model: str, recipe: Recipe, places: Places) -> None:
     save_weights(checkpoint.mimi, places.encoder)
     save_weights(checkpoint.mimi, places.decoder)
     if checkpoint.lm.oracle_emb is None:  # a package may leave out a table that is of no use yet
-        checkpoint.lm.add_references()
+        checkpoint.lm.add_references(ahead=True)
     save_weights(checkpoint.lm, places.start)
 
 
@@ -266,7 +266,7 @@ def make_lm(recipe: Recipe, places: Places) -> None:
     data = LMData.open(places.calls)
     if places.start.exists():
         model = LMModel(recipe.lm_model)
-        model.add_references()
+        model.add_references(ahead=True)
         load_weights(model, places.start)
     else:
         codec = load_codec(places.encoder, recipe.codec_model)
@@ -282,7 +282,7 @@ def export(recipe: Recipe, places: Places) -> None:
     """Writes the model as a folder in Kyutai's format."""
     codec = load_codec(places.decoder, recipe.codec_model)
     lm = LMModel(recipe.lm_model)
-    lm.add_references()
+    lm.add_references(ahead=True)
     load_weights(lm, places.lm)
     save_kyutai(places.export, codec, lm, places.tokenizer, lm_gen_config=ADVISED_SAMPLING)
 

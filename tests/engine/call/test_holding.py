@@ -103,7 +103,7 @@ def _saved(core: SteppedCore, session: Session) -> bytes:
 
 
 def test_at_once_is_in_the_next_frame(checkpoint: Checkpoint) -> None:
-    """In a silence, where the model would wait for its turn."""
+    """In a silence; else the model begins soon, since it is told ahead."""
     first: dict[bool, int] = {}
     for at_once in (False, True):
         core = SteppedCore(checkpoint, capacity=1)
@@ -112,7 +112,7 @@ def test_at_once_is_in_the_next_frame(checkpoint: Checkpoint) -> None:
         session.say(ANSWER, at_once=at_once)
         first[at_once] = text_frames(go_on(core, session, 40))[0] - 10
     assert first[True] == 0
-    assert first[False] > 5
+    assert 0 < first[False] <= 5
 
 
 def test_alone_is_followed_by_a_second_of_nothing(core: SteppedCore, small_checkpoint: Checkpoint) -> None:

@@ -21,7 +21,6 @@ from moshi_agent.training.tiny.conversations import (
 from moshi_agent.training.tiny.corpus import CallSpeechPlan, Corpus, CorpusPlan, HeldOutPlan, build_corpus
 from moshi_agent.training.tiny.crops import CropSampler
 from moshi_agent.training.tiny.encoding import CallEncoder
-from moshi_agent.training.tiny.looking_up import ANSWER_AFTER, INITIAL
 from moshi_agent.training.tiny.made_up_call import Conversation
 from moshi_agent.training.tiny.phone_labels import SILENCE, STEP
 from moshi_agent.training.tiny.phrases import load_phrases
@@ -84,17 +83,6 @@ def looking_up(
         looked_up_share=0.4, monologue_share=0.2, told_share=0.3, interrupted_share=0, resumed_share=0
     )
     return ConversationSampler.make(Corpus.open(folder, more), load_phrases(), tokenizer, mix=mix)
-
-
-def references_in(call: Conversation) -> list[tuple[int, list[int]]]:
-    """The frame in which each reference begins, and its tokens."""
-    begins = np.flatnonzero(call.references == INITIAL)
-    found: list[tuple[int, list[int]]] = []
-    for frame in begins:
-        rest = call.references[frame + 1 :]
-        ends = np.flatnonzero((rest == PADDING) | (rest == INITIAL))
-        found.append((int(frame), rest[: ends[0] if len(ends) else None].tolist()))
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +210,7 @@ def test_the_text_of_a_whole_answer_is_the_answer(
                 continue
             tokens = call.text[first - 1 : last + 1]
             said = [int(token) for token in tokens if token not in (PADDING, END_OF_PADDING)]
-            assert tokens[0] == END_OF_PADDING or turn.told_at is not None
+            assert tokens[0] == END_OF_PADDING or turn.told
             assert tokenizer.decode(said) == sampler.answers[turn.answer].text
             checked += 1
     assert checked > 50
@@ -235,7 +223,7 @@ def test_a_greeting_is_given_when_asked_for(calls: list[Conversation], sampler: 
     greeting = sampler.answers[sampler.greeting]
     for call in calls:
         assert not (call.text[1:] == BEGIN).any()
-        if call.turns and call.turns[0].told_at is not None:
+        if call.turns and call.turns[0].told:
             continue  # it may have been told to greet
         speaks = call.bot[GREETING_FRAME * FRAME_SAMPLES :][: 2 * FRAME_SAMPLES]
         assert np.array_equal(speaks, greeting.audio[: 2 * FRAME_SAMPLES]) == (call.text[0] == BEGIN)
@@ -250,17 +238,16 @@ def test_now_and_then_the_bot_says_what_nobody_asked_for(
     for call, encoded in zip(calls[:30], encoder.encode(calls[:30]), strict=True):
         marked = 0
         for turn in call.turns:
-            if turn.told_at is None:
-                continue
-            answers.add(turn.answer)
-            assert turn.question is None
-            begin = turn.question_start // FRAME_SAMPLES
-            marked += turn.told_at + 1 - begin
-            before = call.bot[begin * FRAME_SAMPLES : (begin + 1) * FRAME_SAMPLES]
-            assert not before.any() and call.bot[(begin + 1) * FRAME_SAMPLES :][: 5 * FRAME_SAMPLES].any()
-            assert not encoded.told[turn.told_at + 1] and encoded.told[begin : turn.told_at + 1].all()
-            assert call.text[turn.told_at] not in (PADDING, END_OF_PADDING)
-            assert (call.text[begin + 1 : turn.told_at] <= PADDING).all()
+            for begin, first_piece in turn.told:
+                answers.add(turn.answer)
+                assert turn.question is None
+                assert begin >= turn.question_start // FRAME_SAMPLES
+                marked += first_piece + 1 - begin
+                before = call.bot[begin * FRAME_SAMPLES : (begin + 1) * FRAME_SAMPLES]
+                assert not before.any() and call.bot[(begin + 1) * FRAME_SAMPLES :][: 5 * FRAME_SAMPLES].any()
+                assert not encoded.told[first_piece + 1] and encoded.told[begin : first_piece + 1].all()
+                assert call.text[first_piece] not in (PADDING, END_OF_PADDING)
+                assert (call.text[begin + 1 : first_piece] <= PADDING).all()
         assert encoded.told.sum() == marked
     assert len(answers) > 3
 
@@ -306,30 +293,42 @@ def test_held_out_voices_are_never_those_of_training() -> None:
 def test_a_question_that_is_looked_up_is_handed_over_and_said_as_it_was_found(
     looking_up: ConversationSampler, tokenizer: sentencepiece.SentencePieceProcessor
 ) -> None:
-    """The model asks where an answer's text would begin, waits for a reference, and says it word for word."""
+    """The model asks where an answer's text would begin, waits, and is told what to say."""
     rng, answered, never = np.random.default_rng(3), 0, 0
     for call in (looking_up.sample(rng, FRAMES) for _ in range(60)):
-        given = references_in(call)
         handed = [turn for turn in call.turns if turn.handed_over_at is not None]
         assert (call.text == WANTED).sum() == len(handed)
         for turn in handed:
             assert turn.handed_over_at == turn.question_end // FRAME_SAMPLES + ANSWER_DELAY_FRAMES - 1
             assert turn.answer >= len(looking_up.answers)
-            assert turn.answer_first_frame is None or turn.answer_first_frame > turn.handed_over_at
             never += turn.answer_first_frame is None
-        for frame, tokens in given:
-            said = [turn for turn in call.turns if turn.answer_first_frame == frame + ANSWER_AFTER]
-            if not said or len(call.text) - frame < 60:
+            if turn.answer_first_frame is None or turn.answer_last_frame in (None, FRAMES - 1):
                 continue
-            assert tokenizer.decode(tokens) == said[0].text
-            written = call.text[frame + 1 : frame + ANSWER_AFTER + 56]
-            pieces = [int(token) for token in written if token > WANTED][: len(tokens)]
-            assert pieces == tokens
+            assert turn.answer_first_frame > turn.handed_over_at
+            assert call.references[turn.answer_first_frame] != PADDING
+            written = call.text[turn.answer_first_frame : turn.answer_last_frame + 1]
+            assert tokenizer.decode([int(token) for token in written if token > WANTED]) == turn.text
             answered += 1
     assert answered > 15 and never > 0
 
 
-def test_an_interruption_takes_the_reference_away(
+def test_what_the_bot_is_told_to_say_is_known_ahead(looking_up: ConversationSampler) -> None:
+    """A piece stands beside the text until it is written, and nothing where the bot says its own."""
+    rng, foreseen, own = np.random.default_rng(4), 0, 0
+    for call in (looking_up.sample(rng, FRAMES) for _ in range(30)):
+        pieces = np.flatnonzero(~np.isin(call.text, (PADDING, END_OF_PADDING)))
+        for frame in np.flatnonzero(call.references != PADDING):
+            assert call.references[frame] == call.text[pieces[pieces >= frame][0]]
+            foreseen += 1
+        for turn in call.turns:
+            assert all(call.references[first] == call.text[first] for _, first in turn.told)
+            if turn.handed_over_at is None and not turn.told and turn.answer_first_frame is not None:
+                assert (call.references[turn.answer_first_frame : turn.answer_last_frame] == PADDING).all()
+                own += 1
+    assert foreseen > 1000 and own > 5
+
+
+def test_an_interruption_takes_away_what_was_to_be_said(
     folder: Path, more: Path, tokenizer: sentencepiece.SentencePieceProcessor
 ) -> None:
     """While the caller speaks nothing is asked for and nothing comes."""
@@ -348,7 +347,7 @@ def test_an_interruption_takes_the_reference_away(
     assert checked > 60
 
 
-def test_calls_keep_their_references_when_they_are_encoded(looking_up: ConversationSampler) -> None:
+def test_calls_keep_what_is_told_ahead_when_they_are_encoded(looking_up: ConversationSampler) -> None:
     """And a caller who is digital silence throughout has the codes of it without being encoded."""
     calls = [looking_up.sample(np.random.default_rng(seed), FRAMES) for seed in range(8)]
     silent = [replace(call, user=np.zeros_like(call.user)) for call in calls[:2]]

@@ -14,7 +14,6 @@ from moshi_agent.training.tiny.conversations import ANSWER_DELAY_FRAMES
 from moshi_agent.training.tiny.lm import LMTrainer, LMTraining
 from moshi_agent.training.tiny.lm_data import MOST_BEFORE, LMData
 from moshi_agent.training.tiny.lm_losses import LMLossConfig
-from moshi_agent.training.tiny.looking_up import INITIAL
 from moshi_agent.training.tiny.stage import run_training
 from moshi_agent.training.tiny.tokenizer import PADDING
 from tests.small_models import small_lm
@@ -167,9 +166,8 @@ def test_delays_stand_behind_one_initial_token() -> None:
 def test_crops_are_pieces_of_calls() -> None:
     """Each crop's text, codes and question come from the same frames of one call."""
     data = echoing_calls()
-    codes, references, asked, late, told, begins, renamed = data.crops(np.random.default_rng(1), 5, 30)
+    codes, references, asked, late, told, begins = data.crops(np.random.default_rng(1), 5, 30)
     assert references.shape == (5, 30) and (references == PADDING).all()
-    assert not renamed.any()
     assert begins.shape == (5,) and late.shape == told.shape == (5, 30)
     assert codes.shape == (5, 1 + 2 * CODEBOOKS, 30) and asked.shape == (5, 30)
     assert (codes[:, 1 + CODEBOOKS] == asked + 5).all()
@@ -203,26 +201,6 @@ def test_a_folder_without_calls_is_refused(tmp_path: Path) -> None:
         LMData.open(tmp_path)
 
 
-def test_what_is_to_be_copied_gets_other_names_in_some_crops() -> None:
-    """A piece has the same new name in the reference and in the text; everything else stays as it was."""
-    calls = echoing_calls()
-    references = calls.references.copy()
-    references[:, 40:44] = [INITIAL, 6, 7, 6]
-    codes = calls.codes.copy()
-    codes[:, 50:54, 0] = [6, PADDING, 7, 6]
-    data = replace(calls, codes=codes, references=references)
-    crops = data.reference_crops(np.random.default_rng(3), 64, 40, renamed_share=0.5, pieces=range(5, 12))
-    assert 16 < crops.renamed.sum() < 48
-    assert (crops.codes[:, 1 + CODEBOOKS] == crops.asked + 5).all()
-    for row, (given, text) in enumerate(zip(crops.references, crops.codes[:, 0], strict=True)):
-        begin = int(np.flatnonzero(given == INITIAL)[0])
-        first, second, third = given[begin + 1 : begin + 4]
-        assert 1 <= begin <= MOST_BEFORE and first == third != second
-        assert list(text[begin + 10 : begin + 14]) == [first, PADDING, second, first]
-        assert crops.renamed[row] or (first, second) == (6, 7)
-    assert len({tuple(row) for row in crops.references}) > 10
-
-
 def test_what_the_bot_is_told_to_say_is_read_from_shortly_before_its_beginning() -> None:
     calls = echoing_calls()
     told = np.zeros_like(calls.told)
@@ -253,13 +231,12 @@ def test_an_interruption_is_read_from_shortly_before_the_caller_speaks() -> None
 @pytest.mark.parametrize("step", range(len(TRAINING.crops)))
 def test_each_step_reads_the_crops_whose_turn_it_is(step: int) -> None:
     calls = echoing_calls()
-    references, told = calls.references.copy(), calls.told.copy()
-    references[:, 40], told[:, 70] = INITIAL, True
-    trainer = LMTrainer(small_lm(), TRAINING, replace(calls, references=references, told=told))
+    told = calls.told.copy()
+    told[:, 70] = True
+    trainer = LMTrainer(small_lm(), TRAINING, replace(calls, told=told))
     trainer.step = step
     batch = trainer.draw(np.random.default_rng(0))
     kind = TRAINING.crops[step]
     rows, frames = (4, 40) if kind == "long" else (8, 20)
     assert batch.codes.shape == (rows, 1 + 2 * CODEBOOKS, frames)
     assert kind != "told" or bool(batch.told.any(1).all())
-    assert kind != "reference" or bool((batch.references == INITIAL).any(1).all())

@@ -16,6 +16,7 @@ from moshi_agent.checkpoint.load import load_checkpoint
 from moshi_agent.engine.engine import Engine
 from moshi_agent.errors import MoshiAgentError
 from moshi_agent.outputs import naming, whole_file
+from moshi_agent.training.tiny.evaluation.artefacts import artefact_report
 from moshi_agent.training.tiny.evaluation.ear import (
     BUNDLED,
     Spoken,
@@ -26,7 +27,6 @@ from moshi_agent.training.tiny.evaluation.ear import (
 )
 from moshi_agent.training.tiny.evaluation.failures import by_voice, failures, wrong_texts
 from moshi_agent.training.tiny.evaluation.line import CONDITIONS
-from moshi_agent.training.tiny.evaluation.looked_up import LookupScore, look_up, lookup_report
 from moshi_agent.training.tiny.evaluation.material import Material, open_material
 from moshi_agent.training.tiny.evaluation.report import Measure, measures, summary, table, timing
 from moshi_agent.training.tiny.evaluation.run import Settings, evaluate, tokenizer_of
@@ -98,14 +98,11 @@ def main(
         calls = evaluate(checkpoint, material, settings, recordings, heard)
         rows = measures(calls)
         told, spoken = _tell(model, material, settings.seed)
-        found = look_up(checkpoint, material, greedy=settings.greedy, seed=settings.seed)
-        click.echo("\n\n".join([summary(calls), table(rows), timing(calls), report(told)]) + "\n")
-        click.echo(lookup_report(found) + "\n")
+        parts = [summary(calls), table(rows), timing(calls), report(told), artefact_report(spoken)]
+        click.echo("\n\n".join(parts) + "\n")
         if ear:
             picks = np.random.default_rng(settings.seed).permutation(len(heard))[:ear_answers]
-            spoken += through_codec(
-                checkpoint.mimi, material.sentences, "new sentences through the codec"
-            ) + _found(found, material)
+            spoken += through_codec(checkpoint.mimi, material.sentences, "new sentences through the codec")
             understood = listen(open_ear(ear), [*(heard[int(i)] for i in picks), *spoken])
             click.echo(ear_report(understood) + "\n")
         click.echo("\n\n".join([wrong_texts(calls, load_phrases()), by_voice(calls), failures(calls, most)]))
@@ -132,14 +129,6 @@ def _tell(model: str, material: Material, seed: int) -> tuple[list[SayScore], li
         for number, (answer, sound) in enumerate(zip(answers, sounds, strict=True))
     ]
     return score(material.answers, sounds[:own]), spoken
-
-
-def _found(scores: Sequence[LookupScore], material: Material) -> list[Spoken]:
-    """What was said of what was found."""
-    teacher = {one.found.text: one.found.audio for one in material.lookups}
-    return [
-        Spoken(kind="looked up", text=one.found, bot=one.sound, teacher=teacher[one.found]) for one in scores
-    ]
 
 
 def _as_json(
