@@ -94,7 +94,7 @@ def test_only_what_waits_for_the_clock_has_a_second_try(wrong: bool, tmp_path: P
 
 
 def test_no_dependency_of_users_has_an_upper_bound() -> None:
-    """It would keep them from what other programs beside it need. LiveKit's contract alone may change with 1.9."""
+    """It would keep them from what others beside it need. LiveKit's contract alone may change with 1.9."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     needed = [one for name in extras if name not in ("dev", "docs", "livekit") for one in extras[name]]

@@ -20,6 +20,7 @@ from moshi_agent.config import MimiConfig, MoshiConfig
 Reference = str | os.PathLike[str]  # a path, or a name as `sources.resolve` reads it
 
 DEFAULT_SHARD_SIZE = "5GB"
+REFERENCES_NAME = "references.safetensors"  # beside the weights, which other packages read without it
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from moshi_agent.checkpoint.format import Reference
+from moshi_agent.checkpoint.format import REFERENCES_NAME, Reference
 from moshi_agent.checkpoint.kyutai.config import (
     CHECKPOINT_KEYS,
     MOSHI_7B,
@@ -32,7 +32,6 @@ TEXT_TOKENIZER_NAME = "tokenizer_spm_32k_3.model"
 
 VOICES_NAME = "voices.tgz"
 VOICES_FOLDER = "voices"
-REFERENCES_NAME = "references.safetensors"  # beside the weights, which Kyutai's package reads without it
 
 _SECTIONS = tuple(one.name for one in fields(Usage))
 

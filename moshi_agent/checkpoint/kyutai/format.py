@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moshi_agent.checkpoint.format import CheckpointFiles, CodecFiles, Origin, Reference
+from moshi_agent.checkpoint.format import REFERENCES_NAME, CheckpointFiles, CodecFiles, Origin, Reference
 from moshi_agent.checkpoint.kyutai.config import MOSHI_7B, write_moshi_config
 from moshi_agent.checkpoint.kyutai.files import MIMI_NAME as PUBLISHED_MIMI_NAME
-from moshi_agent.checkpoint.kyutai.files import REFERENCES_NAME, KyutaiFiles, locate_kyutai
+from moshi_agent.checkpoint.kyutai.files import KyutaiFiles, locate_kyutai
 from moshi_agent.checkpoint.kyutai.mimi_config import read_codec_config, write_mimi_config
 from moshi_agent.checkpoint.kyutai.names import mimi_to_kyutai
 from moshi_agent.checkpoint.kyutai.save import LM_NAME, MIMI_CONFIG_NAME, MIMI_NAME

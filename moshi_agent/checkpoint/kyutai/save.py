@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moshi_agent.checkpoint.format import REFERENCES_NAME
 from moshi_agent.checkpoint.kyutai.config import write_moshi_config
-from moshi_agent.checkpoint.kyutai.files import REFERENCES_NAME
 from moshi_agent.checkpoint.kyutai.mimi_config import write_mimi_config
 from moshi_agent.checkpoint.kyutai.names import mimi_to_kyutai
 from moshi_agent.checkpoint.write import copy_file, make_folder, write_json, write_tensors

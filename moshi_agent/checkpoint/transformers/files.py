@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 
-from moshi_agent.checkpoint.kyutai.files import REFERENCES_NAME
+from moshi_agent.checkpoint.format import REFERENCES_NAME
 from moshi_agent.checkpoint.sources import Source, get
 from moshi_agent.checkpoint.tensors import Stored, check_tensors, read_json, read_stored, read_weight_map
 from moshi_agent.checkpoint.transformers.config import read_mimi_config, read_moshi_config

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import torch
 
-from moshi_agent.checkpoint.format import CheckpointFiles, Origin, Reference
-from moshi_agent.checkpoint.kyutai.files import REFERENCES_NAME
+from moshi_agent.checkpoint.format import REFERENCES_NAME, CheckpointFiles, Origin, Reference
 from moshi_agent.checkpoint.tensors import check_tensors, read_tensors, tensor_names
 from moshi_agent.checkpoint.tokenizer import read_tokenizer
 from moshi_agent.checkpoint.transformers.config import is_transformers_config

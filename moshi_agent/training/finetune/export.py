@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moshi_agent.checkpoint.format import REFERENCES_NAME
 from moshi_agent.checkpoint.kyutai.config import MOSHI_7B
-from moshi_agent.checkpoint.kyutai.files import REFERENCES_NAME, KyutaiFiles
+from moshi_agent.checkpoint.kyutai.files import KyutaiFiles
 from moshi_agent.checkpoint.kyutai.save import LM_NAME, MIMI_CONFIG_NAME
 from moshi_agent.checkpoint.tensors import tensor_names
 from moshi_agent.checkpoint.write import copy_file, write_json, write_tensors

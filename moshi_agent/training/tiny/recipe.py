@@ -135,7 +135,7 @@ def onwards(run: int = 1) -> Recipe:
         ),
         call_speech=replace(
             recipe.call_speech,
-            said=6200,
+            said=12_000,
             found=30,
             renderings_per_question=80,
             high_renderings=40,
@@ -143,8 +143,8 @@ def onwards(run: int = 1) -> Recipe:
             seed=120 + 20 * run,
         ),
         conversations=replace(recipe.conversations, monologue_share=0.05),
-        calls=replace(recipe.calls, shards=36, told_shards=24, seed=28 + 20 * run),
-        lm=replace(recipe.lm, seed=6 + 10 * run, learning_rate=1.4e-3, steps=2600),
+        calls=replace(recipe.calls, shards=40, told_shards=34, seed=28 + 20 * run),
+        lm=replace(recipe.lm, seed=6 + 10 * run, learning_rate=1.4e-3, steps=2800),
         kept_share=0.2,
     )
 
