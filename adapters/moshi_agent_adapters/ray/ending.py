@@ -32,12 +32,17 @@ class Ending:
         server: takes nobody any more, from the beginning of the end on.
         replica: its name.
         reports: gives what all replicas say of themselves.
+        report: tells the others of this one: what it said last, it says for ever once it is gone.
     """
 
     def __init__(
-        self, server: Server, replica: str, reports: Callable[[], Awaitable[Sequence[Report]]]
+        self,
+        server: Server,
+        replica: str,
+        reports: Callable[[], Awaitable[Sequence[Report]]],
+        report: Callable[[], Awaitable[None]],
     ) -> None:
-        self._server, self._replica, self._reports = server, replica, reports
+        self._server, self._replica, self._reports, self._report = server, replica, reports, report
         self._until = 0.0
 
     async def watch(self) -> None:
@@ -48,6 +53,7 @@ class Ending:
             _log.warning("this version of Ray Serve does not tell when a replica is to go: it cuts calls")
         else:
             self.begin()
+            await self._report()
             await self._move()
 
     async def _move(self) -> None:

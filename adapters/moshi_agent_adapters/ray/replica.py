@@ -65,8 +65,8 @@ class Replica:
         self._registry = CollectorRegistry()
         prometheus.register(engine.metrics, self._registry)
         self._registry.register(self._server.loop_lag.histogram)
-        ending = Ending(self._server, self._name, self._reports)
-        self._tasks = [asyncio.create_task(ending.watch()), asyncio.create_task(self._report())]
+        ending = Ending(self._server, self._name, self._reports, self._report)
+        self._tasks = [asyncio.create_task(ending.watch()), asyncio.create_task(self._keep_reporting())]
         self._server.at_shutdown = [ending.wait, *self._server.at_shutdown, self._end]
         self._until_end.enter_context(passing_over_what_stays())
         return app
@@ -91,21 +91,24 @@ class Replica:
 
     # What the replicas tell each other
 
-    async def _report(self) -> None:
+    async def _keep_reporting(self) -> None:
         while True:
-            live, free = await self._places()
-            report = Report(
-                replica=self._name,
-                live=live,
-                free=free,
-                is_healthy=(await self._server.engine.metrics_async()).healthy,
-                is_draining=self._server.is_draining,
-                metrics=await asyncio.to_thread(generate_latest, self._registry),
-                calls=self._server.addresses.by_network,  # last: it is sent before any later call asks
-            )
-            self._own_report = report
-            self._board.report.remote(report)
+            await self._report()
             await asyncio.sleep(_REPORT_S)
+
+    async def _report(self) -> None:
+        live, free = await self._places()
+        report = Report(
+            replica=self._name,
+            live=live,
+            free=free,
+            is_healthy=(await self._server.engine.metrics_async()).healthy,
+            is_draining=self._server.is_draining,
+            metrics=await asyncio.to_thread(generate_latest, self._registry),
+            calls=self._server.addresses.by_network,  # last: it is sent before any later call asks
+        )
+        self._own_report = report
+        self._board.report.remote(report)
 
     async def _places(self) -> tuple[int, int]:
         """Calls, and how many more would be taken."""
